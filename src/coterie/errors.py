@@ -1,0 +1,28 @@
+"""Errors that a user can mend."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Bad input: one line that names the thing, says what is wrong with it, and how to mend it.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a registry, with the nearest names that are.
+
+    Args:
+        kind: What the name should have named, for example ``"network"``.
+        name: What the user wrote.
+        known: Every legal name.
+    """
+    known = sorted(known)
+    nearest = get_close_matches(name, known, n=3, cutoff=0.5)
+    if nearest:
+        hint = "did you mean " + " or ".join(f"'{match}'" for match in nearest) + "?"
+    else:
+        hint = "known: " + ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return UserError(f"unknown {kind} '{name}'; {hint}")

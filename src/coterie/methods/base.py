@@ -1,0 +1,117 @@
+"""What a method is: a list of stages, a stage a list of turns.
+
+A method is a dataclass of its options. Its :meth:`Method.stages` builds networks and says what is trained, in plain
+PyTorch; the runner in ``coterie.training`` knows nothing more of it. To add a method, write one file with one
+subclass of :class:`Method` in this folder, name it in ``coterie/methods/__init__.py``, and test it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from coterie.networks.zoo import Network, NetworkLike
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a method needs to know of the task.
+
+    Attributes:
+        num_classes: C.
+        channels: Channels of the images.
+        image_size: (height, width) in pixels.
+        epochs: The length of a stage that does not say its own.
+    """
+
+    num_classes: int
+    channels: int
+    image_size: tuple[int, int]
+    epochs: int = 1
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One forward, backward and step on a batch.
+
+    Attributes:
+        module: Maps a :class:`~coterie.outputs.Batch` to a :class:`~coterie.outputs.StepResult`.
+        parameters: What this turn updates. Everything else of the module is held still while the turn runs.
+        optimiser: Makes the turn's optimiser from its parameters; None for the run's own recipe.
+    """
+
+    module: nn.Module
+    parameters: Sequence[nn.Parameter]
+    optimiser: Callable[[Sequence[nn.Parameter]], Optimizer] | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One optimisation with one objective.
+
+    Attributes:
+        name: Names the stage in the progress bar, the metrics and ``--method.epochs.NAME``.
+        turns: Run in order on every batch.
+        network: Maps images (B, channels, H, W) to a :class:`~coterie.outputs.PeerOutput` or to logits (B, C);
+            measured after every epoch. None where the stage trains no classifier.
+        peers: The names of the network's peers, in order.
+        deliver: Name to network of what can be deployed after this stage, the first being the default.
+        epochs: Length; None for the run's ``--epochs``.
+        views: How many augmentations of each image a batch holds.
+        schedule: Makes the stage's own learning-rate schedule from (optimiser, steps in the stage), stepped once a
+            batch; None for the run's recipe.
+        needs_validation: The stage cannot do without a validation split.
+        after_step: Called after the turns of every batch with the share of the stage's steps that are over, in
+            (0, 1]: moving averages.
+        finish: Called once when the stage's last epoch is over, and again when a later stage is resumed: it must do
+            the same both times.
+        state: Modules beside the turns' whose state belongs into a checkpoint (averages, collected snapshots).
+    """
+
+    name: str
+    turns: Sequence[Turn]
+    network: nn.Module | None = None
+    peers: Sequence[str] = ("target",)
+    deliver: Mapping[str, nn.Module] = field(default_factory=dict)
+    epochs: int | None = None
+    views: int = 1
+    schedule: Callable[[Optimizer, int], LRScheduler] | None = None
+    needs_validation: bool = False
+    after_step: Callable[[float], None] | None = None
+    finish: Callable[[], None] | None = None
+    state: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Method(ABC):
+    """A published way to train a classifier; subclasses are dataclasses of its options.
+
+    Attributes:
+        network: The backbone: a name, a :class:`~coterie.networks.zoo.Network`, a factory, or a module of yours.
+        epochs: Stage name to its own number of epochs, for stages that should differ from the run's.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+
+    network: NetworkLike = "resnet32"
+    epochs: dict[str, int] = field(default_factory=dict)
+
+    @abstractmethod
+    def stages(self, spec: Spec) -> Iterator[Stage]:
+        """Yield the stages in order. Code after a ``yield`` runs when that stage is trained, or restored."""
+
+    def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
+        """Untrained networks of the shape that this method delivers, by name, the first being the default."""
+        deliver: Mapping[str, nn.Module] = {}
+        for stage in self.stages(spec):
+            deliver = stage.deliver or deliver
+        return deliver
+
+    def build(self, spec: Spec) -> nn.Module:
+        """The backbone for this task."""
+        return Network.of(self.network).build(spec.num_classes, spec.channels, spec.image_size)

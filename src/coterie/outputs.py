@@ -1,0 +1,105 @@
+"""What passes between the rooms: batches into networks and methods, outputs and losses out of them.
+
+Shapes: B images in a batch, m peers, C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision values widened to float32; float32 and float64 as they are."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch of training images.
+
+    Attributes:
+        views: One or more augmentations of the same images, each (B, channels, height, width), normalised floats.
+        labels: Class indices (B,), int64.
+        indices: Which images of the split these are (B,), int64.
+        progress: The share of the stage's epochs that are over, in [0, 1): epoch / epochs.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+    progress: float = 0.0
+
+    @property
+    def images(self) -> Tensor:
+        """The first view (B, channels, height, width)."""
+        return self.views[0]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on ``device``."""
+        return replace(
+            self,
+            views=tuple(view.to(device, non_blocking=True) for view in self.views),
+            labels=self.labels.to(device, non_blocking=True),
+            indices=self.indices.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class PeerOutput:
+    """What a group of peers says of a batch. Every tensor is widened to float32 at least.
+
+    Attributes:
+        logits: (B, m, C); peer 0 is the target.
+        features: Per peer, what its classifier reads, each (B, D); None where the network does not offer it.
+        trunk: The principal feature tensor of the shared trunk; None where nothing is shared.
+        weights: The gate's weight of each peer for each image (B, m), summing to 1 over m; None without a gate.
+        ensemble: The peers' combined logits (B, C); None where the peers are not combined.
+    """
+
+    logits: Tensor
+    features: tuple[Tensor, ...] | None = None
+    trunk: Tensor | None = None
+    weights: Tensor | None = None
+    ensemble: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("logits", "trunk", "weights", "ensemble"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, at_least_float32(value))
+        if self.features is not None:
+            object.__setattr__(self, "features", tuple(at_least_float32(feature) for feature in self.features))
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A loss as the sum of its named terms.
+
+    Attributes:
+        terms: Scalars, each already multiplied by its weight, so that they add up to the loss.
+    """
+
+    terms: Mapping[str, Tensor]
+
+    @property
+    def total(self) -> Tensor:
+        """The loss: the sum of the terms, a scalar."""
+        return torch.stack(tuple(self.terms.values())).sum()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.terms[name]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a turn makes of a batch.
+
+    Attributes:
+        loss: The loss that is differentiated, by terms.
+        output: What the peers said; None where the turn trains something else.
+    """
+
+    loss: LossTerms
+    output: PeerOutput | None = None
