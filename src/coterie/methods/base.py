@@ -10,10 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from coterie.networks.aggregate import GateForm
+from coterie.networks.branch import Init, NativeEnsemble, branch
 from coterie.networks.zoo import Network, NetworkLike
 
 
@@ -115,3 +118,21 @@ class Method(ABC):
     def build(self, spec: Spec) -> nn.Module:
         """The backbone for this task."""
         return Network.of(self.network).build(spec.num_classes, spec.channels, spec.image_size)
+
+    def branched(
+        self, spec: Spec, num_branches: int, at: str | None, *, init: Init | None, gate: GateForm, share: bool
+    ) -> NativeEnsemble:
+        """The backbone for this task, branched."""
+        network = Network.of(self.network)
+        size = (spec.num_classes, spec.channels, spec.image_size)
+        loaded = network.pretrained or network.weights is not None
+        return branch(
+            network.build(*size),
+            num_branches,
+            at,
+            torch.zeros(2, spec.channels, *spec.image_size),
+            init=init or ("copy" if loaded else "fresh"),
+            gate=gate,
+            share=share,
+            factory=None if isinstance(network.name, nn.Module) else lambda: network.build_fresh(*size),
+        )

@@ -1,0 +1,24 @@
+"""What a network's answers are worth, and what it costs."""
+
+from coterie.evaluation.cost import Cost, cost
+from coterie.evaluation.predictions import (
+    Predictions,
+    as_peer_output,
+    confusion,
+    disagreement,
+    errors_and_nll,
+    measures,
+    predict_batches,
+)
+
+__all__ = [
+    "Cost",
+    "Predictions",
+    "as_peer_output",
+    "confusion",
+    "cost",
+    "disagreement",
+    "errors_and_nll",
+    "measures",
+    "predict_batches",
+]

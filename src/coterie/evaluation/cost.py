@@ -1,0 +1,33 @@
+"""What a network costs: parameters and FLOPs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a network.
+
+    Attributes:
+        parameters: Count of trainable and frozen parameters.
+        flops: Of one image's forward: 2 x multiply-accumulates of convolutions and linear layers, as in the papers.
+    """
+
+    parameters: int
+    flops: int
+
+
+def cost(network: nn.Module, channels: int, image_size: tuple[int, int]) -> Cost:
+    """Count a network's parameters and forward FLOPs for one image; the network's mode is as before afterwards."""
+    parameter = next(network.parameters())
+    images = torch.zeros(1, channels, *image_size, device=parameter.device, dtype=parameter.dtype)
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(images)
+    for module, mode in modes:
+        module.training = mode
+    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops())

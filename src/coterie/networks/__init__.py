@@ -1,0 +1,1 @@
+"""Networks by name, and any network as a native ensemble."""

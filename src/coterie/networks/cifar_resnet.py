@@ -1,0 +1,118 @@
+"""CIFAR ResNets (He et al. 2016, section 4.2) with option-B shortcuts, as ONE's official code trains them.
+
+Three stages of widths 16, 32 and 64 over a 3x3 stem; global average pool and one linear layer. Inputs of any size from
+8x8 on.
+"""
+
+from math import sqrt
+
+from torch import Tensor, nn
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A padded 3x3 convolution without bias."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=False)
+
+
+def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    """A 1x1 convolution without bias."""
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+
+def initialise(network: nn.Module) -> None:
+    """Convolutions from N(0, 2 / (k² C_out)); batch norms at 1 and 0; linear layers at PyTorch's default."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            size = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+            nn.init.normal_(module.weight, 0, sqrt(2 / size))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Identity where shapes agree, else a 1x1 convolution with batch norm (option B)."""
+    if stride == 1 and inputs == outputs:
+        return nn.Identity()
+    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, width, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(inputs, width, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, width, H / stride, W / stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        return self.relu(y + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions around a shortcut; the output is four times as wide."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = conv1x1(inputs, width)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, 4 * width)
+        self.bn3 = nn.BatchNorm2d(4 * width)
+        self.downsample = shortcut(inputs, 4 * width, stride)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, 4 width, H / stride, W / stride)."""
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        return self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+
+
+class CifarResNet(nn.Module):
+    """A three-stage ResNet: images (B, in_channels, H, W) to logits (B, num_classes).
+
+    Args:
+        block: :class:`BasicBlock` or :class:`Bottleneck`.
+        blocks: Blocks in each stage.
+        num_classes: C.
+        in_channels: Channels of the images.
+    """
+
+    last_stage = "layer3"
+
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], blocks: int, num_classes: int, in_channels: int
+    ) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, 16)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(block, 16, 16, blocks, 1)
+        self.layer2 = _stage(block, 16 * block.expansion, 32, blocks, 2)
+        self.layer3 = _stage(block, 32 * block.expansion, 64, blocks, 2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(64 * block.expansion, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, num_classes)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, blocks: int, stride: int
+) -> nn.Sequential:
+    first = block(inputs, width, stride)
+    return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,80 @@
+"""DenseNet-BC for CIFAR (Huang et al. 2017): three dense blocks of bottleneck layers, compression 1/2."""
+
+import torch
+from torch import Tensor, nn
+
+from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise
+
+
+class DenseLayer(nn.Module):
+    """BN-ReLU-1x1 to 4k channels, BN-ReLU-3x3 to k, concatenated to the input."""
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = conv1x1(inputs, 4 * growth)
+        self.bn2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = conv3x3(4 * growth, growth)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, inputs + growth, H, W)."""
+        y = self.conv1(self.relu(self.bn1(x)))
+        y = self.conv2(self.relu(self.bn2(y)))
+        return torch.cat([x, y], 1)
+
+
+class Transition(nn.Module):
+    """BN-ReLU-1x1 to half the channels, then 2x2 average pooling."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(inputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv = conv1x1(inputs, inputs // 2)
+        self.pool = nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, inputs / 2, H / 2, W / 2)."""
+        return self.pool(self.conv(self.relu(self.bn(x))))
+
+
+class DenseNetBC(nn.Module):
+    """Images (B, in_channels, H, W) to logits (B, num_classes).
+
+    Args:
+        depth: L = 6 n + 4, n layers in each block: 100, 190.
+        growth: k.
+        num_classes: C.
+        in_channels: Channels of the images.
+    """
+
+    last_stage = "dense3"
+
+    def __init__(self, depth: int, growth: int, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        layers = (depth - 4) // 6
+        width = 2 * growth
+        self.conv1 = conv3x3(in_channels, width)
+        self.dense1, width = _dense(width, growth, layers)
+        self.trans1, width = Transition(width), width // 2
+        self.dense2, width = _dense(width, growth, layers)
+        self.trans2, width = Transition(width), width // 2
+        self.dense3, width = _dense(width, growth, layers)
+        self.bn = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, num_classes)."""
+        x = self.trans1(self.dense1(self.conv1(x)))
+        x = self.trans2(self.dense2(x))
+        x = self.relu(self.bn(self.dense3(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _dense(width: int, growth: int, layers: int) -> tuple[nn.Sequential, int]:
+    block = nn.Sequential(*(DenseLayer(width + index * growth, growth) for index in range(layers)))
+    return block, width + layers * growth

@@ -1,0 +1,167 @@
+"""A Run is the folder of one training."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from coterie import data as data_room
+from coterie.errors import UserError, unknown_name
+from coterie.files import write_text
+from coterie.methods import Method, Spec, method_class
+from coterie.networks.zoo import Network
+
+Row = dict[str, float | int | str]
+
+
+class Run:
+    """A training's folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``model.json`` and more.
+
+    Args:
+        path: The folder.
+        network: The module that was trained, where it was the user's own rather than one known by name.
+
+    Raises:
+        UserError: There is no Run in that folder.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module | None = None) -> None:
+        self.path = Path(path)
+        self._own_network = network
+        if not (self.path / "config.yaml").is_file():
+            raise UserError(f"{self.path}: not a Run folder (it has no config.yaml); name one that `coterie train` made")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """All that is needed to repeat the run."""
+        try:
+            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise UserError(f"{self.path / 'config.yaml'}: not valid YAML; train the run again") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{self.path / 'config.yaml'}: not a run's configuration; train the run again")
+        return config
+
+    @property
+    def metrics(self) -> list[Row]:
+        """One row an epoch, as in ``metrics.csv``."""
+        return read_metrics(self.path / "metrics.csv")
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """``model.json``: what the deployable network is.
+
+        Raises:
+            UserError: The run has not finished.
+        """
+        path = self.path / "model.json"
+        if not path.is_file():
+            raise UserError(f"{self.path}: this run has not finished; go on with `coterie train … --resume`")
+        try:
+            card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path}: not valid JSON; train the run again") from error
+        return card
+
+    @property
+    def model(self) -> nn.Module:
+        """The deployable network, trained, in evaluation mode."""
+        return self.network()
+
+    def network(self, student: str | None = None) -> nn.Module:
+        """One of the run's deliverables, trained, in evaluation mode.
+
+        Args:
+            student: Its name, for example ``"target"`` or ``"ensemble"``; None for the default one.
+
+        Raises:
+            UserError: There is no such deliverable, its weights are damaged, or the network was the user's own module.
+        """
+        card = self.card
+        students = card["deliverables"]
+        student = student or students[0]
+        if student not in students:
+            raise unknown_name("student", student, students)
+        network = self.method().deliverables(self.spec())[student]
+        load_weights(network, self.weights_path(student))
+        return network.eval()
+
+    def weights_path(self, student: str) -> Path:
+        """The file of a deliverable's weights: the default one is ``model.safetensors``."""
+        default = self.card["deliverables"][0]
+        return self.path / ("model.safetensors" if student == default else f"students/{student}.safetensors")
+
+    def method(self) -> Method:
+        """The method, with the options of this run and an untrained network."""
+        options = dict(self.config["method"])
+        network = self.config["network"]
+        if network is None and self._own_network is None:
+            raise UserError(f"{self.path}: trained from a module of yours; open it with Run(path, network=that module)")
+        # Only the shape is needed here: the weights come from the run.
+        options["network"] = self._own_network or Network(network["name"])
+        return method_class(options.pop("name"))(**options)
+
+    def spec(self) -> Spec:
+        """The task."""
+        card = self.card
+        return Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]), self.config["epochs"])
+
+    def data(self, **options: Any) -> data_room.ImageData:
+        """The data that the run was trained on, or the same with other options."""
+        return data_room.load(**{**self.config["data"], **options})
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load a state dict strictly from a safetensors file.
+
+    Raises:
+        UserError: The file is missing, damaged, or another network's.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; train the run again") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or no safetensors file ({error}); train the run again") from error
+    except RuntimeError as error:
+        raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a ``metrics.csv``, numbers as numbers; none where the file is missing."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def write_metrics(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:
+    """Write rows, whole, with the union of their columns in the order of first appearance."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _number(text: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def portable_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's state as contiguous tensors on the CPU, for a file."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}

@@ -1,0 +1,6 @@
+"""The stage runner."""
+
+from coterie.training.recipes import RECIPES, OfficialCode, Paper, Recipe, Transformer, recipe_class
+from coterie.training.train import Interrupted, train
+
+__all__ = ["RECIPES", "Interrupted", "OfficialCode", "Paper", "Recipe", "Transformer", "recipe_class", "train"]

@@ -1,0 +1,107 @@
+"""A run's options, what is derived from them, and ``config.yaml``."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.data import ImageData
+from coterie.errors import UserError
+from coterie.methods import Method
+from coterie.networks.zoo import Network
+from coterie.training.recipes import Recipe
+
+_DEFAULT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of :func:`coterie.train` that make a run what it is."""
+
+    epochs: int
+    batch_size: int | None
+    seed: int
+    recipe: Recipe
+    precision: str
+    threads: int | None
+    device: str
+    compile: bool
+
+    def fitted(self, data: ImageData, say: Callable[[str], None]) -> "Options":
+        """Checked against the data, the default batch size shrunk to them.
+
+        Raises:
+            UserError: There are too few images, epochs or threads.
+        """
+        count = len(data.train)
+        if self.epochs < 1:
+            raise UserError(f"--epochs is {self.epochs}; use 1 or more")
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"--threads is {self.threads}; use 1 or more")
+        if count < 2:
+            raise UserError(f"data '{data.name}' has {count} training image; batch norm needs two or more")
+        if self.batch_size is None:
+            if count < _DEFAULT_BATCH:
+                say(f"batch size {count} instead of {_DEFAULT_BATCH}: there are {count} training images")
+            return replace(self, batch_size=min(_DEFAULT_BATCH, count))
+        if self.batch_size < 2:
+            raise UserError(f"--batch_size is {self.batch_size}; batch norm needs 2 or more images")
+        if self.batch_size > count:
+            raise UserError(f"--batch_size is {self.batch_size}, and there are {count} training images; use {count} at most")
+        return self
+
+    def reusing(self, previous: dict[str, Any]) -> "Options":
+        """Precision and threads as an earlier session of the run resolved them, where they are left open now."""
+        precision = previous["precision"] if self.precision in ("auto", "trial") else self.precision
+        return replace(self, precision=precision, threads=self.threads or previous["threads"])
+
+    def resolved(self, precision: str) -> "Options":
+        """With nothing left open."""
+        return replace(self, precision=precision, threads=self.threads or torch.get_num_threads())
+
+
+def configuration(method: Method, data: ImageData, options: Options) -> dict[str, Any]:
+    """All that is needed to repeat a run, for ``config.yaml``."""
+    network = Network.of(method.network)
+    named = isinstance(network.name, str)
+    method_options = {field.name: getattr(method, field.name) for field in fields(method) if field.name != "network"}
+    return {
+        "method": {"name": method.name, **method_options},
+        # A module or factory of the user's own cannot be written down: repeating the run needs the object.
+        "network": asdict(network) if named else None,
+        "data": dict(data.options),
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "recipe": {"name": options.recipe.name, **asdict(options.recipe)},
+        "precision": options.precision,
+        "threads": options.threads,
+        "device": options.device,
+        "compile": options.compile,
+    }
+
+
+def resume_differences(path: Path, now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Refuse to go on with a run under other options.
+
+    Raises:
+        UserError: Names the first option that differs.
+    """
+    for option, value, old in _differences(now, before):
+        raise UserError(
+            f"--{option} is {value}, and the run in {path} has {old}; give {old} to go on, or choose another --out"
+        )
+
+
+def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(now, dict) and isinstance(before, dict):
+        found = []
+        for key in [*now, *(key for key in before if key not in now)]:
+            place = f"{option}.{key}".lstrip(".")
+            found += _differences(now.get(key), before.get(key), place)
+        return found
+    plain = list(now) if isinstance(now, tuple) else now
+    return [] if plain == before else [(option.removesuffix(".name"), now, before)]
+

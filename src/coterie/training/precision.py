@@ -1,0 +1,67 @@
+"""Numerical precision by a fixed rule from processor, network and support, never by a clock."""
+
+import time
+from typing import Literal
+
+import torch
+from torch import nn
+
+from coterie.errors import UserError
+from coterie.outputs import Batch
+
+Precision = Literal["bf16", "fp32"]
+PrecisionChoice = Literal["auto", "trial", "bf16", "fp32"]
+
+# Below this many FLOPs an image, casting and small kernels cost a CPU more than bfloat16 saves (benchmarks/precision).
+_WORTH_IT = 1e7
+
+
+def has_native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, name, lambda: False)() for name in known)
+    return False
+
+
+def resolve_precision(choice: PrecisionChoice, device: torch.device, flops: int) -> Precision:
+    """The precision of a run: ``auto`` takes bfloat16 where the device has it and the network is large enough.
+
+    Args:
+        choice: What the user asked for; ``trial`` is resolved by :func:`try_precisions`.
+        device: Where the run trains.
+        flops: Of one image's forward through what is trained.
+
+    Raises:
+        UserError: bfloat16 was asked for where PyTorch cannot compute it.
+    """
+    if choice == "bf16" and device.type == "mps":
+        raise UserError("--precision bf16: not used on this device (mps); use --precision fp32 or --device cpu")
+    if choice in ("bf16", "fp32"):
+        return "bf16" if choice == "bf16" else "fp32"
+    return "bf16" if has_native_bfloat16(device) and flops >= _WORTH_IT else "fp32"
+
+
+def try_precisions(module: nn.Module, batch: Batch, steps: int = 5) -> Precision:
+    """The faster of bfloat16 and float32 for a few forwards and backwards of a turn's module (on request only)."""
+    seconds: dict[Precision, float] = {}
+    device = batch.images.device
+    for precision in ("fp32", "bf16"):
+        for step in range(steps + 2):
+            if step == 2:  # the first steps choose kernels
+                started = time.perf_counter()
+            with autocast(device, precision):
+                result = module(batch)
+            result.loss.total.backward()
+            module.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+        seconds[precision] = time.perf_counter() - started
+    return min(seconds, key=lambda precision: seconds[precision])
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which a turn runs forward."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,283 @@
+"""The loop: one stage of a method, batch by batch, from any step on."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from coterie.data import Batch, ImageData, batches_per_epoch, evaluation_batches, training_batches
+from coterie.errors import UserError
+from coterie.evaluation.predictions import Predictions, errors_and_nll, predict_batches
+from coterie.methods import Stage, Turn
+from coterie.outputs import StepResult
+from coterie.run import Row
+from coterie.training.checkpoint import load_optimiser
+from coterie.training.precision import autocast
+from coterie.training.progress import Reporter
+from coterie.training.recipes import Recipe
+from coterie.training.seeds import mix
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage of a run has in common."""
+
+    data: ImageData
+    accelerator: Accelerator
+    recipe: Recipe
+    batch_size: int
+    seed: int
+    precision: str
+    reporter: Reporter
+    compile: bool = False
+
+
+class Meter:
+    """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a scalar to a sum."""
+        value = value.detach().double() if value.device.type != "mps" else value.detach().float()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
+
+
+class StageRun:
+    """A stage being trained: its optimisers, schedules and position.
+
+    Args:
+        stage: What is trained.
+        index: Its place among the method's stages.
+        epochs: Its length.
+        setting: The run's.
+    """
+
+    def __init__(self, stage: Stage, index: int, epochs: int, setting: Setting) -> None:
+        self.stage, self.index, self.epochs, self.setting = stage, index, epochs, setting
+        self.epoch = self.step = 0
+        self.seconds = 0.0
+        self.meter = Meter()
+        accelerator = setting.accelerator
+        for module in self.modules().values():
+            module.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if setting.compile and stage.network is not None:
+            stage.network.compile()
+        self.parameters = [[p for p in turn.parameters if p.requires_grad] for turn in stage.turns]
+        self.runners = []
+        for turn, parameters in zip(stage.turns, self.parameters, strict=True):
+            with only(turn.module, parameters):  # distribution looks at what requires gradients now
+                self.runners.append(accelerator.prepare_model(turn.module, device_placement=False))
+        self.optimisers = [
+            (turn.optimiser or setting.recipe.make_optimiser)(parameters)
+            for turn, parameters in zip(stage.turns, self.parameters, strict=True)
+        ]
+        make_schedule = stage.schedule or setting.recipe.make_schedule
+        self.schedules: list[LRScheduler] = [make_schedule(each, self.total_steps) for each in self.optimisers]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in an epoch."""
+        world = self.setting.accelerator.num_processes
+        return batches_per_epoch(len(self.setting.data.train), self.setting.batch_size, world)
+
+    @property
+    def total_steps(self) -> int:
+        """Batches in the stage."""
+        return self.epochs * self.steps_per_epoch
+
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything whose state the stage changes."""
+        modules = {f"turn{index}": turn.module for index, turn in enumerate(self.stage.turns)}
+        if self.stage.network is not None:
+            modules["network"] = self.stage.network
+        return modules | dict(self.stage.state)
+
+    def state(self) -> dict[str, Any]:
+        """All that going on needs."""
+        return {
+            "stage": self.index,
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "sums": self._reduced_sums(),
+            "modules": {name: module.state_dict() for name, module in self.modules().items()},
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to where :meth:`state` was taken."""
+        load_modules(self.modules(), state["modules"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            load_optimiser(optimiser, saved)
+        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        accelerator = self.setting.accelerator
+        if accelerator.is_main_process:  # the saved sums are of all processes
+            self.meter.sums = {name: value.to(accelerator.device) for name, value in state["sums"].items()}
+
+    def run_epoch(self) -> Iterator[None]:
+        """Train the rest of the current epoch; yields after every batch, when the state is whole."""
+        setting, accelerator = self.setting, self.setting.accelerator
+        batches = training_batches(
+            setting.data,
+            batch_size=setting.batch_size,
+            seed=setting.seed,
+            stage=self.index,
+            epoch=self.epoch,
+            views=self.stage.views,
+            start=self.step,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            progress=self.epoch / self.epochs,
+        )
+        for turn in self.stage.turns:
+            turn.module.train()
+        started = time.perf_counter()
+        for batch in batches:
+            torch.manual_seed(mix(setting.seed, self.index, self.epoch, self.step, accelerator.process_index))
+            self._train(batch.to(accelerator.device))
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            yield
+            started = time.perf_counter()
+
+    def _train(self, batch: Batch) -> None:
+        for number, turn in enumerate(self.stage.turns):
+            with only(turn.module, self.parameters[number]):
+                with autocast(batch.images.device, self.setting.precision):
+                    result: StepResult = self.runners[number](batch)
+                self.setting.accelerator.backward(result.loss.total)
+            if self.setting.recipe.clip_norm is not None:
+                self.setting.accelerator.clip_grad_norm_(self.parameters[number], self.setting.recipe.clip_norm)
+            self.optimisers[number].step()
+            self.optimisers[number].zero_grad()
+            self._note(result, turn, batch, number)
+        for schedule in self.schedules:
+            schedule.step()
+        if self.stage.after_step is not None:
+            done = self.epoch * self.steps_per_epoch + self.step + 1
+            self.stage.after_step(done / self.total_steps)
+
+    @torch.no_grad()
+    def _note(self, result: StepResult, turn: Turn, batch: Batch, number: int) -> None:
+        count = len(batch.labels)
+        for name, term in result.loss.terms.items():
+            prefix = "" if len(self.stage.turns) == 1 else f"turn{number}_"
+            self.meter.add(f"loss_{prefix}{name}", term * count)
+        if result.output is not None and number == 0:
+            wrong = (result.output.logits.argmax(2) != batch.labels[:, None]).sum(0)
+            for peer, errors in zip(self.stage.peers, wrong, strict=False):
+                self.meter.add(f"train_error_{peer}", 100 * errors)
+        if number == 0:
+            self.meter.add("images", torch.tensor(count, device=batch.labels.device))
+
+    def end_epoch(self) -> Row:
+        """Measure the epoch that was just trained, and move to the next.
+
+        Raises:
+            UserError: The loss is no number any more.
+        """
+        row = self.figures()
+        self.epoch, self.step, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
+        return row
+
+    def figures(self) -> Row:
+        """The current epoch's row so far; raises UserError where the loss is no number any more."""
+        sums = self._reduced_sums()
+        images = sums.pop("images").item()
+        means = {name: value.item() / images for name, value in sums.items()}
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"stage {self.stage.name}, epoch {self.epoch + 1}: {name} became {value}; lower "
+                    "--recipe.learning_rate, set --recipe.clip_norm 1, or use --precision fp32"
+                )
+        loss = sum(value for name, value in means.items() if name.startswith("loss_"))
+        return {
+            "stage": self.stage.name,
+            "epoch": self.epoch + 1,
+            "learning_rate": self.optimisers[0].param_groups[0]["lr"],
+            "seconds": round(self.seconds, 3),
+            "images_per_second": round(images / max(self.seconds, 1e-9), 1),
+            "loss": loss,
+            **means,
+        }
+
+    def measure(self, split: str) -> Row:
+        """Error, NLL and mean gate weight of every peer and the ensemble on ``validation`` or ``test``."""
+        assert self.stage.network is not None
+        accelerator = self.setting.accelerator
+        with autocast(accelerator.device, self.setting.precision):
+            predictions = predict_split(self.stage.network, self.setting.data, split, accelerator)
+        row: Row = {}
+        for name, logits in predictions.by_name(self.stage.peers).items():
+            for measure, value in errors_and_nll(logits, predictions.labels).items():
+                row[f"{split}_{measure}_{name}"] = value
+        if predictions.weights is not None:
+            for name, weight in zip(self.stage.peers, predictions.weights.mean(0).tolist(), strict=False):
+                row[f"{split}_weight_{name}"] = weight
+        return row
+
+    def _reduced_sums(self) -> dict[str, Tensor]:
+        accelerator = self.setting.accelerator
+        if accelerator.num_processes == 1:
+            return dict(self.meter.sums)
+        return {name: accelerator.reduce(value, "sum") for name, value in self.meter.sums.items()}
+
+
+def predict_split(network: nn.Module, data: ImageData, split: str, accelerator: Accelerator) -> Predictions:
+    """A network's answers to every image of a split, each exactly once, gathered from all processes."""
+    images = getattr(data, split)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    batches = evaluation_batches(data, images, rank=rank, world=world)
+    mine = predict_batches(network, batches, accelerator.device)
+    if world == 1:
+        return mine
+    parts: Sequence[Predictions] = gather_object([mine])
+    gathered = {name: [getattr(part, name) for part in parts] for name in ("labels", "logits", "ensemble", "weights")}
+    return Predictions(**{k: torch.cat([t.cpu() for t in v]) if v[0] is not None else None for k, v in gathered.items()})
+
+
+def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
+    """Load modules' states strictly.
+
+    Raises:
+        UserError: The checkpoint is another network's.
+    """
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(states[name])
+    except (KeyError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(f"the checkpoint is of another network ({reason}); choose another --out") from error
+
+
+@contextmanager
+def only(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the block, gradients reach these parameters of the module and no others."""
+    wanted = {id(parameter) for parameter in parameters}
+    held = [p for p in module.parameters() if p.requires_grad and id(p) not in wanted]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A schedule's state without functions, which are made again."""
+    return {name: value for name, value in state.items() if not callable(value)}
