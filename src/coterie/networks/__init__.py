@@ -1,1 +1,7 @@
 """Networks by name, and any network as a native ensemble."""
+
+from coterie.networks.aggregate import Gate, gated
+from coterie.networks.branch import NativeEnsemble, branch, cuts
+from coterie.networks.zoo import OWN, Network, NetworkLike, build, names
+
+__all__ = ["OWN", "Gate", "NativeEnsemble", "Network", "NetworkLike", "branch", "build", "cuts", "gated", "names"]

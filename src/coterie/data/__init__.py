@@ -1,0 +1,21 @@
+"""Data sets by name, and batches of them."""
+
+from coterie.data.base import ImageData, Images, Resident, Streaming
+from coterie.data.folder import decode_file as decode
+from coterie.data.load import DATASETS, load
+from coterie.data.loader import batches_per_epoch, evaluation_batches, training_batches
+from coterie.outputs import Batch
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "ImageData",
+    "Images",
+    "Resident",
+    "Streaming",
+    "batches_per_epoch",
+    "decode",
+    "evaluation_batches",
+    "load",
+    "training_batches",
+]

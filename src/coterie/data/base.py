@@ -1,0 +1,133 @@
+"""A data set: its splits, each resident in memory or streaming from files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = np.ndarray[Any, Any]
+
+
+class Images(Protocol):
+    """One split.
+
+    Attributes:
+        labels: Class indices (N,), int64.
+        names: The file of each image, for folders; None elsewhere.
+    """
+
+    labels: Array
+    names: Sequence[str] | None
+
+    def __len__(self) -> int: ...
+
+    def pixels(self, indices: Array) -> Tensor:
+        """The images of these indices: uint8 (B, H, W, channels)."""
+        ...
+
+    def subset(self, indices: Array) -> "Images":
+        """The split of these images alone, in this order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A split in memory.
+
+    Attributes:
+        data: uint8 (N, H, W, channels).
+        labels: (N,), int64.
+        names: The file of each image, or None.
+    """
+
+    data: Tensor
+    labels: Array
+    names: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, indices: Array) -> Tensor:
+        """The images of these indices: uint8 (B, H, W, channels)."""
+        return self.data[torch.from_numpy(indices)]
+
+    def subset(self, indices: Array) -> "Resident":
+        """The split of these images alone, in this order."""
+        names = None if self.names is None else [self.names[index] for index in indices]
+        return Resident(self.pixels(indices), self.labels[indices], names)
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """A split of image files that are decoded when they are needed.
+
+    Attributes:
+        names: The files.
+        labels: (N,), int64.
+        decode: File to uint8 (H, W, channels), resized.
+        workers: Processes that decode.
+    """
+
+    names: Sequence[str]
+    labels: Array
+    decode: Callable[[Path], Array] = field(repr=False)
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, indices: Array) -> Tensor:
+        """The images of these indices: uint8 (B, H, W, channels)."""
+        return torch.from_numpy(np.stack([self.decode(Path(self.names[index])) for index in indices]))
+
+    def subset(self, indices: Array) -> "Streaming":
+        """The split of these images alone, in this order."""
+        return Streaming([self.names[index] for index in indices], self.labels[indices], self.decode, self.workers)
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set ready to train on.
+
+    Attributes:
+        name: Of the data set.
+        classes: Names of the classes, by index.
+        image_size: (height, width) in pixels.
+        channels: 1 or 3.
+        mean: Per channel, of pixels scaled to [0, 1].
+        std: Per channel.
+        train: What is learned from.
+        test: What is measured on, and never selects anything.
+        validation: Cut from training, to choose the epoch by; None without one.
+        augment: ``crop-flip``, ``crop`` or ``none``.
+        options: The arguments of :func:`coterie.data.load` that make it again.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: tuple[int, int]
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Images
+    test: Images
+    validation: Images | None
+    augment: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a reader finds: whole splits and what is known of them."""
+
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: tuple[int, int]
+    channels: int

@@ -1,0 +1,181 @@
+"""Folders of images, one folder a class: ``train/`` and ``val/``, or one folder that is split by a seed."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+
+from coterie.data.base import Array, Images, Resident, Source, Streaming
+from coterie.data.splits import stratified
+from coterie.errors import UserError
+
+T = TypeVar("T")
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_HELD_OUT = ("val", "test", "valid")
+_GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
+_SMALL = 64
+_MANY = 2000  # from so many files on, a bar is shown
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a folder is read.
+
+    Attributes:
+        image_size: (height, width); None to find it.
+        default_image_size: What is taken where the images do not say.
+        channels: 1 or 3; None to find it.
+        memory: Bytes that may stay resident.
+        workers: Processes that decode what does not.
+        test_fraction: Held out of a folder without a ``val/``.
+        seed: Of that choice.
+    """
+
+    image_size: tuple[int, int] | None
+    default_image_size: tuple[int, int]
+    channels: int | None
+    memory: float
+    workers: int
+    test_fraction: float
+    seed: int
+
+
+def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
+    """The classes, splits and shape of a folder of images.
+
+    Args:
+        root: The folder.
+        options: See :class:`FolderOptions`.
+        scan: Look at every image's header first, for sizes, channels and damage; False takes colour and the default.
+
+    Raises:
+        UserError: There is no such folder, a class has no images, the splits' classes differ, a file is no image.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data.root names the folder that holds train/ and val/, or the classes")
+    held_out = [name for name in _HELD_OUT if (root / name).is_dir()]
+    if (root / "train").is_dir():
+        if len(held_out) != 1:
+            have = "all of " + ", ".join(f"{name}/" for name in held_out) if held_out else "none of val/, test/, valid/"
+            raise UserError(f"{root}: has train/ and {have}; keep one of them, the held-out images")
+        classes, names, labels = _listing(root / "train")
+        test_classes, test_names, test_labels = _listing(root / held_out[0])
+        unknown = sorted(set(test_classes) - set(classes))
+        if unknown:
+            raise UserError(f"{root / held_out[0] / unknown[0]}: no class of train/; every class needs training images")
+        place = np.array([classes.index(name) for name in test_classes])
+        test_labels = place[test_labels]
+    else:
+        classes, everything, all_labels = _listing(root)
+        count = round(options.test_fraction * len(everything))
+        if not 0 < count < len(everything):
+            raise UserError(
+                f"--data.test_fraction {options.test_fraction} holds out {count} of {len(everything)} images; give "
+                "another fraction, or more images"
+            )
+        test, train = stratified(all_labels, count, options.seed)
+        names, labels = [everything[index] for index in train], all_labels[train]
+        test_names, test_labels = [everything[index] for index in test], all_labels[test]
+    size, channels = _shape([*names, *test_names], options, scan)
+    decode = partial(decode_file, image_size=size, channels=channels)
+    splits: list[Images] = []
+    resident = (len(names) + len(test_names)) * size[0] * size[1] * channels <= options.memory
+    for files, targets in ((names, labels), (test_names, test_labels)):
+        split = Streaming([str(file) for file in files], targets, decode, options.workers)
+        splits.append(_decoded(split, size, channels) if resident else split)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
+    return Source(tuple(classes), splits[0], splits[1], mean, std, size, channels)
+
+
+def decode_file(path: Path, image_size: tuple[int, int] | None, channels: int) -> Array:
+    """An image file as uint8 (H, W, channels): turned upright, on white, its shorter side resized, centre-cropped.
+
+    Args:
+        path: Any format that Pillow reads; grey, palette, 16 bits and transparency included.
+        image_size: (height, width); None for its own.
+        channels: 1 for grey, 3 for colour.
+
+    Raises:
+        UserError: It does not decode.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image = _plain(image, "L" if channels == 1 else "RGB")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except Exception as error:  # a damaged file raises whatever its bytes spell
+        raise UserError(f"{path}: cannot be decoded as an image ({error}); mend or remove it") from error
+    if image_size is not None and (image.height, image.width) != image_size:
+        image = ImageOps.fit(image, (image_size[1], image_size[0]), Image.Resampling.BICUBIC)
+    return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _plain(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip at 255
+        values = np.asarray(image).astype(np.float64)
+        deepest = 65535 if values.max(initial=0) > 255 else 255
+        image = Image.fromarray(np.clip(values * (255 / deepest), 0, 255).round().astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _listing(folder: Path) -> tuple[list[str], list[Path], Array]:
+    """Classes, files and labels below a folder of class folders."""
+    known = set(Image.registered_extensions())
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(folders) < 2:
+        raise UserError(f"{folder}: {len(folders)} class folders; a classifier needs two or more, one folder a class")
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, each in enumerate(folders):
+        found = sorted(path for path in each.rglob("*") if path.suffix.lower() in known and path.name[0] != ".")
+        if not found:
+            raise UserError(f"{each}: a class folder without images; add some, or remove the folder")
+        files += found
+        labels += [label] * len(found)
+    return [each.name for each in folders], files, np.array(labels, np.int64)
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool]:
+    try:
+        with Image.open(path) as image:
+            return (image.height, image.width), image.mode in _GREY
+    except Exception as error:  # a damaged file raises whatever its bytes spell
+        raise UserError(f"{path}: cannot be decoded as an image ({error}); mend or remove it") from error
+
+
+def _shape(files: Sequence[Path], options: FolderOptions, scan: bool) -> tuple[tuple[int, int], int]:
+    if not scan:
+        return options.image_size or options.default_image_size, options.channels or 3
+    with ThreadPoolExecutor() as pool:
+        headers = list(_bar(pool.map(_header, files), len(files), "looking at images"))
+    sizes = {size for size, _ in headers}
+    size = options.image_size
+    if size is None:
+        only = next(iter(sizes))
+        size = only if len(sizes) == 1 and max(only) <= _SMALL else options.default_image_size
+    return size, options.channels or (1 if all(grey for _, grey in headers) else 3)
+
+
+def _decoded(split: Streaming, size: tuple[int, int], channels: int) -> Resident:
+    data = torch.empty(len(split), *size, channels, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(split.decode, map(Path, split.names))
+        for index, image in enumerate(_bar(images, len(split), "decoding images")):
+            data[index] = torch.from_numpy(image.copy())
+    return Resident(data, split.labels, split.names)
+
+
+def _bar(items: Iterable[T], total: int, title: str) -> Iterable[T]:
+    return track(items, title, total, transient=True) if total >= _MANY else items

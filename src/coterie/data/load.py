@@ -1,0 +1,215 @@
+"""Data sets by name."""
+
+import inspect
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional
+
+from coterie.data import cifar, digits, fashion_mnist, folder, svhn
+from coterie.data.base import Array, ImageData, Images, Resident, Source
+from coterie.data.splits import stratified
+from coterie.errors import UserError, unknown_name
+
+Augmentation = Literal["crop-flip", "crop", "none"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set by name.
+
+    Attributes:
+        summary: One line for listings.
+        augment: How training images are varied by default.
+        read: Makes its :class:`Source`; its parameters are the options that the data set has.
+    """
+
+    summary: str
+    augment: Augmentation
+    read: Callable[..., Source]
+
+
+def _folder(root: Path, options: folder.FolderOptions) -> Source:
+    return folder.read(root, options)
+
+
+def _imagenet(root: Path, options: folder.FolderOptions) -> Source:
+    for split in ("train", "val"):
+        if not (root / split).is_dir():
+            raise UserError(f"{root / split}: missing; --data.root names the folder with ImageNet's train/ and val/")
+    return folder.read(root, options, scan=False)
+
+
+DATASETS: dict[str, Entry] = {
+    "digits": Entry("handwritten digits, 8x8 grey, 1,297 + 500, bundled", "crop", digits.read),
+    "fashion_mnist": Entry("clothes, 28x28 grey, 60,000 + 10,000", "crop-flip", fashion_mnist.read),
+    "cifar10": Entry("10 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read10),
+    "cifar100": Entry("100 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read100),
+    "svhn": Entry("house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)", "none", svhn.read),
+    "imagenet": Entry("ILSVRC 2012 in torchvision's layout: train/ and val/", "crop-flip", _imagenet),
+    "folder": Entry("your images: train/CLASS and val/CLASS, or CLASS alone", "crop-flip", _folder),
+}
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    augment: Augmentation | None = None,
+    validation: float = 0.0,
+    train_samples: int | None = None,
+    test_samples: int | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    extra: bool = False,
+    download: bool = True,
+    memory_gb: float = 2.0,
+    workers: int | None = None,
+    default_image_size: tuple[int, int] = (224, 224),
+) -> ImageData:
+    """A data set by name, checked and ready to train on.
+
+    Args:
+        name: One of :data:`DATASETS`.
+        root: The folder that holds it; None for ``data/``.
+        image_size: Side, or (height, width), in pixels, from 8 on; None for its own, for a folder of equal small
+            images theirs, else ``default_image_size``.
+        channels: 1 for grey, 3 for colour; None for its own.
+        augment: ``crop-flip``, ``crop`` or ``none``; None for the data set's own.
+        validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
+        train_samples: How many training images to take, stratified; None for all.
+        test_samples: How many test images to take, stratified; None for all.
+        test_fraction: Share held out of a ``folder`` without val/.
+        seed: Of the splits and subsets.
+        mean: Per channel, of pixels scaled to [0, 1]; None for the data set's own.
+        std: Per channel.
+        extra: SVHN's extra images too.
+        download: Whether missing files may be fetched.
+        memory_gb: What decoded images may take; more is streamed.
+        workers: Processes that decode what is streamed; None for the number of cores.
+        default_image_size: For folders whose images do not say.
+
+    Raises:
+        UserError: The name or an option is wrong, files are missing or damaged.
+    """
+    given = dict(locals())
+    if name not in DATASETS:
+        raise unknown_name("dataset", name, DATASETS)
+    entry = DATASETS[name]
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = None if size is None else (size[0], size[1])
+    _check(name, entry, given, size)
+    place = Path(root) if root is not None else Path("data")
+    source = _read(entry, place, size, given)
+    train, test = _limited(source.train, train_samples, seed, "train_samples"), source.test
+    test = _limited(test, test_samples, seed, "test_samples")
+    held_out: Images | None = None
+    if validation > 0:
+        count = round(validation * len(train))
+        if not 0 < count < len(train):
+            raise UserError(f"--data.validation {validation} holds out {count} of {len(train)} images; use another share")
+        chosen, rest = stratified(train.labels, count, seed)
+        held_out, train = train.subset(chosen), train.subset(rest)
+    size, depth = size or source.image_size, channels or source.channels
+    data = ImageData(
+        name=name,
+        classes=source.classes,
+        image_size=size,
+        channels=depth,
+        mean=_per_channel("mean", mean or source.mean, depth),
+        std=_per_channel("std", std or source.std, depth),
+        train=_fitted(train, size, depth),
+        test=_fitted(test, size, depth),
+        validation=None if held_out is None else _fitted(held_out, size, depth),
+        augment=augment or entry.augment,
+        options={key: value for key, value in given.items() if value != _DEFAULTS.get(key) and key != "root"},
+    )
+    if root is not None:
+        data.options["root"] = str(root)
+    data.options.update(image_size=list(size), channels=depth, augment=data.augment)
+    data.options.pop("default_image_size", None)
+    for key in ("mean", "std"):
+        if data.options.get(key) is not None:
+            data.options[key] = list(data.options[key])
+    return data
+
+
+_DEFAULTS = {key: parameter.default for key, parameter in inspect.signature(load).parameters.items()}
+
+
+def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int] | None) -> None:
+    if size is not None and min(size) < 8:
+        raise UserError(f"--data.image_size is {min(size)}; networks need 8 pixels or more")
+    if not 0 <= given["validation"] < 1:
+        raise UserError(f"--data.validation is {given['validation']}; it is a share of the training images, from 0 to 1")
+    if not 0 < given["test_fraction"] < 1:
+        raise UserError(f"--data.test_fraction is {given['test_fraction']}; it is a share of the images, from 0 to 1")
+    has = inspect.signature(entry.read).parameters
+    if given["extra"] and "extra" not in has:
+        raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")
+    if "options" in has and given["root"] is None:
+        raise UserError(f"data '{name}' needs --data.root, the folder that holds it")
+
+
+def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[str, Any]) -> Source:
+    has = inspect.signature(entry.read).parameters
+    options: dict[str, Any] = {"root": root} if "root" in has else {}
+    options |= {key: given[key] for key in ("download", "extra") if key in has}
+    if "options" in has:
+        workers = given["workers"]
+        options["options"] = folder.FolderOptions(
+            image_size=size,
+            default_image_size=given["default_image_size"],
+            channels=given["channels"],
+            memory=given["memory_gb"] * 1e9,
+            workers=(os.cpu_count() or 1) if workers is None else workers,
+            test_fraction=given["test_fraction"],
+            seed=given["seed"],
+        )
+    return entry.read(**options)
+
+
+def _limited(images: Images, count: int | None, seed: int, option: str) -> Images:
+    if count is None:
+        return images
+    if not 1 <= count <= len(images):
+        raise UserError(f"--data.{option} is {count}, and there are {len(images)} images; use 1 to {len(images)}")
+    return images.subset(stratified(images.labels, count, seed)[0])
+
+
+def _fitted(images: Images, size: tuple[int, int], channels: int) -> Images:
+    """A resident split in another size or depth, where it was asked for."""
+    if not isinstance(images, Resident) or tuple(images.data.shape[1:]) == (*size, channels):
+        return images
+    data = images.data
+    if data.shape[3] != channels:
+        grey = torch.tensor([0.299, 0.587, 0.114])
+        data = data.expand(-1, -1, -1, 3) if channels == 3 else (data.float() @ grey).round().byte().unsqueeze(3)
+    if tuple(data.shape[1:3]) != size:
+        parts = [
+            functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True)
+            for part in data.split(1024)
+        ]
+        data = torch.cat([part.clamp(0, 255).round().byte() for part in parts]).permute(0, 2, 3, 1)
+    return Resident(data.contiguous(), images.labels, images.names)
+
+
+def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    if len(values) == channels:
+        return tuple(values)
+    if len(values) == 1:
+        return tuple(values) * channels
+    if channels == 1:
+        return (sum(values) / len(values),)
+    raise UserError(f"--data.{option} has {len(values)} values, and the images have {channels} channels; give one each")
+
+
+__all__ = ["DATASETS", "Array", "Augmentation", "Entry", "load"]
