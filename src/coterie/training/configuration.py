@@ -66,9 +66,8 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
     """All that is needed to repeat a run, for ``config.yaml``."""
     network = Network.of(method.network)
     named = isinstance(network.name, str)
-    method_options = {field.name: getattr(method, field.name) for field in fields(method) if field.name != "network"}
     return {
-        "method": {"name": method.name, **method_options},
+        "method": {"name": method.name, **method_options(method)},
         # A module or factory of the user's own cannot be written down: repeating the run needs the object.
         "network": asdict(network) if named else None,
         "data": dict(data.options),
@@ -81,6 +80,11 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
         "device": options.device,
         "compile": options.compile,
     }
+
+
+def method_options(method: Method) -> dict[str, Any]:
+    """A method's options but for its network."""
+    return {field.name: getattr(method, field.name) for field in fields(method) if field.name != "network"}
 
 
 def resume_differences(path: Path, now: dict[str, Any], before: dict[str, Any]) -> None:

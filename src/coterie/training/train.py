@@ -19,13 +19,13 @@ from coterie import __version__
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.evaluation.cost import cost
-from coterie.evaluation.predictions import as_peer_output, measures
+from coterie.evaluation.predictions import measures
 from coterie.files import replacing, write_text
 from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
 from coterie.run import Row, Run, portable_state, write_metrics
 from coterie.training import checkpoint
-from coterie.training.configuration import Options, configuration, resume_differences
+from coterie.training.configuration import Options, configuration, method_options, resume_differences
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
 from coterie.training.progress import Reporter, epoch_line
 from coterie.training.recipes import Recipe
@@ -231,6 +231,7 @@ class _Training:
             "coterie": __version__,
             "method": self.method.name,
             "network": name if isinstance(name, str) else None,
+            "options": method_options(self.method),
             "deliverables": list(networks),
             "peers": list(stage.peers),
             "classes": list(data.classes),

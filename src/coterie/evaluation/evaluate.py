@@ -1,0 +1,41 @@
+"""Measure a Run's network on data."""
+
+from typing import Any
+
+from coterie.data import evaluation_batches
+from coterie.errors import UserError
+from coterie.evaluation.predictions import disagreement, measures, predict_batches
+from coterie.run import Run
+
+
+def evaluate(run: Run, *, student: str | None = None, split: str = "test", **data: Any) -> dict[str, float]:
+    """Error, NLL and calibration of one of a run's deliverables, in float32.
+
+    Args:
+        run: A finished run.
+        student: Which deliverable; None for the default one.
+        split: ``test``, ``validation`` or ``train``.
+        data: Options of :func:`coterie.data.load` in place of the run's, for example ``root``.
+
+    Returns:
+        ``error`` and ``top5_error`` in percent, ``nll`` in nats, ``ece``; and for a group of peers each one's error
+        and their ``disagreement``.
+
+    Raises:
+        UserError: There is no such deliverable or split, or the data have other classes.
+    """
+    network, card = run.network(student), run.card
+    found = run.data(**data)
+    if list(found.classes) != card["classes"]:
+        raise UserError(f"data '{found.name}' has other classes than the run in {run.path}; evaluate on the same classes")
+    images = {"test": found.test, "validation": found.validation, "train": found.train}.get(split)
+    if images is None:
+        raise UserError(f"--split {split}: this data has none; use test, or train")
+    predictions = predict_batches(network, evaluation_batches(found, images))
+    logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
+    values = measures(logits, predictions.labels)
+    if predictions.logits.shape[1] > 1:
+        for name, peer in zip(card["peers"], predictions.logits.unbind(1), strict=True):
+            values[f"error_{name}"] = measures(peer, predictions.labels)["error"]
+        values["disagreement"] = disagreement(predictions.logits)
+    return values

@@ -1,0 +1,147 @@
+"""The deployable network in a file of its own, with what is needed to serve it, checked against the original."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from coterie.data import evaluation_batches
+from coterie.errors import UserError
+from coterie.evaluation import as_peer_output
+from coterie.files import replacing, write_text
+from coterie.run import Run, portable_state
+
+Format = Literal["safetensors", "onnx"]
+
+# Largest difference of float32 logits, as a share of their largest value, that another runtime may show.
+_TOLERANCE = 1e-3
+_CHECKED = 64
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        path: The file; its card stands beside it as ``NAME.json``.
+        difference: Largest difference of its logits from PyTorch's on ``images`` real test images.
+        images: How many were compared.
+    """
+
+    path: Path
+    difference: float
+    images: int
+
+
+class Logits(nn.Module):
+    """A deliverable as images to logits (B, C): the ensemble's, where the network is a group of peers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, channels, H, W) to logits (B, C)."""
+        output = as_peer_output(self.network(images))
+        return output.logits[:, 0] if output.ensemble is None else output.ensemble
+
+
+def export(run: Run, format: Format, out: str | Path, student: str | None = None) -> Exported:
+    """Write a run's deployable network, check it on real test images, and only then put it in place.
+
+    Args:
+        run: A finished run.
+        format: ``safetensors`` (weights by a plain model's names) or ``onnx`` (dynamic batch).
+        out: The file.
+        student: Which deliverable; None for the default one.
+
+    Raises:
+        UserError: The format is unknown, the file exists, the run has not finished, or the file does not compute what
+            the network computes.
+    """
+    if format not in ("safetensors", "onnx"):
+        raise UserError(f"--format {format}: unknown; use safetensors or onnx")
+    path = Path(out)
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another --out")
+    network = run.network(student)
+    images = _real_images(run)
+    with torch.inference_mode():
+        expected = Logits(network)(images)
+    card = run.card
+    card["student"] = student or card["deliverables"][0]
+    with replacing(path) as temporary:
+        if format == "onnx":
+            _write_onnx(network, images, card, temporary)
+            difference = float((run_onnx(temporary, images) - expected).abs().max())
+        else:
+            save_file(portable_state(network), temporary, metadata={"coterie": json.dumps(card)})
+            from coterie.run import load_weights
+
+            again = run.network(student)
+            load_weights(again, temporary)
+            with torch.inference_mode():
+                difference = float((Logits(again)(images) - expected).abs().max())
+        allowed = _TOLERANCE * max(1.0, float(expected.abs().max()))
+        if not difference <= allowed:
+            raise UserError(f"{path}: differs from the network by {difference:.2g} (more than {allowed:.2g}); not written")
+    write_text(path.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    return Exported(path, difference, len(images))
+
+
+def run_onnx(path: Path, images: Tensor) -> Tensor:
+    """Logits (B, C) of an ONNX file for normalised images (B, channels, H, W), by ONNX Runtime on the CPU.
+
+    Raises:
+        UserError: It is no ONNX file.
+    """
+    return torch.from_numpy(onnx_session(path).run(None, {"images": images.contiguous().numpy()})[0])
+
+
+def onnx_session(path: Path) -> Any:
+    """An ONNX Runtime session.
+
+    Raises:
+        UserError: It is no ONNX file.
+    """
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(f"{path}: damaged or no ONNX file; export it again") from error
+
+
+def _real_images(run: Run) -> Tensor:
+    data = run.data()
+    return next(evaluation_batches(data, data.test, batch_size=_CHECKED)).images
+
+
+def _write_onnx(network: nn.Module, images: Tensor, card: Mapping[str, Any], path: Path) -> None:
+    import onnx
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern
+        program = torch.onnx.export(
+            Logits(network).eval(),
+            (images[:2].contiguous(),),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {"coterie": json.dumps(card)})
+    onnx.save(model, str(path))

@@ -1,0 +1,5 @@
+"""A page that people read."""
+
+from coterie.report.page import report
+
+__all__ = ["report"]

@@ -1,0 +1,207 @@
+"""One self-contained page from one or more Runs: figures, pictures, and what they mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from torch import Tensor
+
+import coterie
+from coterie.data import ImageData, evaluation_batches
+from coterie.errors import UserError
+from coterie.evaluation import Predictions, confusion, predict_batches
+from coterie.files import write_text
+from coterie.report import plots
+from coterie.report.table import rows
+from coterie.run import Row, Run
+
+_PICTURES = 12
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pictures under one heading."""
+
+    title: str
+    text: str
+    figures: list[tuple[str, str]]
+
+
+def report(runs: Sequence[Run], out: str | Path) -> Path:
+    """Write the page; the runs must be of the same data.
+
+    Args:
+        runs: Finished runs; those of ``vanilla`` are baselines.
+        out: The HTML file, replaced where it exists.
+
+    Raises:
+        UserError: There are no runs, one has not finished, or they are of different data.
+    """
+    if not runs:
+        raise UserError("nothing to report; name one or more Run folders")
+    cards = [run.card for run in runs]
+    if any(card["classes"] != cards[0]["classes"] for card in cards):
+        raise UserError("these runs are of different classes; report them one data set at a time")
+    data = runs[0].data()
+    measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(runs, cards, strict=True)]
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
+    taught = next((each for each in measured if each.predictions.ensemble is not None), None)
+    methods = " and ".join(dict.fromkeys(card["method"] for card in cards))
+    page = template.render(
+        title=f"{cards[0]['network'] or 'Your network'} on {cards[0]['data']}: {methods}",
+        subtitle=f"{len(data.train):,} training images, {len(cards[0]['classes'])} classes",
+        verdicts=_verdicts(measured),
+        caution=_caution(cards, len(data.test)),
+        rows=rows(runs),
+        images=f"{len(data.test):,}",
+        sections=_sections(measured, data),
+        pictures=[] if taught is None else _pictures(taught.predictions, data),
+        configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in runs],
+        version=coterie.__version__,
+    )
+    path = Path(out)
+    write_text(path, page)
+    return path
+
+
+@dataclass(frozen=True)
+class _Measured:
+    run: Run
+    card: dict[str, Any]
+    predictions: Predictions
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """Logits by the names that the page uses."""
+        label = self.card["method"]
+        found = self.predictions.by_name(self.card["peers"])
+        return {label_of(label, peer): logits for peer, logits in found.items()}
+
+
+def label_of(method: str, peer: str) -> str:
+    """What the page calls a peer."""
+    return "alone" if method == "vanilla" else peer if method == "one" else f"{method} {peer}"
+
+
+def _predictions(run: Run, data: ImageData) -> Predictions:
+    deliverables = run.card["deliverables"]
+    network = run.network("ensemble" if "ensemble" in deliverables else None)
+    return predict_batches(network, evaluation_batches(data, data.test))
+
+
+def _verdicts(measured: list[_Measured]) -> list[str]:
+    alone = next((each for each in measured if each.card["method"] == "vanilla"), None)
+    if alone is None:
+        return []
+    labels = alone.predictions.labels
+    base = alone.predictions.logits[:, 0].argmax(1) != labels
+    lines = []
+    for each in measured:
+        if each is alone or each.card["network"] != alone.card["network"]:
+            continue
+        wrong = each.predictions.logits[:, 0].argmax(1) != labels
+        gain = 100 * (base.double().mean() - wrong.double().mean()).item()
+        # The two err on the same images: only those on which exactly one errs tell them apart (McNemar).
+        apart = int((base != wrong).sum())
+        spread = 196 * sqrt(apart) / len(labels)
+        direction = "fewer" if gain >= 0 else "more"
+        lines.append(
+            f"Trained by {each.card['method']}, the same network errs on {100 * wrong.double().mean():.2f} % of the test "
+            f"images; alone on {100 * base.double().mean():.2f} %: {abs(gain):.2f} points {direction} "
+            f"(± {spread:.2f} from the choice of test images)."
+        )
+    return lines
+
+
+def _caution(cards: list[dict[str, Any]], images: int) -> str:
+    return (
+        f"One training of each is one draw: another seed moves errors on {images:,} test images by several tenths of a "
+        "point. A difference under half a point on three seeds or fewer is noise."
+    )
+
+
+def _sections(measured: list[_Measured], data: ImageData) -> list[Section]:
+    tests = {name: curve for each in measured for name, curve in _columns(each, "test_error_").items()}
+    trains = {name: curve for each in measured for name, curve in _columns(each, "train_error_").items()}
+    sections = [
+        Section(
+            "While training",
+            "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and of "
+            "the network as it was when it met them.",
+            [
+                ("Test error, %", plots.curves(tests, "Test error over epochs", "test error, %", log=True)),
+                ("Training error, %", plots.curves(trains, "Training error over epochs", "training error, %", log=True)),
+            ],
+        )
+    ]
+    sections += [_gate(each) for each in measured if each.predictions.weights is not None]
+    reliable = {name: (logits, each.predictions.labels) for each in measured for name, logits in each.named.items()}
+    matrices = [
+        (f"Confusions of {name}", plots.confusion_matrix(confusion(logits, labels), data.classes, f"Confusions of {name}"))
+        for name, (logits, labels) in reliable.items()
+        if name in ("target", "alone") or name.endswith(" target")
+    ]
+    text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
+    sections.append(
+        Section("Calibration and confusions", text, [("Reliability", plots.reliability(reliable, "Reliability")), *matrices])
+    )
+    return sections
+
+
+def _columns(measured: _Measured, prefix: str) -> dict[str, plots.Curve]:
+    found: dict[str, plots.Curve] = {}
+    table: list[Row] = measured.run.metrics
+    for column in dict.fromkeys(key for row in table for key in row if key.startswith(prefix)):
+        points = [(float(row["epoch"]), float(row[column])) for row in table if column in row]
+        name = label_of(measured.card["method"], column.removeprefix(prefix))
+        found[name] = ([epoch for epoch, _ in points], [value for _, value in points])
+    return found
+
+
+def _gate(measured: _Measured) -> Section:
+    weights = measured.predictions.weights
+    assert weights is not None
+    spread = {name: weights[:, index].cpu().numpy() for index, name in enumerate(measured.card["peers"])}
+    over_time = _columns(measured, "test_weight_")
+    return Section(
+        "The gate",
+        "How much of the ensemble each branch is: the mean over the test images after every epoch, and its spread over "
+        "the images at the end.",
+        [
+            ("Mean weight over time", plots.curves(over_time, "Gate weights over epochs", "mean weight")),
+            ("Weights over the test images", plots.histogram(spread, "Gate weights over test images", "weight")),
+        ],
+    )
+
+
+def _pictures(predictions: Predictions, data: ImageData) -> list[dict[str, Any]]:
+    assert predictions.ensemble is not None
+    target, ensemble = predictions.logits[:, 0].softmax(1).double(), predictions.ensemble.softmax(1).double()
+    middle = (target + ensemble) / 2
+    divergence = sum((p * ((p + 1e-12) / (middle + 1e-12)).log()).sum(1) / 2 for p in (target, ensemble))
+    assert isinstance(divergence, Tensor)
+    chosen = divergence.topk(min(_PICTURES, len(divergence))).indices.cpu().numpy()
+    pixels = data.test.pixels(np.asarray(chosen)).numpy()
+    found = []
+    for place, index in enumerate(chosen.tolist()):
+        found.append(
+            {
+                "index": index,
+                "url": plots.thumbnail(pixels[place]),
+                "label": data.classes[int(predictions.labels[index])],
+                "target": _said(target[index], data.classes),
+                "ensemble": _said(ensemble[index], data.classes),
+            }
+        )
+    return found
+
+
+def _said(probabilities: Tensor, classes: Sequence[str]) -> str:
+    best = int(probabilities.argmax())
+    return f"{classes[best]} {probabilities[best]:.0%}"
