@@ -1,6 +1,6 @@
 """Does it learn? ResNet-14 alone and with ONE on 10,000 Fashion-MNIST images, 15 epochs, three seeds.
 
-    python benchmarks/learns.py            # resumes where it stopped; writes benchmarks/learns.json
+python benchmarks/learns.py            # resumes where it stopped; writes benchmarks/learns.json
 """
 
 import json

@@ -22,7 +22,8 @@ from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS, method_class
 from coterie.networks import OWN, Network, names
 from coterie.training import RECIPES, Interrupted, Recipe, recipe_class, train
-from coterie.training.train import DeviceChoice, PrecisionChoice
+from coterie.training.precision import PrecisionChoice
+from coterie.training.train import DeviceChoice
 
 console = Console(highlight=False)
 
@@ -50,7 +51,9 @@ class Command:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; user errors are one line on standard error and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("coterie").handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    logging.getLogger("coterie").handlers = [
+        RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
+    ]
     try:
         if not given or given[0] in ("-h", "--help"):
             _overview()
@@ -180,18 +183,26 @@ def _train_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--config", help="YAML file of options; a Run's config.yaml repeats that run")
     parser.add_argument("--method.name", type=str, default="one", help=f"one of: {', '.join(METHODS)}; short: --method")
     parser.add_class_arguments(method, "method", skip={"network"})
-    parser.add_argument("--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network")
+    parser.add_argument(
+        "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
+    )
     parser.add_class_arguments(Network, "network", skip={"name"})
     parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
     parser.add_function_arguments(load, "data", skip={"name", "default_image_size"})
-    parser.add_argument("--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe")
+    parser.add_argument(
+        "--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe"
+    )
     parser.add_class_arguments(recipe, "recipe")
     parser.add_argument("--epochs", type=int, default=30, help="length of each stage")
     parser.add_argument("--out", type=str, help="the Run's folder; default runs/METHOD-NETWORK-DATA-SEED")
-    parser.add_argument("--batch_size", type=int | None, default=None, help="over all processes; default 128, or all images")
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="over all processes; default 128, or all images"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and noise")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
-    parser.add_argument("--precision", type=PrecisionChoice, default="auto", help="auto is a fixed rule; trial measures")
+    parser.add_argument(
+        "--precision", type=PrecisionChoice, default="auto", help="auto is a fixed rule; trial measures"
+    )
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="where to train")
     parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
@@ -247,7 +258,10 @@ def _run_parser(given: list[str], *extra: tuple[str, dict[str, Any]]) -> Argumen
     return parser
 
 
-_STUDENT = ("--student", {"type": str, "default": None, "help": "which deliverable, for example ensemble"})
+_STUDENT: tuple[str, dict[str, Any]] = (
+    "--student",
+    {"type": str, "default": None, "help": "which deliverable, for example ensemble"},
+)
 
 
 def _evaluate(given: Namespace) -> None:
@@ -262,7 +276,9 @@ def _evaluate(given: Namespace) -> None:
 def _evaluate_parser(given: list[str]) -> ArgumentParser:
     split = ("--split", {"type": str, "default": "test", "help": "test, validation or train"})
     parser = _run_parser(given, _STUDENT, split)
-    parser.add_argument("--data.name", type=str | None, default=None, help="other data of the same classes; short: --data")
+    parser.add_argument(
+        "--data.name", type=str | None, default=None, help="other data of the same classes; short: --data"
+    )
     parser.add_argument("--data.root", type=str | None, default=None, help="where the data are now")
     return parser
 

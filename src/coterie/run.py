@@ -37,7 +37,9 @@ class Run:
         self.path = Path(path)
         self._own_network = network
         if not (self.path / "config.yaml").is_file():
-            raise UserError(f"{self.path}: not a Run folder (it has no config.yaml); name one that `coterie train` made")
+            raise UserError(
+                f"{self.path}: not a Run folder (it has no config.yaml); name one that `coterie train` made"
+            )
 
     @property
     def config(self) -> dict[str, Any]:

@@ -3,35 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
-
-
-class Images(Protocol):
-    """One split.
-
-    Attributes:
-        labels: Class indices (N,), int64.
-        names: The file of each image, for folders; None elsewhere.
-    """
-
-    labels: Array
-    names: Sequence[str] | None
-
-    def __len__(self) -> int: ...
-
-    def pixels(self, indices: Array) -> Tensor:
-        """The images of these indices: uint8 (B, H, W, channels)."""
-        ...
-
-    def subset(self, indices: Array) -> "Images":
-        """The split of these images alone, in this order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +65,10 @@ class Streaming:
     def subset(self, indices: Array) -> "Streaming":
         """The split of these images alone, in this order."""
         return Streaming([self.names[index] for index in indices], self.labels[indices], self.decode, self.workers)
+
+
+# One split: labels, the files' names where there are any, and pixels by index.
+Images = Resident | Streaming
 
 
 @dataclass(frozen=True)

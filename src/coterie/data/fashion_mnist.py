@@ -77,7 +77,9 @@ def read_idx(path: Path, dimensions: int) -> Array:
         raise UserError(f"{path}: no idx file of {dimensions} dimensions; fetch the file again")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != int(np.prod(shape)):
-        raise UserError(f"{path}: truncated ({len(content) - header} of {int(np.prod(shape))} bytes); fetch the file again")
+        raise UserError(
+            f"{path}: truncated ({len(content) - header} of {int(np.prod(shape))} bytes); fetch the file again"
+        )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
@@ -88,6 +90,6 @@ def _download(root: Path) -> None:
         FashionMNIST(str(root), download=True)
     except Exception as error:
         raise UserError(
-            f"Fashion-MNIST cannot be downloaded ({str(error).splitlines()[0][:100]}); put its four idx files into {root}, "
-            "or install Debian's package dataset-fashion-mnist"
+            f"Fashion-MNIST cannot be downloaded ({str(error).splitlines()[0][:100]}); put its four idx "
+            f"files into {root}, or install Debian's package dataset-fashion-mnist"
         ) from error

@@ -60,7 +60,9 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
         UserError: There is no such folder, a class has no images, the splits' classes differ, a file is no image.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; --data.root names the folder that holds train/ and val/, or the classes")
+        raise UserError(
+            f"{root}: no such folder; --data.root names the folder that holds train/ and val/, or the classes"
+        )
     held_out = [name for name in _HELD_OUT if (root / name).is_dir()]
     if (root / "train").is_dir():
         if len(held_out) != 1:

@@ -115,7 +115,9 @@ def load(
     if validation > 0:
         count = round(validation * len(train))
         if not 0 < count < len(train):
-            raise UserError(f"--data.validation {validation} holds out {count} of {len(train)} images; use another share")
+            raise UserError(
+                f"--data.validation {validation} holds out {count} of {len(train)} images; use another share"
+            )
         chosen, rest = stratified(train.labels, count, seed)
         held_out, train = train.subset(chosen), train.subset(rest)
     size, depth = size or source.image_size, channels or source.channels
@@ -149,7 +151,9 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
     if size is not None and min(size) < 8:
         raise UserError(f"--data.image_size is {min(size)}; networks need 8 pixels or more")
     if not 0 <= given["validation"] < 1:
-        raise UserError(f"--data.validation is {given['validation']}; it is a share of the training images, from 0 to 1")
+        raise UserError(
+            f"--data.validation is {given['validation']}; it is a share of the training images, from 0 to 1"
+        )
     if not 0 < given["test_fraction"] < 1:
         raise UserError(f"--data.test_fraction is {given['test_fraction']}; it is a share of the images, from 0 to 1")
     has = inspect.signature(entry.read).parameters
@@ -196,7 +200,7 @@ def _fitted(images: Images, size: tuple[int, int], channels: int) -> Images:
     if tuple(data.shape[1:3]) != size:
         parts = [
             functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True)
-            for part in data.split(1024)
+            for part in torch.split(data, 1024)
         ]
         data = torch.cat([part.clamp(0, 255).round().byte() for part in parts]).permute(0, 2, 3, 1)
     return Resident(data.contiguous(), images.labels, images.names)

@@ -118,4 +118,3 @@ def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]
 def _key(seed: int, stage: int, epoch: int, purpose: str) -> int:
     text = f"{seed}/{stage}/{epoch}/{purpose}".encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
-

@@ -27,7 +27,9 @@ def evaluate(run: Run, *, student: str | None = None, split: str = "test", **dat
     network, card = run.network(student), run.card
     found = run.data(**data)
     if list(found.classes) != card["classes"]:
-        raise UserError(f"data '{found.name}' has other classes than the run in {run.path}; evaluate on the same classes")
+        raise UserError(
+            f"data '{found.name}' has other classes than the run in {run.path}; evaluate on the same classes"
+        )
     images = {"test": found.test, "validation": found.validation, "train": found.train}.get(split)
     if images is None:
         raise UserError(f"--split {split}: this data has none; use test, or train")

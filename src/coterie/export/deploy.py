@@ -93,7 +93,9 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
                 difference = float((Logits(again)(images) - expected).abs().max())
         allowed = _TOLERANCE * max(1.0, float(expected.abs().max()))
         if not difference <= allowed:
-            raise UserError(f"{path}: differs from the network by {difference:.2g} (more than {allowed:.2g}); not written")
+            raise UserError(
+                f"{path}: differs from the network by {difference:.2g} (more than {allowed:.2g}); not written"
+            )
     write_text(path.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return Exported(path, difference, len(images))
 

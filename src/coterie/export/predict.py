@@ -35,7 +35,9 @@ class Prediction:
     probabilities: tuple[float, ...]
 
 
-def predict(source: Run | str | Path, images: Sequence[str | Path], *, student: str | None = None, top: int = 3) -> list[Prediction]:
+def predict(
+    source: Run | str | Path, images: Sequence[str | Path], *, student: str | None = None, top: int = 3
+) -> list[Prediction]:
     """Classify image files.
 
     Args:

@@ -1,6 +1,6 @@
 """The network alone: plain cross-entropy training, the baseline of every comparison.
 
-    L = CE(z, y),   z: logits (B, C), y: labels (B,)
+L = CE(z, y),   z: logits (B, C), y: labels (B,)
 """
 
 from collections.abc import Iterator

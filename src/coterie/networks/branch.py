@@ -35,7 +35,9 @@ class NativeEnsemble(nn.Module):
     target: nn.Module
     gate: Gate
 
-    def __init__(self, target: nn.Module, branches: list[nn.Module], gate: Gate, at: str, share: bool, in_place: bool) -> None:
+    def __init__(
+        self, target: nn.Module, branches: list[nn.Module], gate: Gate, at: str, share: bool, in_place: bool
+    ) -> None:
         super().__init__()
         self.target = target
         self.branches = nn.ModuleList(branches)
@@ -75,7 +77,7 @@ class NativeEnsemble(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions are dropped from copies and pickles, and made again where they are needed.
-        return {**super().__getstate__(), "_cuts": {}}  # type: ignore[misc]
+        return {**self.__dict__, "_cuts": {}}
 
 
 def branch(

@@ -191,5 +191,3 @@ def undisturbed(*modules: nn.Module) -> Iterator[None]:
                 part.training = mode
             for buffer, value in buffers:
                 buffer.copy_(value)
-
-

@@ -128,7 +128,7 @@ class Network:
             config = timm.get_pretrained_cfg(name)
             if config is None:
                 return None
-            return Preprocessing(tuple(config.mean), tuple(config.std), tuple(config.input_size[1:]))  # type: ignore[arg-type]
+            return Preprocessing(tuple(config.mean), tuple(config.std), tuple(config.input_size[1:]))
         if library == "torchvision":
             import torchvision
 
@@ -144,11 +144,15 @@ class Network:
             made: nn.Module = self.name(num_classes=num_classes, in_channels=in_channels)
             return made
         if image_size is not None and min(image_size) < 8:
-            raise UserError(f"images of {image_size[0]}x{image_size[1]} pixels are too small; set --data.image_size 8 or more")
+            raise UserError(
+                f"images of {image_size[0]}x{image_size[1]} pixels are too small; set --data.image_size 8 or more"
+            )
         library, _, name = self.name.partition("/")
         if self.name in OWN:
             if pretrained:
-                raise UserError(f"network '{self.name}' has no published weights; use --network.weights FILE.safetensors")
+                raise UserError(
+                    f"network '{self.name}' has no published weights; use --network.weights FILE.safetensors"
+                )
             return OWN[self.name].make(num_classes=num_classes, in_channels=in_channels)
         if self.name not in names(everything=True):
             raise _unknown(self.name)

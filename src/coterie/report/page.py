@@ -112,8 +112,8 @@ def _verdicts(measured: list[_Measured]) -> list[str]:
         spread = 196 * sqrt(apart) / len(labels)
         direction = "fewer" if gain >= 0 else "more"
         lines.append(
-            f"Trained by {each.card['method']}, the same network errs on {100 * wrong.double().mean():.2f} % of the test "
-            f"images; alone on {100 * base.double().mean():.2f} %: {abs(gain):.2f} points {direction} "
+            f"Trained by {each.card['method']}, the same network errs on {100 * wrong.double().mean():.2f} % of "
+            f"the test images; alone on {100 * base.double().mean():.2f} %: {abs(gain):.2f} points {direction} "
             f"(± {spread:.2f} from the choice of test images)."
         )
     return lines
@@ -132,24 +132,32 @@ def _sections(measured: list[_Measured], data: ImageData) -> list[Section]:
     sections = [
         Section(
             "While training",
-            "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and of "
-            "the network as it was when it met them.",
+            "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and "
+            "of the network as it was when it met them.",
             [
                 ("Test error, %", plots.curves(tests, "Test error over epochs", "test error, %", log=True)),
-                ("Training error, %", plots.curves(trains, "Training error over epochs", "training error, %", log=True)),
+                (
+                    "Training error, %",
+                    plots.curves(trains, "Training error over epochs", "training error, %", log=True),
+                ),
             ],
         )
     ]
     sections += [_gate(each) for each in measured if each.predictions.weights is not None]
     reliable = {name: (logits, each.predictions.labels) for each in measured for name, logits in each.named.items()}
     matrices = [
-        (f"Confusions of {name}", plots.confusion_matrix(confusion(logits, labels), data.classes, f"Confusions of {name}"))
+        (
+            f"Confusions of {name}",
+            plots.confusion_matrix(confusion(logits, labels), data.classes, f"Confusions of {name}"),
+        )
         for name, (logits, labels) in reliable.items()
         if name in ("target", "alone") or name.endswith(" target")
     ]
     text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
     sections.append(
-        Section("Calibration and confusions", text, [("Reliability", plots.reliability(reliable, "Reliability")), *matrices])
+        Section(
+            "Calibration and confusions", text, [("Reliability", plots.reliability(reliable, "Reliability")), *matrices]
+        )
     )
     return sections
 

@@ -28,8 +28,7 @@ def _figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Any]:
 
 def _svg(figure: Figure, title: str) -> str:
     text = StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": title}
-    with matplotlib.rc_context(settings):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Title": title})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]

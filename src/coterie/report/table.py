@@ -39,7 +39,11 @@ def rows(runs: Iterable[Run]) -> list[TableRow]:
         default = card["deliverables"][0]
         for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
             cost = card["cost"].get(peer, card["cost"][default])
-            name = f"{card['network'] or 'own module'} alone" if card["method"] == "vanilla" else f"{card['method']}: {peer}"
+            name = (
+                f"{card['network'] or 'own module'} alone"
+                if card["method"] == "vanilla"
+                else f"{card['method']}: {peer}"
+            )
             found.append(
                 TableRow(
                     name=name,

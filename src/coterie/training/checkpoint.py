@@ -58,7 +58,7 @@ def load(path: Path) -> Any:
     try:
         with safe_open(path, framework="pt") as file:
             tree = json.loads(file.metadata()["coterie"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise UserError(f"{path}: damaged, or no checkpoint of coterie; delete it and train again") from error
 

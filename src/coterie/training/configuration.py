@@ -49,7 +49,9 @@ class Options:
         if self.batch_size < 2:
             raise UserError(f"--batch_size is {self.batch_size}; batch norm needs 2 or more images")
         if self.batch_size > count:
-            raise UserError(f"--batch_size is {self.batch_size}, and there are {count} training images; use {count} at most")
+            raise UserError(
+                f"--batch_size is {self.batch_size}, and there are {count} training images; use {count} at most"
+            )
         return self
 
     def reusing(self, previous: dict[str, Any]) -> "Options":
@@ -108,4 +110,3 @@ def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any
         return found
     plain = list(now) if isinstance(now, tuple) else now
     return [] if plain == before else [(option.removesuffix(".name"), now, before)]
-

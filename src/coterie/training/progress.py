@@ -44,8 +44,9 @@ class Reporter:
     def step(self, detail: str | None = None) -> None:
         """One batch is done."""
         if self._bar is not None and self._task is not None:
-            fields = {} if detail is None else {"detail": detail}
-            self._bar.update(self._task, advance=1, **fields)
+            self._bar.update(self._task, advance=1)
+            if detail is not None:
+                self._bar.update(self._task, detail=detail)
 
     def say(self, line: str) -> None:
         """A line that stays."""

@@ -246,8 +246,17 @@ def predict_split(network: nn.Module, data: ImageData, split: str, accelerator: 
     if world == 1:
         return mine
     parts: Sequence[Predictions] = gather_object([mine])
-    gathered = {name: [getattr(part, name) for part in parts] for name in ("labels", "logits", "ensemble", "weights")}
-    return Predictions(**{k: torch.cat([t.cpu() for t in v]) if v[0] is not None else None for k, v in gathered.items()})
+
+    def joined(tensors: list[Tensor | None]) -> Tensor | None:
+        there = [tensor.cpu() for tensor in tensors if tensor is not None]
+        return torch.cat(there) if there else None
+
+    return Predictions(
+        torch.cat([part.labels.cpu() for part in parts]),
+        torch.cat([part.logits.cpu() for part in parts]),
+        joined([part.ensemble for part in parts]),
+        joined([part.weights for part in parts]),
+    )
 
 
 def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:

@@ -117,9 +117,7 @@ def train(
 class _Training:
     """The stages of one run in order."""
 
-    def __init__(
-        self, path: Path, method: Method, spec: Spec, setting: Setting, stop: list[int], writer: Any
-    ) -> None:
+    def __init__(self, path: Path, method: Method, spec: Spec, setting: Setting, stop: list[int], writer: Any) -> None:
         self.path, self.method, self.spec, self.setting = path, method, spec, setting
         self.stop, self.writer = stop, writer
         self.main = setting.accelerator.is_main_process

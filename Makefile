@@ -1,0 +1,40 @@
+# Needs Python 3.11 or newer, make, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/installed
+	rm -rf runs/demo
+	$(BIN)/coterie train --method vanilla --network resnet8 --data digits --data.train_samples 300 --epochs 60 --out runs/demo/alone
+	$(BIN)/coterie train --method one --network resnet8 --data digits --data.train_samples 300 --epochs 60 --out runs/demo/one
+	$(BIN)/coterie report runs/demo/one runs/demo/alone --out runs/demo/report.html
+
+# One thread a process: small networks gain nothing from more, and the processes take the cores.
+test: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+lint: .venv/installed-for-tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed-for-tests
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "coterie needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-for-tests: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	@touch $@ .venv/installed
+
+clean:
+	rm -rf .venv runs
