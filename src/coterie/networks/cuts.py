@@ -1,7 +1,6 @@
 """Where a network can be cut, what each cut costs, and which one is taken by default."""
 
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -33,18 +32,26 @@ class CutPoint:
 class _Measure(fx.Interpreter):
     """Runs a graph and notes each node's FLOPs and the area of its feature map."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, image_size: tuple[int, int]) -> None:
         super().__init__(model, graph=graph)
         self.flops: list[int] = []
         self.area: list[int] = []
+        self.height, self.width = image_size
 
     def run_node(self, n: fx.Node) -> Any:
         with FlopCounterMode(display=False) as counter:
             value = super().run_node(n)
         self.flops.append(counter.get_total_flops())
         is_map = isinstance(value, torch.Tensor) and value.dim() == 4 and n.op.startswith("call")
-        self.area.append(prod(value.shape[2:]) if is_map else 0)
+        self.area.append(self._area(value.shape) if is_map else 0)
         return value
+
+    def _area(self, shape: torch.Size) -> int:
+        """Places of a map, channels first or last; 0 for what has not the images' proportions (heads by tokens)."""
+        for height, width in (shape[2:], shape[1:3]):
+            if abs(height * self.width - width * self.height) < max(self.height, self.width):
+                return height * width
+        return 0
 
 
 def list_cuts(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> list[CutPoint]:
@@ -90,7 +97,7 @@ def default_cut(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> str
 
 
 def _measure(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> _Measure:
-    measure = _Measure(model, graph)
+    measure = _Measure(model, graph, (example.shape[2], example.shape[3]))
     measure.run(example)
     return measure
 
