@@ -407,3 +407,6 @@ COMMANDS: dict[str, Command] = {
 }
 
 __all__ = ["COMMANDS", "Recipe", "main"]
+
+if __name__ == "__main__":
+    main()

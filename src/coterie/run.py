@@ -92,7 +92,8 @@ class Run:
         student = student or students[0]
         if student not in students:
             raise unknown_name("student", student, students)
-        network = self.method().deliverables(self.spec())[student]
+        with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
+            network = self.method().deliverables(self.spec())[student]
         load_weights(network, self.weights_path(student))
         return network.eval()
 

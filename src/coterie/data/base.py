@@ -31,7 +31,8 @@ class Resident:
 
     def pixels(self, indices: Array) -> Tensor:
         """The images of these indices: uint8 (B, H, W, channels)."""
-        return self.data[torch.from_numpy(indices)]
+        rows = self.data.view(len(self.data), -1).index_select(0, torch.from_numpy(indices))
+        return rows.view(len(indices), *self.data.shape[1:])
 
     def subset(self, indices: Array) -> "Resident":
         """The split of these images alone, in this order."""

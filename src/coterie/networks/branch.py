@@ -97,7 +97,7 @@ def branch(
         model: A classifier: images (B, channels, H, W) to logits (B, C).
         num_branches: m >= 1, the model's own tail among them.
         at: The module with which the branched tail begins, for example ``"layer3"``; None for the last stage.
-        example: Images of the shape that the model is for; None for a size found on the model, else 96 x 96.
+        example: Images of the shape that the model is for; None for a size found on the model, else 224 x 224.
         init: Auxiliary branches start ``"fresh"`` or as a ``"copy"`` of the model's tail with a fresh classifier.
         gate: The gate's form, see :class:`~coterie.networks.aggregate.Gate`.
         share: False makes every branch a whole network of its own (the gate still reads the model's trunk).
@@ -161,7 +161,7 @@ def _example(model: nn.Module, example: Tensor | None) -> Tensor:
     """Two or more images of the right shape on the model's device: batch norm in training mode needs two."""
     if example is None:
         config = getattr(model, "pretrained_cfg", None) or {}
-        side = getattr(model, "image_size", 96)
+        side = getattr(model, "image_size", 224)
         channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
         size = config.get("input_size", (channels, side, side))
         example = torch.zeros(2, channels, *size[1:])

@@ -86,10 +86,15 @@ def default_cut(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> str
     largest = measured.area[:]
     for index in range(len(largest) - 2, -1, -1):
         largest[index] = max(largest[index], largest[index + 1])
-    drops = [index for index in range(1, len(nodes)) if largest[index] < largest[index - 1]]
+    drops = [
+        index
+        for index in range(1, len(nodes))
+        if largest[index] < largest[index - 1] and _has_convolutions(measured, index)
+    ]
+    first = next(index for index, node in enumerate(nodes) if node.op.startswith("call"))
     for place in range(len(drops) - 1, -1, -1):
         if _SMALLEST_TAIL <= shares[drops[place]] <= _LARGEST_TAIL:
-            since = drops[place - 1] if place else 0
+            since = drops[place - 1] if place else first + 1
             path = _outermost(nodes, drops[place], since)
             if path is not None:
                 return path
@@ -110,6 +115,11 @@ def _tail_shares(flops: list[int]) -> list[float]:
         shares.append(rest / total)
         rest -= node_flops
     return shares
+
+
+def _has_convolutions(measured: _Measure, index: int) -> bool:
+    """Whether maps are still computed from this node on: a global pool and a classifier are no stage."""
+    return any(flops and area for flops, area in zip(measured.flops[index:], measured.area[index:], strict=True))
 
 
 def _outermost(nodes: list[fx.Node], index: int, since: int) -> str | None:

@@ -46,6 +46,12 @@ def trace(model: nn.Module) -> fx.Graph:
     """
     tracer = _Tracer(autowrap_functions=_timm_functions())
     before = set(vars(model))
+    caches = [
+        (cache, cache.copy())
+        for module in model.modules()
+        for name, cache in vars(module).items()
+        if isinstance(cache, (dict, list)) and not name.startswith("_")
+    ]
     try:
         graph = tracer.trace(model)
     except Exception as error:
@@ -54,6 +60,10 @@ def trace(model: nn.Module) -> fx.Graph:
             f"{type(model).__name__} cannot be cut into trunk and branches: its forward cannot be traced ({reason}); "
             "move the control flow that depends on values into a submodule, or use share=False"
         ) from error
+    finally:
+        for cache, content in caches:  # what the forward remembers while it is traced are no tensors
+            cache.clear()
+            cache.update(content) if isinstance(cache, dict) else cache.extend(content)
     for name in set(vars(model)) - before:  # tensors made while tracing, which fx would leave on the user's model
         constant = vars(model).pop(name)
         for node in list(graph.nodes):

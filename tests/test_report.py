@@ -1,0 +1,69 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+import coterie
+from coterie.evaluation import confusion, disagreement, measures
+from coterie.report.table import rows
+
+
+def test_the_table_has_every_peer_and_the_baseline(finished, alone):
+    names = [row.name for row in rows([finished, alone])]
+    assert names == ["one: target", "one: branch1", "one: branch2", "one: ensemble", "resnet8 alone"]
+    by_name = {row.name: row for row in rows([finished, alone])}
+    assert by_name["one: target"].parameters == by_name["resnet8 alone"].parameters
+    assert by_name["one: target"].flops == by_name["resnet8 alone"].flops
+    assert by_name["one: ensemble"].flops == by_name["one: target"].training_flops > by_name["one: target"].flops
+    assert by_name["one: target"].error == coterie.evaluate(finished)["error"]
+
+
+class Closed(HTMLParser):
+    """Counts what a page loads from elsewhere, and its pictures."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.svgs, self.images = [], 0, 0
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        self.svgs += tag == "svg"
+        self.images += tag == "img"
+        if tag in ("script", "link"):
+            self.outside.append(tag)
+        for key in ("src", "href", "xlink:href"):
+            value = named.get(key) or ""
+            if value and not value.startswith(("data:", "#")):
+                self.outside.append(value)
+
+
+def test_the_page_is_one_file_with_every_picture(finished, alone, tmp_path):
+    page = coterie.report([finished, alone], tmp_path / "r.html")
+    text = page.read_text()
+    parser = Closed()
+    parser.feed(text)
+    assert parser.outside == []
+    assert parser.svgs == 7  # two of curves, two of the gate, reliability, two confusions
+    assert parser.images == 12
+    assert "prefers-color-scheme: dark" in text
+    assert "currentColor" in text
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert f"{coterie.evaluate(finished)['error']:.2f}" in text
+
+
+def test_runs_of_different_data_are_not_mixed(finished, tmp_path):
+    with pytest.raises(coterie.UserError, match="nothing to report"):
+        coterie.report([], tmp_path / "r.html")
+
+
+def test_measures_equal_hand_computed_examples():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 0.1]])
+    labels = torch.tensor([0, 1, 1, 1])
+    found = measures(logits, labels)
+    assert found["error"] == 25
+    assert confusion(logits, labels).tolist() == [[1, 0], [1, 2]]
+    peers = torch.stack([logits, -logits, logits], 1)
+    assert disagreement(peers) == pytest.approx(2 / 3)  # of three pairs, two always differ
+    assert disagreement(peers[:, :1]) == 0
