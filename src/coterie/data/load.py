@@ -121,7 +121,7 @@ def load(
         chosen, rest = stratified(train.labels, count, seed)
         held_out, train = train.subset(chosen), train.subset(rest)
     size, depth = size or source.image_size, channels or source.channels
-    data = ImageData(
+    return ImageData(
         name=name,
         classes=source.classes,
         image_size=size,
@@ -132,16 +132,19 @@ def load(
         test=_fitted(test, size, depth),
         validation=None if held_out is None else _fitted(held_out, size, depth),
         augment=augment or entry.augment,
-        options={key: value for key, value in given.items() if value != _DEFAULTS.get(key) and key != "root"},
+        options=_repeatable(given, size, depth, augment or entry.augment),
     )
-    if root is not None:
-        data.options["root"] = str(root)
-    data.options.update(image_size=list(size), channels=depth, augment=data.augment)
-    data.options.pop("default_image_size", None)
-    for key in ("mean", "std"):
-        if data.options.get(key) is not None:
-            data.options[key] = list(data.options[key])
-    return data
+
+
+def _repeatable(given: dict[str, Any], size: tuple[int, int], channels: int, augment: str) -> dict[str, Any]:
+    """The arguments that make the same data again, what was found in them written down, in plain types."""
+    found = given | {"image_size": size, "channels": channels, "augment": augment, "default_image_size": (224, 224)}
+    kept = {key: value for key, value in found.items() if value != _DEFAULTS[key]}
+    return {key: _plain(value) for key, value in kept.items()}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
 _DEFAULTS = {key: parameter.default for key, parameter in inspect.signature(load).parameters.items()}
