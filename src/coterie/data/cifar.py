@@ -69,8 +69,9 @@ def _read(layout: _Layout, root: Path, download: bool) -> Source:
         train = _join([_binary_batch(folder / f"{name}.bin", layout) for name in layout.train])
         test = _join([_binary_batch(folder / f"{layout.test}.bin", layout)])
     for split in (train, test):
-        if len(split) and split.labels.max() >= len(classes):
-            raise UserError(f"{folder}: a label of {split.labels.max()} with {len(classes)} classes; fetch it again")
+        if len(split) and not 0 <= split.labels.min() <= split.labels.max() < len(classes):
+            wrong = split.labels.min() if split.labels.min() < 0 else split.labels.max()
+            raise UserError(f"{folder}: a label of {wrong} with {len(classes)} classes; fetch it again")
     return Source(
         classes, train, test, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), image_size=(32, 32), channels=3
     )
@@ -117,8 +118,11 @@ def _get(content: dict[Any, Any], key: bytes, path: Path) -> Any:
 
 def _python_batch(path: Path, layout: _Layout) -> tuple[Array, Array]:
     content = _unpickle(path)
-    labels = np.asarray(_get(content, layout.label_key, path), np.int64)
     pixels = np.asarray(_get(content, b"data", path))
+    try:
+        labels = np.asarray(_get(content, layout.label_key, path), np.int64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its labels are no integers; fetch the data set again") from error
     if pixels.dtype != np.uint8 or pixels.shape != (len(labels), _PIXELS):
         raise UserError(f"{path}: {pixels.shape} pixels for {len(labels)} labels; fetch the data set again")
     return pixels, labels
@@ -158,7 +162,7 @@ def _download(layout: _Layout, root: Path) -> None:
             archive.url, str(root), filename=archive.filename, md5=archive.tgz_md5
         )
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(
-            f"{layout.torchvision} cannot be downloaded ({str(error).splitlines()[0][:100]}); unpack {layout.python} "
-            f"into {root}"
+            f"{layout.torchvision} cannot be downloaded ({reason}); unpack {layout.python} into {root}"
         ) from error

@@ -47,6 +47,8 @@ def _split(folder: Path, name: str) -> Resident:
     labels = read_idx(_needed(folder, f"{name}-labels-idx1-ubyte"), 1)
     if len(images) != len(labels):
         raise UserError(f"{folder}: {len(images)} {name} images and {len(labels)} labels; fetch the files again")
+    if images.shape[1:] != (28, 28) or labels.max(initial=0) >= len(CLASSES):
+        raise UserError(f"{folder}: the {name} files are not Fashion-MNIST's (28x28, 10 classes); fetch them again")
     return Resident(torch.from_numpy(images.copy()).unsqueeze(3), labels.astype(np.int64))
 
 
@@ -89,7 +91,8 @@ def _download(root: Path) -> None:
     try:
         FashionMNIST(str(root), download=True)
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(
-            f"Fashion-MNIST cannot be downloaded ({str(error).splitlines()[0][:100]}); put its four idx "
+            f"Fashion-MNIST cannot be downloaded ({reason}); put its four idx "
             f"files into {root}, or install Debian's package dataset-fashion-mnist"
         ) from error

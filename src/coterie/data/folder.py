@@ -22,6 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HELD_OUT = ("val", "test", "valid")
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 _SMALL = 64
+_ORIENTATION = 0x0112  # EXIF
 _MANY = 2000  # from so many files on, a bar is shown
 
 
@@ -124,7 +125,8 @@ def decode_file(path: Path, image_size: tuple[int, int] | None, channels: int) -
 def _plain(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip at 255
         values = np.asarray(image).astype(np.float64)
-        deepest = 65535 if values.max(initial=0) > 255 else 255
+        # Pillow's "I" holds 8 or 16 bits; "I;16" always 16, however dark the image is.
+        deepest = 65535 if image.mode != "I" or values.max(initial=0) > 255 else 255
         image = Image.fromarray(np.clip(values * (255 / deepest), 0, 255).round().astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -134,14 +136,15 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
 
 def _listing(folder: Path) -> tuple[list[str], list[Path], Array]:
     """Classes, files and labels below a folder of class folders."""
-    known = set(Image.registered_extensions())
+    # Some formats can only be written (PDF): a file of theirs among the images is no image.
+    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(folders) < 2:
         raise UserError(f"{folder}: {len(folders)} class folders; a classifier needs two or more, one folder a class")
     files: list[Path] = []
     labels: list[int] = []
     for label, each in enumerate(folders):
-        found = sorted(path for path in each.rglob("*") if path.suffix.lower() in known and path.name[0] != ".")
+        found = sorted(path for path in each.rglob("*") if path.suffix.lower() in known and _visible(path, each))
         if not found:
             raise UserError(f"{each}: a class folder without images; add some, or remove the folder")
         files += found
@@ -149,10 +152,17 @@ def _listing(folder: Path) -> tuple[list[str], list[Path], Array]:
     return [each.name for each in folders], files, np.array(labels, np.int64)
 
 
+def _visible(path: Path, folder: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _header(path: Path) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(path) as image:
-            return (image.height, image.width), image.mode in _GREY
+            upright = (image.height, image.width)
+            if image.getexif().get(_ORIENTATION, 1) >= 5:  # 5 to 8 lie on their side; they are turned when decoded
+                upright = (image.width, image.height)
+            return upright, image.mode in _GREY
     except Exception as error:  # a damaged file raises whatever its bytes spell
         raise UserError(f"{path}: cannot be decoded as an image ({error}); mend or remove it") from error
 

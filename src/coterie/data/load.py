@@ -13,6 +13,7 @@ from torch.nn import functional
 from coterie.data import cifar, digits, fashion_mnist, folder, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
 from coterie.data.splits import stratified
+from coterie.data.transforms import AUGMENTATIONS
 from coterie.errors import UserError, unknown_name
 
 Augmentation = Literal["crop-flip", "crop", "none"]
@@ -105,6 +106,8 @@ def load(
         raise unknown_name("dataset", name, DATASETS)
     entry = DATASETS[name]
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and len(size) != 2:
+        raise UserError(f"--data.image_size has {len(size)} values; give one side, or height and width")
     size = None if size is None else (size[0], size[1])
     _check(name, entry, given, size)
     place = Path(root) if root is not None else Path("data")
@@ -151,6 +154,15 @@ _DEFAULTS = {key: parameter.default for key, parameter in inspect.signature(load
 
 
 def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int] | None) -> None:
+    if given["augment"] is not None and given["augment"] not in AUGMENTATIONS:
+        raise unknown_name("augmentation", str(given["augment"]), AUGMENTATIONS)
+    if given["channels"] not in (None, 1, 3):
+        raise UserError(f"--data.channels is {given['channels']}; use 1 for grey or 3 for colour")
+    if given["std"] is not None and min(given["std"], default=1) <= 0:
+        raise UserError(f"--data.std is {min(given['std'])}; pixels are divided by it, so it must be above 0")
+    for option in ("seed", "memory_gb", "workers"):
+        if given[option] is not None and not given[option] >= 0:
+            raise UserError(f"--data.{option} is {given[option]}; use 0 or more")
     if size is not None and min(size) < 8:
         raise UserError(f"--data.image_size is {min(size)}; networks need 8 pixels or more")
     if not 0 <= given["validation"] < 1:
@@ -160,6 +172,10 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
     if not 0 < given["test_fraction"] < 1:
         raise UserError(f"--data.test_fraction is {given['test_fraction']}; it is a share of the images, from 0 to 1")
     has = inspect.signature(entry.read).parameters
+    if given["root"] is not None and not {"root", "options"} & set(has):
+        raise UserError(f"--data.root: data '{name}' comes with the package and reads no folder; leave it out")
+    if given["test_fraction"] != _DEFAULTS["test_fraction"] and "options" not in has:
+        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; only folder is split")
     if given["extra"] and "extra" not in has:
         raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")
     if "options" in has and given["root"] is None:
@@ -214,7 +230,7 @@ def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple
         return tuple(values)
     if len(values) == 1:
         return tuple(values) * channels
-    if channels == 1:
+    if channels == 1 and len(values) == 3:
         return (sum(values) / len(values),)
     raise UserError(f"--data.{option} has {len(values)} values, and the images have {channels} channels; give one each")
 

@@ -60,7 +60,12 @@ def training_batches(
         rank: This process's index.
         world: How many processes share a step.
         progress: Passed on to the batches.
+
+    Raises:
+        UserError: A batch does not have two images for each process.
     """
+    if batch_size < 2 * world:
+        raise UserError(f"--batch_size is {batch_size}; use {2 * world} or more, two images for each process")
     sequence = order(len(data.train), seed, stage, epoch)
     parts = []
     for step in range(start, batches_per_epoch(len(sequence), batch_size, world)):

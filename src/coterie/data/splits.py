@@ -21,15 +21,17 @@ def stratified(labels: Array, count: int, seed: int) -> tuple[Array, Array]:
     classes, sizes = np.unique(labels, return_counts=True)
     share = sizes * (count / len(labels))
     quota = np.floor(share).astype(int)
+    fewest, most = np.zeros_like(sizes), sizes
     if count >= len(classes):
-        quota = np.where((sizes >= 2) & (quota == 0), 1, quota)
+        fewest = np.where(sizes >= 2, 1, 0)
     if len(labels) - count >= len(classes):
-        quota = np.where((sizes >= 2) & (quota == sizes), sizes - 1, quota)
+        most = np.where(sizes >= 2, sizes - 1, sizes)
+    quota = np.clip(quota, fewest, most)
     # What rounding left over goes where it is owed most; what the minima took too much comes from the largest.
     while quota.sum() < count:
-        quota[np.argmax(np.where(quota < sizes, share - quota, -np.inf))] += 1
+        quota[np.argmax(np.where(quota < most, share - quota, -np.inf))] += 1
     while quota.sum() > count:
-        quota[np.argmax(quota - share + (quota > 1))] -= 1
+        quota[np.argmax(np.where(quota > fewest, quota - share, -np.inf))] -= 1
     chosen = [
         generator.permutation(np.flatnonzero(labels == each))[:wanted]
         for each, wanted in zip(classes, quota, strict=True)

@@ -44,6 +44,8 @@ def _read(root: Path, split: str, download: bool) -> Resident:
         raise UserError(f"{path}: truncated, or no SVHN file ({str(error)[:80]}); fetch it again") from error
     if pixels.dtype != np.uint8 or pixels.shape != (32, 32, 3, len(labels)):
         raise UserError(f"{path}: {pixels.shape} pixels for {len(labels)} labels; fetch it again")
+    if len(labels) and not 0 <= labels.min() <= labels.max() <= 10:
+        raise UserError(f"{path}: labels from {labels.min()} to {labels.max()}, not 0 to 10; fetch it again")
     labels[labels == 10] = 0  # the files write the digit 0 as 10
     return Resident(torch.from_numpy(np.ascontiguousarray(pixels.transpose(3, 0, 1, 2))), labels)
 
@@ -54,6 +56,5 @@ def _download(root: Path, split: str) -> None:
     try:
         SVHN(str(root), split=split, download=True)
     except Exception as error:
-        raise UserError(
-            f"SVHN cannot be downloaded ({str(error).splitlines()[0][:100]}); put {split}_32x32.mat into {root}"
-        ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
+        raise UserError(f"SVHN cannot be downloaded ({reason}); put {split}_32x32.mat into {root}") from error
