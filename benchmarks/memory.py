@@ -1,6 +1,6 @@
 """Peak resident memory of training ResNet-32 with ONE on 50,000 resident CIFAR-sized images.
 
-    python benchmarks/memory.py            # half a minute; writes benchmarks/memory.json
+python benchmarks/memory.py            # half a minute; writes benchmarks/memory.json
 """
 
 import json
@@ -8,10 +8,9 @@ import resource
 from itertools import islice
 from pathlib import Path
 
-from throughput import images, product
-
 from coterie.files import write_text
 from coterie.methods import One
+from throughput import images, product
 
 STEPS = 60
 

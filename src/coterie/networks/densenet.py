@@ -1,5 +1,7 @@
 """DenseNet-BC for CIFAR (Huang et al. 2017): three dense blocks of bottleneck layers, compression 1/2."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -49,7 +51,7 @@ class DenseNetBC(nn.Module):
         in_channels: Channels of the images.
     """
 
-    last_stage = "dense3"
+    last_stage: ClassVar[str] = "dense3"  # where the papers' branches begin
 
     def __init__(self, depth: int, growth: int, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """ResNeXt-29 for CIFAR (Xie et al. 2017, section 5.3): three stages of three grouped bottlenecks."""
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise, shortcut
@@ -36,7 +38,7 @@ class ResNeXt29(nn.Module):
         width: Width of a group in the first stage, doubled in each that follows.
     """
 
-    last_stage = "layer3"
+    last_stage: ClassVar[str] = "layer3"  # where the papers' branches begin
 
     def __init__(self, num_classes: int, in_channels: int, groups: int = 8, width: int = 64) -> None:
         super().__init__()

@@ -1,0 +1,77 @@
+"""Weights from a safetensors file into a network that may have another class count."""
+
+import logging
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from coterie.errors import UserError
+
+log = logging.getLogger("coterie")
+
+
+def load_matching(network: nn.Module, path: Path) -> None:
+    """Load weights by name; a classifier of another class count stays fresh, and is said.
+
+    Every other tensor of the network must be in the file with its shape, and nothing else.
+
+    Args:
+        network: Changed in place.
+        path: A safetensors file.
+
+    Raises:
+        UserError: The file is missing, damaged, or another network's. The network is then unchanged.
+    """
+    state = _read(path)
+    own = network.state_dict()
+    replaced = _classifier_keys(network, own, state)
+    wrong = [key for key in own if key not in state or (own[key].shape != state[key].shape and key not in replaced)]
+    wrong += [key for key in state if key not in own]
+    if wrong:
+        raise UserError(
+            f"{path}: weights of another network (first mismatches: {', '.join(wrong[:3])}); "
+            "check --network and --network.weights"
+        )
+    if replaced:
+        classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
+        log.warning("%s: its classifier of %d classes is replaced by a fresh one of %d", path, *classes)
+    network.load_state_dict(state | {key: own[key] for key in replaced})
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; check --network.weights") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or no safetensors file ({error}); check --network.weights") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); check --network.weights") from error
+    return state
+
+
+def _classifier_keys(network: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
+    """The tensors of the classifier, where they differ from the file's in the class count and in nothing else.
+
+    The classifier is the last linear layer or convolution, and every other of as many outputs in both: distilled
+    transformers have two heads.
+    """
+    layers = {path: module for path, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+    if not layers:
+        return []
+    last = f"{list(layers)[-1]}.weight"
+    if last not in own or last not in state:
+        return []
+    ours, theirs = own[last].shape[0], state[last].shape[0]
+    keys = [f"{path}.{part}" for path in layers for part in ("weight", "bias")]
+    return [
+        key
+        for key in keys
+        if ours != theirs
+        and key in own
+        and key in state
+        and state[key].shape == (theirs, *own[key].shape[1:])
+        and own[key].shape[0] == ours
+    ]

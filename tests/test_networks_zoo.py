@@ -1,0 +1,341 @@
+"""Networks by name: names, libraries, weights files, errors. Nothing here reaches for the network."""
+
+import logging
+import os
+import subprocess
+import sys
+import urllib.error
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from coterie import UserError
+from coterie.networks import OWN, Network, build, names
+from coterie.networks.zoo import Preprocessing
+
+
+def tiny(num_classes, in_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Save a network's weights; gives the file's path."""
+
+    def save(network, **changes):
+        path = tmp_path / "weights.safetensors"
+        save_file(network.state_dict() | changes, path)
+        return str(path)
+
+    return save
+
+
+def published(monkeypatch, network):
+    """Let torchvision "download" the weights of ``network``."""
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: network.state_dict())
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", lambda *a, **k: network.state_dict())
+
+
+# Names
+
+
+def test_names():
+    assert names() == list(OWN)
+    everything = names(everything=True)
+    assert {"resnet32", "timm/resnet18", "torchvision/resnet18", "timm/vit_tiny_patch16_224"} <= set(everything)
+    assert len(everything) == len(set(everything))
+    assert not [name for name in everything if "fasterrcnn" in name or "video" in name or "raft" in name]
+    assert all("\n" not in entry.summary and entry.summary for entry in OWN.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "suggestions"),
+    [
+        ("resnet18", ["'timm/resnet18'", "'torchvision/resnet18'", "'resnet8'"]),
+        ("resnet33", ["'resnet32'"]),
+        ("densenet-bc-100", ["'densenet-bc-100-12'"]),
+        ("timm/resnet32", ["'resnet32'"]),
+        ("timm/resnet18x", ["'timm/resnet18'"]),
+        ("torchvision/resnet81", ["'torchvision/resnet18'"]),
+        ("timm/resnet18.no_such_tag", ["'timm/resnet18"]),
+        ("elsewhere/resnet18", ["'timm/resnet18'"]),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(wrong, suggestions):
+    with pytest.raises(UserError) as caught:
+        build(wrong)
+    message = str(caught.value)
+    assert message.startswith(f"unknown network '{wrong}'; did you mean ")
+    assert "\n" not in message
+    assert all(suggestion in message for suggestion in suggestions)
+
+
+def test_a_name_like_no_other_lists_some():
+    with pytest.raises(UserError, match="known: .*densenet-bc-100-12"):
+        build("~")
+
+
+def test_importing_the_zoo_leaves_timm_alone():
+    code = "import sys, coterie.networks.zoo as zoo; zoo.build('resnet8'); print('timm' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert run.stdout.strip() == "False"
+
+
+# The user's own
+
+
+def test_a_factory_is_called_with_classes_and_channels():
+    network = Network.of(tiny)
+    first, second = network.build(6, 2), network.build_fresh(6, 2)
+    assert first(torch.zeros(1, 2, 8, 8)).shape == (1, 6)
+    assert not torch.equal(first[0].weight, second[0].weight)
+
+
+def test_own_module_is_given_as_it_is_and_cannot_be_built_anew():
+    model = tiny(2, 3)
+    assert Network.of(model).build(2, 3, (8, 8)) is model
+    with pytest.raises(UserError, match="give a factory"):
+        Network.of(model).build_fresh(2, 3)
+
+
+def test_of_leaves_a_network_as_it_is():
+    network = Network("resnet8", weights="some.safetensors")
+    assert Network.of(network) is network
+    assert Network.of("resnet8") == Network("resnet8")
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (Network(7), "neither a name, a module nor a factory"),
+        (Network(lambda num_classes, in_channels: "net"), "gave a str"),
+        (Network(tiny, pretrained=True), "no published weights"),
+        (Network(tiny(2, 3), pretrained=True), "no published weights"),
+        (Network(tiny(2, 3), weights="w.safetensors"), "load it into the module"),
+        (Network("resnet8", pretrained=True), "'resnet8' has no published weights; use --network.weights FILE"),
+        (Network("timm/resnet18", pretrained=True, weights="w.safetensors"), "exclude each other"),
+    ],
+)
+def test_what_cannot_be_built_is_said(network, message):
+    with pytest.raises(UserError, match=message) as caught:
+        network.build(2, 3)
+    assert "\n" not in str(caught.value)
+
+
+# timm and torchvision
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size"),
+    [
+        ("timm/resnet10t", (33, 17)),
+        ("timm/resnet18.a1_in1k", (32, 32)),
+        ("timm/vit_tiny_patch16_224", (32, 48)),
+        ("torchvision/resnet18", (28, 28)),
+        ("torchvision/squeezenet1_1", (32, 32)),
+        ("torchvision/shufflenet_v2_x0_5", (33, 17)),
+        ("torchvision/vit_b_32", (32, 32)),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_library_networks_take_classes_channels_and_size(name, image_size, channels):
+    model = build(name, 7, channels, image_size=image_size)
+    assert model(torch.randn(2, channels, *image_size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_heads_are_left_out(name):
+    model = build(f"torchvision/{name}", 4, 1).train()
+    logits = model(torch.randn(2, 1, 80, 80))
+    assert logits.shape == (2, 4)
+    assert not [key for key in model.state_dict() if key.lower().startswith("aux")]
+
+
+def test_library_networks_are_the_libraries_own():
+    ours, theirs = build("timm/resnet18", 10), timm.create_model("resnet18", num_classes=10)
+    assert type(ours) is type(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    ours, theirs = build("torchvision/resnet18", 10, 1), torchvision.models.resnet18(num_classes=10)
+    assert type(ours) is type(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert ours.conv1.in_channels == 1
+    assert ours.conv1.weight.std().item() == pytest.approx(theirs.conv1.weight.std().item(), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "message"),
+    [
+        ("torchvision/vit_b_16", (32, 64), "square images.*--data.image_size 64"),
+        ("torchvision/vit_b_16", (40, 40), "40x40 pixels .*; set another --data.image_size"),
+        ("torchvision/maxvit_t", (100, 100), "100x100 pixels .*; set another --data.image_size"),
+        ("timm/resnet18", (4, 4), "too small"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_said(name, size, message):
+    with pytest.raises(UserError, match=message) as caught:
+        build(name, image_size=size)
+    assert "\n" not in str(caught.value)
+
+
+# Published weights
+
+
+def test_published_weights_take_another_classifier_and_other_channels(monkeypatch, caplog):
+    theirs = torchvision.models.shufflenet_v2_x0_5()
+    published(monkeypatch, theirs)
+    with caplog.at_level(logging.INFO, "coterie"):
+        grey = build("torchvision/shufflenet_v2_x0_5", 6, 1, pretrained=True)
+    assert "1000 classes is replaced by a fresh one of 6" in caplog.text
+    assert grey.fc.out_features == 6
+    assert torch.equal(grey.stage2[0].branch1[0].weight, theirs.stage2[0].branch1[0].weight)
+    torch.testing.assert_close(grey.conv1[0].weight, theirs.conv1[0].weight.sum(1, keepdim=True))
+    four = build("torchvision/shufflenet_v2_x0_5", 6, 4, pretrained=True)
+    torch.testing.assert_close(four.conv1[0].weight[:, 3], theirs.conv1[0].weight[:, 0] * 3 / 4)
+    caplog.clear()
+    same = build("torchvision/shufflenet_v2_x0_5", 1000, pretrained=True)
+    assert torch.equal(same.fc.weight, theirs.fc.weight)
+    assert caplog.text == ""
+    fresh = Network("torchvision/shufflenet_v2_x0_5", pretrained=True).build_fresh(1000, 3)
+    assert not torch.equal(fresh.fc.weight, theirs.fc.weight)
+
+
+def test_published_convolutional_classifier_is_replaced(monkeypatch):
+    published(monkeypatch, torchvision.models.squeezenet1_1())
+    model = build("torchvision/squeezenet1_1", 6, pretrained=True)
+    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 6)
+
+
+def test_published_inception_is_for_training_on_grey_images(monkeypatch):
+    published(monkeypatch, torchvision.models.googlenet(init_weights=False))
+    model = build("torchvision/googlenet", 6, 1, pretrained=True).train()
+    assert model(torch.randn(2, 1, 64, 64)).shape == (2, 6)
+
+
+def test_published_weights_of_a_fixed_size():
+    with pytest.raises(UserError, match="for 224x224 pixels, not 32x32; set --data.image_size 224"):
+        build("torchvision/vit_b_16", image_size=(32, 32), pretrained=True)
+
+
+def unreachable(*arguments, **options):
+    raise urllib.error.URLError("no route to host")
+
+
+def test_weights_that_cannot_be_fetched(monkeypatch):
+    monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
+    with pytest.raises(UserError, match=r"'torchvision/resnet18'.*no route.*--network\.weights FILE") as caught:
+        build("torchvision/resnet18", pretrained=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_timm_that_cannot_be_fetched(monkeypatch):
+    def silent(*arguments, **options):
+        raise OSError  # with no message at all
+
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", silent)
+    with pytest.raises(UserError, match=r"'timm/resnet18'.*\(OSError\).*--network\.weights FILE"):
+        build("timm/resnet18", pretrained=True)
+
+
+def test_weights_that_were_never_published():
+    with pytest.raises(UserError, match="cannot be had .No pretrained weights exist"):
+        build("timm/cspresnet50d", pretrained=True)
+
+
+def test_published_weights_of_timm(monkeypatch, caplog):
+    theirs = timm.create_model("resnet10t")
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", lambda *a, **k: theirs.state_dict())
+    model = build("timm/resnet10t", 6, 1, pretrained=True, image_size=(32, 32))
+    assert torch.equal(model.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)
+    assert model.fc.out_features == 6
+    assert "1000 classes is replaced by a fresh one of 6" in caplog.text
+
+
+def test_preprocessing_without_a_download(monkeypatch):
+    imagenet = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    assert Network("torchvision/resnet18", pretrained=True).preprocessing() == imagenet
+    assert Network("torchvision/inception_v3", pretrained=True).preprocessing().image_size == (299, 299)
+    assert Network("timm/resnet18.a1_in1k", pretrained=True).preprocessing() == imagenet
+    assert Network("timm/vit_tiny_patch16_224", pretrained=True).preprocessing().mean == (0.5, 0.5, 0.5)
+    assert Network("timm/resnet18", weights="w.safetensors").preprocessing() == imagenet
+    for network in ("resnet32", "timm/resnet18", tiny, tiny(2, 3), Network("resnet32", weights="w.safetensors")):
+        assert Network.of(network).preprocessing() is None
+    with pytest.raises(UserError, match="did you mean"):
+        Network("torchvision/resnet81", pretrained=True).preprocessing()
+
+
+# Weights from a file
+
+
+@pytest.mark.parametrize("name", ["resnet8", "densenet-bc-100-12", "timm/resnet10t", "torchvision/squeezenet1_1"])
+def test_weights_give_the_same_network(name, saved):
+    trained = build(name, 10).eval()
+    loaded = build(name, 10, weights=saved(trained)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), trained(images))
+    fresh = Network(name, weights=saved(trained)).build_fresh(10, 3).eval()
+    assert not torch.equal(fresh(images), trained(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("resnet8", ["fc"]),
+        ("timm/resnet10t", ["fc"]),
+        ("torchvision/squeezenet1_1", ["classifier.1"]),
+        ("timm/deit_tiny_distilled_patch16_224", ["head", "head_dist"]),
+    ],
+)
+def test_a_classifier_of_another_class_count_is_left_fresh(name, heads, saved, caplog):
+    trained = build(name, 10)
+    with caplog.at_level(logging.INFO, "coterie"):
+        loaded = build(name, 4, weights=saved(trained))
+    assert "its classifier of 10 classes is replaced by a fresh one of 4" in caplog.text
+    assert len(caplog.records) == 1
+    theirs, ours = trained.state_dict(), loaded.state_dict()
+    changed = {key.rpartition(".")[0] for key in theirs if not torch.equal(theirs[key], ours[key])}
+    assert changed == set(heads)
+    assert all(ours[f"{head}.weight"].shape[0] == 4 for head in heads)
+
+
+def test_factory_takes_weights(saved):
+    trained = tiny(5, 3)
+    loaded = Network(tiny, weights=saved(trained)).build(5, 3)
+    assert torch.equal(loaded[3].weight, trained[3].weight)
+
+
+def test_weights_that_do_not_fit_name_the_first_keys(saved):
+    wider = build("resnet8", 10)
+    with pytest.raises(UserError, match=r"weights\.safetensors: weights of another network \(.*: conv1\.weight\)"):
+        build("resnet8", 10, 1, weights=saved(wider))
+    with pytest.raises(UserError, match=r"first mismatches: surplus\)"):
+        build("resnet8", 10, weights=saved(wider, surplus=torch.zeros(1)))
+    with pytest.raises(UserError, match=r"layer1\.1\.conv1\.weight, layer1\.1\.bn1\.weight, layer1\.1\.bn1\.bias\)"):
+        build("resnet14", 10, weights=saved(wider))
+    with pytest.raises(UserError, match=r"fc\.weight\)"):  # another width is not another class count
+        build("resnet8", 10, weights=saved(wider, **{"fc.weight": torch.zeros(10, 63)}))
+
+
+def test_damaged_files_are_said(saved, tmp_path):
+    content = Path(saved(build("resnet8"))).read_bytes()
+    for damaged in (b"", b"PK\x03\x04 not safetensors", content[: len(content) // 2], content[:20]):
+        (tmp_path / "damaged.safetensors").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"damaged\.safetensors: damaged or no safetensors file") as caught:
+            build("resnet8", weights=str(tmp_path / "damaged.safetensors"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="none: no such file"):
+        build("resnet8", weights=str(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"cannot be read.*--network\.weights"):
+        build("resnet8", weights=str(tmp_path))
+
+
+def test_a_pickled_file_is_never_loaded(tmp_path):
+    path = tmp_path / "model.pth"
+    torch.save(build("resnet8").state_dict(), path)
+    with pytest.raises(UserError, match="no safetensors file"):
+        build("resnet8", weights=str(path))
