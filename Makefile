@@ -6,9 +6,10 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	rm -rf runs/demo
-	$(BIN)/coterie train --method vanilla --network resnet8 --data digits --data.train_samples 300 --epochs 60 --out runs/demo/alone
-	$(BIN)/coterie train --method one --network resnet8 --data digits --data.train_samples 300 --epochs 60 --out runs/demo/one
-	$(BIN)/coterie report runs/demo/one runs/demo/alone --out runs/demo/report.html
+	for seed in 0 1 2; do for method in vanilla one; do \
+	  $(BIN)/coterie train --method $$method --network resnet8 --data digits --epochs 30 --seed $$seed \
+	    --out runs/demo/$$method-$$seed || exit; done; done
+	$(BIN)/coterie report runs/demo/*-? --out runs/demo/report.html
 
 # One thread a process: small networks gain nothing from more, and the processes take the cores.
 test: .venv/installed-for-tests

@@ -166,7 +166,7 @@ def test_in_place_activations_leave_input_and_gradients_right():
 
 
 @given(st.sampled_from(SMALL), st.integers(1, 6), st.integers(8, 40), st.integers(8, 40), st.integers(1, 20))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_any_channels_size_and_classes(name, channels, height, width, classes):
     with torch.device("meta"):
         model = build(name, classes, channels, image_size=(height, width))

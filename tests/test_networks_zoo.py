@@ -1,38 +1,23 @@
 """Networks by name: names, libraries, weights files, errors. Nothing here reaches for the network."""
 
 import logging
-import os
-import subprocess
+import runpy
 import sys
 import urllib.error
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import nn
 
 from coterie import UserError
-from coterie.networks import OWN, Network, build, names
+from coterie.networks import OWN, Network, build, libraries, names, zoo
 from coterie.networks.zoo import Preprocessing
 
 
 def tiny(num_classes, in_channels):
     return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Save a network's weights; gives the file's path."""
-
-    def save(network, **changes):
-        path = tmp_path / "weights.safetensors"
-        save_file(network.state_dict() | changes, path)
-        return str(path)
-
-    return save
 
 
 def published(monkeypatch, network):
@@ -80,10 +65,12 @@ def test_a_name_like_no_other_lists_some():
         build("~")
 
 
-def test_importing_the_zoo_leaves_timm_alone():
-    code = "import sys, coterie.networks.zoo as zoo; zoo.build('resnet8'); print('timm' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert run.stdout.strip() == "False"
+@pytest.mark.parametrize("module", [libraries, zoo])
+def test_the_libraries_are_not_imported_before_they_are_needed(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # an import of it now fails
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    runpy.run_path(module.__file__)
+    assert build("resnet8").fc.out_features == 10
 
 
 # The user's own
@@ -267,75 +254,3 @@ def test_preprocessing_without_a_download(monkeypatch):
         assert Network.of(network).preprocessing() is None
     with pytest.raises(UserError, match="did you mean"):
         Network("torchvision/resnet81", pretrained=True).preprocessing()
-
-
-# Weights from a file
-
-
-@pytest.mark.parametrize("name", ["resnet8", "densenet-bc-100-12", "timm/resnet10t", "torchvision/squeezenet1_1"])
-def test_weights_give_the_same_network(name, saved):
-    trained = build(name, 10).eval()
-    loaded = build(name, 10, weights=saved(trained)).eval()
-    images = torch.randn(2, 3, 32, 32)
-    assert torch.equal(loaded(images), trained(images))
-    fresh = Network(name, weights=saved(trained)).build_fresh(10, 3).eval()
-    assert not torch.equal(fresh(images), trained(images))
-
-
-@pytest.mark.parametrize(
-    ("name", "heads"),
-    [
-        ("resnet8", ["fc"]),
-        ("timm/resnet10t", ["fc"]),
-        ("torchvision/squeezenet1_1", ["classifier.1"]),
-        ("timm/deit_tiny_distilled_patch16_224", ["head", "head_dist"]),
-    ],
-)
-def test_a_classifier_of_another_class_count_is_left_fresh(name, heads, saved, caplog):
-    trained = build(name, 10)
-    with caplog.at_level(logging.INFO, "coterie"):
-        loaded = build(name, 4, weights=saved(trained))
-    assert "its classifier of 10 classes is replaced by a fresh one of 4" in caplog.text
-    assert len(caplog.records) == 1
-    theirs, ours = trained.state_dict(), loaded.state_dict()
-    changed = {key.rpartition(".")[0] for key in theirs if not torch.equal(theirs[key], ours[key])}
-    assert changed == set(heads)
-    assert all(ours[f"{head}.weight"].shape[0] == 4 for head in heads)
-
-
-def test_factory_takes_weights(saved):
-    trained = tiny(5, 3)
-    loaded = Network(tiny, weights=saved(trained)).build(5, 3)
-    assert torch.equal(loaded[3].weight, trained[3].weight)
-
-
-def test_weights_that_do_not_fit_name_the_first_keys(saved):
-    wider = build("resnet8", 10)
-    with pytest.raises(UserError, match=r"weights\.safetensors: weights of another network \(.*: conv1\.weight\)"):
-        build("resnet8", 10, 1, weights=saved(wider))
-    with pytest.raises(UserError, match=r"first mismatches: surplus\)"):
-        build("resnet8", 10, weights=saved(wider, surplus=torch.zeros(1)))
-    with pytest.raises(UserError, match=r"layer1\.1\.conv1\.weight, layer1\.1\.bn1\.weight, layer1\.1\.bn1\.bias\)"):
-        build("resnet14", 10, weights=saved(wider))
-    with pytest.raises(UserError, match=r"fc\.weight\)"):  # another width is not another class count
-        build("resnet8", 10, weights=saved(wider, **{"fc.weight": torch.zeros(10, 63)}))
-
-
-def test_damaged_files_are_said(saved, tmp_path):
-    content = Path(saved(build("resnet8"))).read_bytes()
-    for damaged in (b"", b"PK\x03\x04 not safetensors", content[: len(content) // 2], content[:20]):
-        (tmp_path / "damaged.safetensors").write_bytes(damaged)
-        with pytest.raises(UserError, match=r"damaged\.safetensors: damaged or no safetensors file") as caught:
-            build("resnet8", weights=str(tmp_path / "damaged.safetensors"))
-        assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="none: no such file"):
-        build("resnet8", weights=str(tmp_path / "none"))
-    with pytest.raises(UserError, match=r"cannot be read.*--network\.weights"):
-        build("resnet8", weights=str(tmp_path))
-
-
-def test_a_pickled_file_is_never_loaded(tmp_path):
-    path = tmp_path / "model.pth"
-    torch.save(build("resnet8").state_dict(), path)
-    with pytest.raises(UserError, match="no safetensors file"):
-        build("resnet8", weights=str(path))

@@ -6,7 +6,7 @@ import torch
 
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
-from coterie.report.table import rows
+from coterie.report.table import means, rows
 
 
 def test_the_table_has_every_peer_and_the_baseline(finished, alone):
@@ -51,6 +51,20 @@ def test_the_page_is_one_file_with_every_picture(finished, alone, tmp_path):
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
     assert f"{coterie.evaluate(finished)['error']:.2f}" in text
+
+
+def test_several_seeds_are_averaged_and_paired(finished, alone, digits, tmp_path):
+    runs = [finished, alone]
+    for method in (coterie.methods.One(network="resnet8"), coterie.methods.Vanilla(network="resnet8")):
+        out = tmp_path / method.name
+        runs.append(coterie.train(method, digits, epochs=2, seed=1, out=out, progress=False, tensorboard=False))
+    errors = [[run.card["test"]["target"]["error"] for run in runs[place::2]] for place in (0, 1)]
+    text = " ".join(coterie.report(runs, tmp_path / "r.html").read_text().split())
+    gain = sum(errors[1]) / 2 - sum(errors[0]) / 2
+    assert f"{abs(gain):.2f} points {'fewer' if gain >= 0 else 'more'}" in text
+    assert "the standard error over 2 seeds" in text
+    assert f"one: target: {sum(errors[0]) / 2:.2f} % error, mean of 2 runs" in means(runs)[0]
+    assert [row.name for row in rows(runs)][-1] == "resnet8 alone, seed 1"
 
 
 def test_runs_of_different_data_are_not_mixed(finished, tmp_path):

@@ -325,12 +325,14 @@ def _report(given: Namespace) -> None:
 
 
 def _print_runs(runs: Sequence[coterie.Run]) -> None:
-    from coterie.report.table import rows
+    from coterie.report.table import means, rows
 
     table = Table("network", "error %", "parameters", "FLOPs", "training s")
     for row in rows(runs):
         table.add_row(row.name, f"{row.error:.2f}", f"{row.parameters:,}", f"{row.flops:.3g}", f"{row.seconds:.1f}")
     console.print(table)
+    for line in means(runs):
+        console.print(line, markup=False)
 
 
 def _list_parser(given: list[str]) -> ArgumentParser:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from math import sqrt
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import jinja2
@@ -51,16 +52,17 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
     measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(runs, cards, strict=True)]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
-    taught = next((each for each in measured if each.predictions.ensemble is not None), None)
+    shown = list({each.card["method"]: each for each in reversed(measured)}.values())[::-1]
+    taught = next((each for each in shown if each.predictions.ensemble is not None), None)
     methods = " and ".join(dict.fromkeys(card["method"] for card in cards))
     page = template.render(
         title=f"{cards[0]['network'] or 'Your network'} on {cards[0]['data']}: {methods}",
         subtitle=f"{len(data.train):,} training images, {len(cards[0]['classes'])} classes",
         verdicts=_verdicts(measured),
-        caution=_caution(cards, len(data.test)),
+        caution=_caution(len(data.test)),
         rows=rows(runs),
         images=f"{len(data.test):,}",
-        sections=_sections(measured, data),
+        sections=_sections(shown, data),
         pictures=[] if taught is None else _pictures(taught.predictions, data),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in runs],
         version=coterie.__version__,
@@ -96,33 +98,39 @@ def _predictions(run: Run, data: ImageData) -> Predictions:
 
 
 def _verdicts(measured: list[_Measured]) -> list[str]:
-    alone = next((each for each in measured if each.card["method"] == "vanilla"), None)
-    if alone is None:
-        return []
-    labels = alone.predictions.labels
-    base = alone.predictions.logits[:, 0].argmax(1) != labels
-    lines = []
+    """For each method a line that compares it with the network alone, over the seeds that both have."""
+    wrong: dict[tuple[str, str | None], dict[int, Tensor]] = {}
     for each in measured:
-        if each is alone or each.card["network"] != alone.card["network"]:
+        said = each.predictions.logits[:, 0].argmax(1)
+        seeds = wrong.setdefault((each.card["method"], each.card["network"]), {})
+        seeds[each.run.config["seed"]] = said != each.predictions.labels
+    lines = []
+    for (method, network), seeds in wrong.items():
+        alone = wrong.get(("vanilla", network), {})
+        shared = sorted(seeds.keys() & alone.keys())
+        if method == "vanilla" or not shared:
             continue
-        wrong = each.predictions.logits[:, 0].argmax(1) != labels
-        gain = 100 * (base.double().mean() - wrong.double().mean()).item()
-        # The two err on the same images: only those on which exactly one errs tell them apart (McNemar).
-        apart = int((base != wrong).sum())
-        spread = 196 * sqrt(apart) / len(labels)
-        direction = "fewer" if gain >= 0 else "more"
+        ours = [100 * seeds[seed].double().mean().item() for seed in shared]
+        base = [100 * alone[seed].double().mean().item() for seed in shared]
+        gains = [b - o for b, o in zip(base, ours, strict=True)]
+        gain = mean(gains)
+        if len(shared) > 1:
+            doubt = f"± {stdev(gains) / sqrt(len(gains)):.2f}, the standard error over {len(shared)} seeds"
+        else:
+            # The two err on the same images: only those on which exactly one errs tell them apart (McNemar).
+            apart = int((alone[shared[0]] != seeds[shared[0]]).sum())
+            doubt = f"± {196 * sqrt(apart) / len(seeds[shared[0]]):.2f} from the choice of test images"
         lines.append(
-            f"Trained by {each.card['method']}, the same network errs on {100 * wrong.double().mean():.2f} % of "
-            f"the test images; alone on {100 * base.double().mean():.2f} %: {abs(gain):.2f} points {direction} "
-            f"(± {spread:.2f} from the choice of test images)."
+            f"Trained by {method}, the same network errs on {mean(ours):.2f} % of the test images; alone on "
+            f"{mean(base):.2f} %: {abs(gain):.2f} points {'fewer' if gain >= 0 else 'more'} ({doubt})."
         )
     return lines
 
 
-def _caution(cards: list[dict[str, Any]], images: int) -> str:
+def _caution(images: int) -> str:
     return (
-        f"One training of each is one draw: another seed moves errors on {images:,} test images by several tenths of a "
-        "point. A difference under half a point on three seeds or fewer is noise."
+        f"Another seed moves errors on {images:,} test images by several tenths of a point. A difference under half a "
+        "point on three seeds or fewer is noise."
     )
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any
 
 from coterie.run import Run
 
@@ -33,20 +35,17 @@ class TableRow:
 
 def rows(runs: Iterable[Run]) -> list[TableRow]:
     """Every peer and ensemble of the runs, in order."""
+    cards = [(run, run.card) for run in runs]
+    methods = [card["method"] for _, card in cards]
     found = []
-    for run in runs:
-        card = run.card
+    for run, card in cards:
+        several = f", seed {run.config['seed']}" if methods.count(card["method"]) > 1 else ""
         default = card["deliverables"][0]
         for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
             cost = card["cost"].get(peer, card["cost"][default])
-            name = (
-                f"{card['network'] or 'own module'} alone"
-                if card["method"] == "vanilla"
-                else f"{card['method']}: {peer}"
-            )
             found.append(
                 TableRow(
-                    name=name,
+                    name=_name(card, peer) + several,
                     error=figures["error"],
                     nll=figures["nll"],
                     ece=figures["ece"],
@@ -57,6 +56,23 @@ def rows(runs: Iterable[Run]) -> list[TableRow]:
                 )
             )
     return found
+
+
+def means(runs: Iterable[Run]) -> list[str]:
+    """A line for each peer that several runs have: its mean test error and their standard deviation."""
+    errors: dict[str, list[float]] = {}
+    for card in (run.card for run in runs):
+        for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
+            errors.setdefault(_name(card, peer), []).append(figures["error"])
+    return [
+        f"{name}: {mean(values):.2f} % error, mean of {len(values)} runs (standard deviation {stdev(values):.2f})"
+        for name, values in errors.items()
+        if len(values) > 1
+    ]
+
+
+def _name(card: dict[str, Any], peer: str) -> str:
+    return f"{card['network'] or 'own module'} alone" if card["method"] == "vanilla" else f"{card['method']}: {peer}"
 
 
 def _place(peer: str) -> tuple[int, str]:
