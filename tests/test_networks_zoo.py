@@ -46,6 +46,8 @@ def test_names():
         ("densenet-bc-100", ["'densenet-bc-100-12'"]),
         ("timm/resnet32", ["'resnet32'"]),
         ("timm/resnet18x", ["'timm/resnet18'"]),
+        ("resnt18", ["'timm/resnet18'", "'torchvision/resnet18'", "'resnet8'"]),
+        ("mobilenetv3_lage_100", ["'timm/mobilenetv3_large_100'"]),
         ("torchvision/resnet81", ["'torchvision/resnet18'"]),
         ("timm/resnet18.no_such_tag", ["'timm/resnet18"]),
         ("elsewhere/resnet18", ["'timm/resnet18'"]),
@@ -101,6 +103,7 @@ def test_of_leaves_a_network_as_it_is():
     [
         (Network(7), "neither a name, a module nor a factory"),
         (Network(lambda num_classes, in_channels: "net"), "gave a str"),
+        (Network(lambda classes: tiny(classes, 3)), "let it take num_classes= and in_channels="),
         (Network(tiny, pretrained=True), "no published weights"),
         (Network(tiny(2, 3), pretrained=True), "no published weights"),
         (Network(tiny(2, 3), weights="w.safetensors"), "load it into the module"),
@@ -160,6 +163,8 @@ def test_library_networks_are_the_libraries_own():
         ("torchvision/vit_b_16", (32, 64), "square images.*--data.image_size 64"),
         ("torchvision/vit_b_16", (40, 40), "40x40 pixels .*; set another --data.image_size"),
         ("torchvision/maxvit_t", (100, 100), "100x100 pixels .*; set another --data.image_size"),
+        ("torchvision/alexnet", (32, 32), "32x32 pixels .*; set another --data.image_size"),
+        ("timm/botnet26t_256", (28, 28), "28x28 pixels .*; set another --data.image_size"),
         ("timm/resnet18", (4, 4), "too small"),
     ],
 )

@@ -22,6 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _HELD_OUT = ("val", "test", "valid")
 _GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 _SMALL = 64
+_TEST_FRACTION = 0.2
 _ORIENTATION = 0x0112  # EXIF
 _MANY = 2000  # from so many files on, a bar is shown
 
@@ -36,7 +37,7 @@ class FolderOptions:
         channels: 1 or 3; None to find it.
         memory: Bytes that may stay resident.
         workers: Processes that decode what does not.
-        test_fraction: Held out of a folder without a ``val/``.
+        test_fraction: Held out of a folder without a ``val/``; None for a fifth.
         seed: Of that choice.
     """
 
@@ -45,7 +46,7 @@ class FolderOptions:
     channels: int | None
     memory: float
     workers: int
-    test_fraction: float
+    test_fraction: float | None
     seed: int
 
 
@@ -66,6 +67,10 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
         )
     held_out = [name for name in _HELD_OUT if (root / name).is_dir()]
     if (root / "train").is_dir():
+        if options.test_fraction is not None:
+            raise UserError(
+                f"--data.test_fraction: {root} has its own held-out images; only one folder of classes is split"
+            )
         if len(held_out) != 1:
             have = "all of " + ", ".join(f"{name}/" for name in held_out) if held_out else "none of val/, test/, valid/"
             raise UserError(f"{root}: has train/ and {have}; keep one of them, the held-out images")
@@ -77,16 +82,7 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
         place = np.array([classes.index(name) for name in test_classes])
         test_labels = place[test_labels]
     else:
-        classes, everything, all_labels = _listing(root)
-        count = round(options.test_fraction * len(everything))
-        if not 0 < count < len(everything):
-            raise UserError(
-                f"--data.test_fraction {options.test_fraction} holds out {count} of {len(everything)} images; give "
-                "another fraction, or more images"
-            )
-        test, train = stratified(all_labels, count, options.seed)
-        names, labels = [everything[index] for index in train], all_labels[train]
-        test_names, test_labels = [everything[index] for index in test], all_labels[test]
+        classes, (names, labels), (test_names, test_labels) = _divided(root, options)
     size, channels = _shape([*names, *test_names], options, scan)
     decode = partial(decode_file, image_size=size, channels=channels)
     splits: list[Images] = []
@@ -96,6 +92,27 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
         splits.append(_decoded(split, size, channels) if resident else split)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     return Source(tuple(classes), splits[0], splits[1], mean, std, size, channels)
+
+
+def _divided(
+    root: Path, options: FolderOptions
+) -> tuple[list[str], tuple[list[Path], Array], tuple[list[Path], Array]]:
+    """Classes, training and test images of one folder of class folders."""
+    classes, files, labels = _listing(root)
+    if set(classes) <= set(_HELD_OUT):
+        raise UserError(
+            f"{root}: has {', '.join(f'{name}/' for name in classes)} but no train/; add the training images"
+        )
+    fraction = _TEST_FRACTION if options.test_fraction is None else options.test_fraction
+    count = round(fraction * len(files))
+    if not 0 < count < len(files):
+        raise UserError(
+            f"--data.test_fraction {fraction} holds out {count} of {len(files)} images; give another fraction, or more "
+            "images"
+        )
+    test, train = stratified(labels, count, options.seed)
+    first, second = (([files[index] for index in part], labels[part]) for part in (train, test))
+    return classes, first, second
 
 
 def decode_file(path: Path, image_size: tuple[int, int] | None, channels: int) -> Array:
@@ -160,7 +177,9 @@ def _header(path: Path) -> tuple[tuple[int, int], bool]:
     try:
         with Image.open(path) as image:
             upright = (image.height, image.width)
-            if image.getexif().get(_ORIENTATION, 1) >= 5:  # 5 to 8 lie on their side; they are turned when decoded
+            # Pillow decodes a whole PNG to look for EXIF behind its pixels: here only what stands before them counts.
+            turned = image.getexif().get(_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
+            if turned >= 5:  # 5 to 8 lie on their side; they are turned when decoded
                 upright = (image.width, image.height)
             return upright, image.mode in _GREY
     except Exception as error:  # a damaged file raises whatever its bytes spell

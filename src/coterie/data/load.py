@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +67,7 @@ def load(
     validation: float = 0.0,
     train_samples: int | None = None,
     test_samples: int | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     seed: int = 0,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -88,7 +89,7 @@ def load(
         validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
-        test_fraction: Share held out of a ``folder`` without val/.
+        test_fraction: Share held out of a ``folder`` without val/; None for a fifth.
         seed: Of the splits and subsets.
         mean: Per channel, of pixels scaled to [0, 1]; None for the data set's own.
         std: Per channel.
@@ -158,6 +159,9 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
         raise unknown_name("augmentation", str(given["augment"]), AUGMENTATIONS)
     if given["channels"] not in (None, 1, 3):
         raise UserError(f"--data.channels is {given['channels']}; use 1 for grey or 3 for colour")
+    for option in ("mean", "std"):
+        if not all(map(isfinite, given[option] or ())):
+            raise UserError(f"--data.{option} is {list(given[option])}; use finite numbers, of pixels scaled to [0, 1]")
     if given["std"] is not None and min(given["std"], default=1) <= 0:
         raise UserError(f"--data.std is {min(given['std'])}; pixels are divided by it, so it must be above 0")
     for option in ("seed", "memory_gb", "workers"):
@@ -169,12 +173,15 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
         raise UserError(
             f"--data.validation is {given['validation']}; it is a share of the training images, from 0 to 1"
         )
-    if not 0 < given["test_fraction"] < 1:
+    if given["test_fraction"] is not None and not 0 < given["test_fraction"] < 1:
         raise UserError(f"--data.test_fraction is {given['test_fraction']}; it is a share of the images, from 0 to 1")
     has = inspect.signature(entry.read).parameters
     if given["root"] is not None and not {"root", "options"} & set(has):
         raise UserError(f"--data.root: data '{name}' comes with the package and reads no folder; leave it out")
-    if given["test_fraction"] != _DEFAULTS["test_fraction"] and "options" not in has:
+    for option in ("memory_gb", "workers"):
+        if given[option] != _DEFAULTS[option] and "options" not in has:
+            raise UserError(f"--data.{option}: data '{name}' is always held in memory; leave it out")
+    if given["test_fraction"] is not None and "options" not in has:
         raise UserError(f"--data.test_fraction: data '{name}' has its own test images; only folder is split")
     if given["extra"] and "extra" not in has:
         raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")

@@ -62,10 +62,14 @@ def training_batches(
         progress: Passed on to the batches.
 
     Raises:
-        UserError: A batch does not have two images for each process.
+        UserError: A batch, or the whole training set, does not have two images for each process.
     """
     if batch_size < 2 * world:
         raise UserError(f"--batch_size is {batch_size}; use {2 * world} or more, two images for each process")
+    if batches_per_epoch(len(data.train), batch_size, world) == 0:
+        raise UserError(
+            f"data '{data.name}' has {len(data.train)} training images; give {2 * world} or more, two for each process"
+        )
     sequence = order(len(data.train), seed, stage, epoch)
     parts = []
     for step in range(start, batches_per_epoch(len(sequence), batch_size, world)):
@@ -113,7 +117,12 @@ def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]
         for indices in parts:
             yield indices, images.pixels(indices)
         return
-    loader = DataLoader(_Decoded(images, parts), batch_size=None, num_workers=min(workers, max(len(parts), 1)))
+    loader = DataLoader(
+        _Decoded(images, parts),
+        batch_size=None,
+        num_workers=min(workers, max(len(parts), 1)),
+        generator=torch.Generator(),  # else each epoch draws its workers' seed from the network's random numbers
+    )
     for indices, pixels in zip(parts, loader, strict=True):
         if isinstance(pixels, str):
             raise UserError(pixels)

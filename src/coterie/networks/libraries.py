@@ -86,23 +86,39 @@ def make(
     """
     build = _timm if library == "timm" else _torchvision
     try:
-        return build(name, num_classes, in_channels, image_size, pretrained)
+        network = build(name, num_classes, in_channels, image_size, pretrained)
     except UserError:
         raise
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
+    except (OSError, RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        if pretrained and isinstance(error, (OSError, RuntimeError)):
+            raise UserError(
+                f"network '{library}/{name}': its published weights cannot be had ({_first_line(error)}); "
+                "use --network.weights FILE.safetensors"
+            ) from error
+        if image_size is None or isinstance(error, OSError):
             raise
-        raise UserError(
-            f"network '{library}/{name}': its published weights cannot be had ({_first_line(error)}); "
-            "use --network.weights FILE.safetensors"
-        ) from error
-    except (ValueError, AssertionError) as error:  # what a fixed grid of patches or windows cannot hold
-        if image_size is None:
-            raise
-        raise UserError(
-            f"network '{library}/{name}' cannot take images of {image_size[0]}x{image_size[1]} pixels "
-            f"({_first_line(error)}); set another --data.image_size"
-        ) from error
+        raise _wrong_size(library, name, image_size, error) from error
+    if image_size is not None:
+        try:
+            _try(network, in_channels, image_size)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise _wrong_size(library, name, image_size, error) from error
+    return network
+
+
+def _try(network: nn.Module, in_channels: int, image_size: tuple[int, int]) -> None:
+    # Pools and strides that leave nothing of a small image show only in a forward, which would else be training's.
+    images = torch.zeros(1, in_channels, *image_size, device=next(network.parameters()).device)
+    with torch.no_grad():
+        network.eval()(images)
+    network.train()
+
+
+def _wrong_size(library: str, name: str, image_size: tuple[int, int], error: Exception) -> UserError:
+    return UserError(
+        f"network '{library}/{name}' cannot take images of {image_size[0]}x{image_size[1]} pixels "
+        f"({_first_line(error)}); set another --data.image_size"
+    )
 
 
 def _timm(

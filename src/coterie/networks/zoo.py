@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Union
 
@@ -182,6 +183,12 @@ def names(everything: bool = False) -> list[str]:
 def _from_factory(factory: Callable[..., nn.Module], num_classes: int, in_channels: int) -> nn.Module:
     if not callable(factory):
         raise UserError(f"network {factory!r} is neither a name, a module nor a factory; give one of these")
+    try:
+        signature(factory).bind(num_classes=num_classes, in_channels=in_channels)
+    except TypeError as error:  # asked beforehand, so that a TypeError inside the factory stays its own
+        raise UserError(
+            f"the network factory cannot be called ({error}); let it take num_classes= and in_channels="
+        ) from error
     made = factory(num_classes=num_classes, in_channels=in_channels)
     if not isinstance(made, nn.Module):
         raise UserError(f"the network factory gave a {type(made).__name__}; let it return a torch.nn.Module")
@@ -198,8 +205,11 @@ def _library_and_name(path: str) -> tuple[str, str]:
 def _unknown(name: str) -> UserError:
     known = names(everything=True)
     bare = name.rpartition("/")[2]
-    same = [each for each in known if each.rpartition("/")[2] == bare]
-    if not same:
+    # Compared without the library, whose name would otherwise count as part of the typo.
+    bares = {each.rpartition("/")[2] for each in known}
+    close = {bare} if bare in bares else set(get_close_matches(bare, bares, n=1, cutoff=0.75))
+    nearest = [each for each in known if each.rpartition("/")[2] in close]
+    nearest += get_close_matches(bare, OWN, n=1, cutoff=0.5) if bare in bares else get_close_matches(name, known)
+    if not nearest:
         return unknown_name("network", name, known)
-    nearest = same + get_close_matches(bare, OWN, n=1, cutoff=0.5)
     return UserError(f"unknown network '{name}'; did you mean {' or '.join(map(repr, dict.fromkeys(nearest)))}?")
