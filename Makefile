@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	rm -rf runs/demo
 	for seed in 0 1 2; do for method in vanilla one; do \
-	  $(BIN)/coterie train --method $$method --network resnet8 --data digits --epochs 30 --seed $$seed \
+	  $(BIN)/coterie train --method $$method --network resnet8 --data digits --data.train_samples 300 --epochs 60 --seed $$seed \
 	    --out runs/demo/$$method-$$seed || exit; done; done
 	$(BIN)/coterie report runs/demo/*-? --out runs/demo/report.html
 
