@@ -40,7 +40,7 @@ def test_branch_zero_is_the_model_in_both_modes(name):
     images = torch.randn(2, 3, 224 if "vit" in name else 64, 224 if "vit" in name else 64)
     net = branch(model, 2, example=images)
     if NETWORKS[name] is not None:
-        assert net.at == NETWORKS[name]
+        assert net.at == (NETWORKS[name],)
     assert net.target is model
     assert list(model.state_dict()) == before
     assert set(vars(model)) == attributes

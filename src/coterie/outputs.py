@@ -48,11 +48,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class PeerOutput:
-    """What a group of peers says of a batch. Every tensor is widened to float32 at least.
+    """What a group of peers says of a batch. Every tensor but the maps is widened to float32 at least.
 
     Attributes:
         logits: (B, m, C); peer 0 is the target.
-        features: Per peer, what its classifier reads, each (B, D); None where the network does not offer it.
+        features: Per peer, what its classifier reads, each (B, D), or (B, D, H, W) where the classifier is a
+            convolution; None where the network does not offer it.
+        maps: Per peer, its last feature map (B, D, H, W) or token sequence, in the precision it was computed in; None
+            where it was not asked for.
         trunk: The principal feature tensor of the shared trunk; None where nothing is shared.
         weights: The gate's weight of each peer for each image (B, m), summing to 1 over m; None without a gate.
         ensemble: The peers' combined logits (B, C); None where the peers are not combined.
@@ -60,6 +63,7 @@ class PeerOutput:
 
     logits: Tensor
     features: tuple[Tensor, ...] | None = None
+    maps: tuple[Tensor, ...] | None = None
     trunk: Tensor | None = None
     weights: Tensor | None = None
     ensemble: Tensor | None = None

@@ -6,7 +6,7 @@ of the upper modules under the same paths.
 """
 
 import linecache
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -95,47 +95,138 @@ def module_path(node: fx.Node) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class CutGraph:
-    """A forward in two halves.
+class Segment:
+    """A stretch of a forward that begins at a cut.
 
     Attributes:
-        trunk: (root, images) -> the values that cross the cut, as a tuple.
-        tail: (root, values) -> logits.
-        crossing: Names of the values that cross.
-        modules: Paths of the modules that the tail calls.
-        tensors: Paths of the parameters and buffers that the tail reads itself.
+        run: (root, values) -> the values that cross the next cut, as a tuple; of the last segment the logits and
+            after them what is tapped.
+        modules: Paths of the modules that it calls.
+        tensors: Paths of the parameters and buffers that it reads itself.
     """
 
-    trunk: Callable[[nn.Module, torch.Tensor], tuple[Any, ...]]
-    tail: Callable[[nn.Module, tuple[Any, ...]], torch.Tensor]
-    crossing: tuple[str, ...]
+    run: Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]
     modules: tuple[str, ...]
     tensors: tuple[str, ...]
 
 
-def cut(graph: fx.Graph, at: str) -> CutGraph:
-    """Cut a graph before the first node of the module ``at``.
+@dataclass(frozen=True)
+class CutGraph:
+    """A forward in stretches.
+
+    Attributes:
+        trunk: (root, images) -> the values that cross the first cut, as a tuple.
+        tails: What follows, one segment for each cut.
+    """
+
+    trunk: Callable[..., tuple[Any, ...]]
+    tails: tuple[Segment, ...]
+
+
+def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> CutGraph:
+    """Cut a graph before the first node of each of the modules ``ats``.
+
+    Args:
+        graph: As traced.
+        ats: Paths of modules in the order of the forward.
+        taps: Nodes whose values the last segment returns after the logits.
 
     Raises:
-        UserError: No such module runs in the forward, or nothing comes before it.
+        UserError: No such module runs in the forward, nothing comes before it, or the order is another.
     """
     nodes = list(graph.nodes)
+    starts = [_start(nodes, at) for at in ats]
+    for before, after, name in zip(starts, starts[1:], ats[1:], strict=False):
+        if after <= before:
+            raise UserError(f"'{name}' does not come after the cut before it; name cuts in the order of the forward")
+    place = {node: sum(index >= start for start in starts) for index, node in enumerate(nodes)}
+    for node in reversed(nodes):  # a parameter is read where it is first used, not where tracing met it
+        if node.op == "get_attr" and node.users:
+            place[node] = min(place[user] for user in node.users)
+    used = {source for node in nodes for source in node.all_input_nodes} | set(taps)
+    last_use = {node: max([place[user] for user in node.users], default=0) for node in used}
+    last_use |= {node: len(starts) for node in taps}
+    stretches = []
+    for number in range(len(starts) + 1):
+        mine = [node for node in nodes if place[node] == number]
+        entering = [node for node in nodes if node in used and place[node] < number <= last_use[node]]
+        leaving = [node for node in nodes if node in used and place[node] <= number < last_use[node]]
+        returned = list(taps) if number == len(starts) else leaving
+        stretches.append((mine, _function(mine, entering, returned)))
+    (_, trunk), *rest = stretches
+    return CutGraph(trunk, tuple(Segment(run, *_reads(mine)) for mine, run in rest))
+
+
+def _start(nodes: list[fx.Node], at: str) -> int:
+    """The index of the first node of the module ``at``."""
     first = next((index for index, node in enumerate(nodes) if _runs_in(node, at)), None)
     if first is None:
         raise UserError(f"no module '{at}' runs in this network's forward; `at` names one of {_top_modules(nodes)}")
     if not any(node.op.startswith("call") for node in nodes[:first]):
         raise UserError(f"nothing comes before '{at}', so no layer would be shared; cut later, or use share=False")
-    trunk = [node for node in nodes[:first] if not _only_read_after(node, nodes[first:])]
-    kept = set(trunk)
-    tail = [node for node in nodes if node not in kept]
-    inputs = dict.fromkeys(source for node in tail for source in node.all_input_nodes if source in kept)
-    return CutGraph(
-        trunk=_function(trunk, [], tuple(inputs)),
-        tail=_function(tail, list(inputs), None),
-        crossing=tuple(node.name for node in inputs),
-        modules=tuple(dict.fromkeys(str(node.target) for node in tail if node.op == "call_module")),
-        tensors=tuple(dict.fromkeys(str(node.target) for node in tail if node.op == "get_attr")),
-    )
+    return first
+
+
+def _reads(nodes: list[fx.Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Paths of the modules that nodes call, and of the tensors that they read themselves."""
+    modules = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
+    tensors = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
+    return tuple(modules), tuple(tensors)
+
+
+def classifier_input(graph: fx.Graph, model: nn.Module) -> fx.Node | None:
+    """What the last linear layer or convolution before the output reads; None where there is none."""
+    wanted = {graph.output_node()}
+    for node in reversed(list(graph.nodes)):
+        if node not in wanted:
+            continue
+        if node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), (nn.Linear, nn.Conv2d)):
+            return node.all_input_nodes[0]
+        wanted.update(node.all_input_nodes)
+    return None
+
+
+def last_map(graph: fx.Graph, model: nn.Module, images: torch.Tensor) -> fx.Node | None:
+    """The last feature map (B, C, H, W), or token sequence, that the classifier's input is computed from.
+
+    Found by running the graph once on ``images`` with modes, buffers and random generators as before.
+    """
+    features = classifier_input(graph, model)
+    if features is None:
+        return None
+    shapes: dict[fx.Node, torch.Size] = {}
+
+    class Shapes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = super().run_node(n)
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and n.op.startswith("call"):
+                shapes[n] = value.shape
+            return value
+
+    with undisturbed(model):
+        Shapes(model, graph=graph).run(images)
+    wanted = {features}
+    for node in reversed(list(graph.nodes)):
+        if node not in wanted:
+            continue
+        shape = shapes.get(node, torch.Size())
+        if len(shape) in (3, 4) and shape[1:].numel() > max(shape[1:]):  # no pooled 1x1 map
+            return node
+        wanted.update(node.all_input_nodes)
+    return None
+
+
+def output_of(graph: fx.Graph, path: str) -> fx.Node:
+    """The last node that runs in the module at ``path``: what it returns.
+
+    Raises:
+        UserError: No such module runs in the forward.
+    """
+    nodes = list(graph.nodes)
+    inside = [node for node in nodes if _runs_in(node, path)]
+    if not inside:
+        raise UserError(f"no module '{path}' runs in this network's forward; name one of {_top_modules(nodes)}")
+    return inside[-1]
 
 
 def _runs_in(node: fx.Node, at: str) -> bool:
@@ -147,25 +238,24 @@ def _top_modules(nodes: list[fx.Node]) -> str:
     return ", ".join(list(paths)[:12]) + (", …" if len(paths) > 12 else "")
 
 
-def _only_read_after(node: fx.Node, after: list[fx.Node]) -> bool:
-    return node.op == "get_attr" and all(user in after for user in node.users)
+def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Node]) -> Callable[..., Any]:
+    """Compile nodes into ``f(root, values)``, which unpacks ``inputs`` from a tuple and returns a tuple.
 
-
-def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: tuple[fx.Node, ...] | None) -> Callable[..., Any]:
-    """Compile nodes into ``f(self, values)``; ``inputs`` are unpacked from a tuple of values."""
+    Without inputs it takes what the graph takes. What the graph itself returns comes first.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    results: list[Any] = []
     if inputs:
         values = graph.placeholder("values")
         for index, node in enumerate(inputs):
             copies[node] = graph.call_function(_item, (values, index))
     for node in nodes:
-        if node.op != "output":
+        if node.op == "output":
+            results.append(fx.map_arg(node.args[0], lambda source: copies[source]))
+        else:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
-        elif returned is None:
-            graph.output(fx.map_arg(node.args[0], lambda source: copies[source]))
-    if returned is not None:
-        graph.output(tuple(copies[node] for node in returned))
+    graph.output((*results, *(copies[node] for node in returned)))
     code = graph.python_code("self")
     scope = dict(code.globals)
     name = f"<coterie graph {id(graph)}>"
