@@ -1,46 +1,33 @@
 """Train a method on data into a Run folder, from the beginning or from where a run stopped."""
 
-import json
-import signal
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
 import yaml
 from accelerate import Accelerator
-from safetensors.torch import save_file
 from torch import nn
 
-from coterie import __version__
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.evaluation.cost import cost
-from coterie.evaluation.predictions import measures
-from coterie.files import replacing, write_text
+from coterie.files import write_text
 from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
-from coterie.run import Row, Run, portable_state, write_metrics
+from coterie.run import Row, Run, write_metrics
 from coterie.training import checkpoint
-from coterie.training.configuration import Options, configuration, method_options, resume_differences
+from coterie.training.configuration import Options, configuration, resume_differences
+from coterie.training.deliver import deliver
+from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
 from coterie.training.progress import Reporter, epoch_line
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
-from coterie.training.stages import Setting, StageRun, load_modules, predict_split
+from coterie.training.stages import Setting, StageRun, load_modules
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop, has written a checkpoint, and can go on with ``resume=True``."""
-
-    def __init__(self, number: int, where: str) -> None:
-        super().__init__(where)
-        self.number = number
 
 
 def train(
@@ -109,7 +96,7 @@ def train(
     setting = Setting(
         data, accelerator, options.recipe, options.batch_size or 0, seed, options.precision, reporter, compile
     )
-    with _writer(path, tensorboard and accelerator.is_main_process) as writer, _stop_signals() as stop:
+    with _writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
         _Training(path, method, spec, setting, stop, writer).run(first, iterator)
     return Run(path, _own(method))
 
@@ -138,7 +125,7 @@ class _Training:
             if stage.finish is not None:
                 stage.finish()
             stage, index = next(rest, None), index + 1
-        self._deliver(last)
+        deliver(self.path, self.method, last, self.setting, self.rows, self.best.get("epoch"))
 
     def _train_stage(self, stage: Stage, index: int) -> None:
         setting = self.setting
@@ -197,53 +184,6 @@ class _Training:
         state = running.state() | {"best": self.best}
         if self.main:
             checkpoint.save(self.path / "checkpoints" / "last.safetensors", state)
-
-    def _deliver(self, stage: Stage) -> None:
-        """Measure the deliverables in float32 and write them; ``model.json`` comes last, and says all is there."""
-        networks = dict(stage.deliver)
-        card = self._card(networks, stage)
-        if not self.main:
-            return
-        for number, (name, network) in enumerate(networks.items()):
-            file = self.path / ("model.safetensors" if number == 0 else f"students/{name}.safetensors")
-            with replacing(file) as temporary:
-                save_file(portable_state(network), temporary)
-        write_text(self.path / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-
-    def _card(self, networks: Mapping[str, nn.Module], stage: Stage) -> dict[str, Any]:
-        data, name = self.setting.data, Network.of(self.method.network).name
-        figures: dict[str, Any] = {}
-        costs: dict[str, Any] = {}
-        for student, network in networks.items():
-            predictions = predict_split(network, data, "test", self.setting.accelerator)
-            logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
-            figures[student] = measures(logits, predictions.labels)
-            costs[student] = vars(cost(network, data.channels, data.image_size))
-        if stage.network is not None:
-            predictions = predict_split(stage.network, data, "test", self.setting.accelerator)
-            for peer, logits in predictions.by_name(stage.peers).items():
-                figures.setdefault(peer, measures(logits, predictions.labels))
-            costs["training"] = vars(cost(stage.network, data.channels, data.image_size))
-        return {
-            "format": 1,
-            "coterie": __version__,
-            "method": self.method.name,
-            "network": name if isinstance(name, str) else None,
-            "options": method_options(self.method),
-            "deliverables": list(networks),
-            "peers": list(stage.peers),
-            "classes": list(data.classes),
-            "channels": data.channels,
-            "image_size": list(data.image_size),
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "data": data.name,
-            "selected": "best on validation" if self.best else "last",
-            "epoch": self.best["epoch"] if self.best else self.rows[-1]["epoch"],
-            "seconds": round(sum(float(row["seconds"]) for row in self.rows), 1),
-            "test": figures,
-            "cost": costs,
-        }
 
     def _kept_rows(self) -> list[Row]:
         """The rows that the checkpoint knows of; what a killed session wrote after it is trained again."""
@@ -344,23 +284,3 @@ def _writer(path: Path, wanted: bool) -> Iterator[Any]:
         yield writer
     finally:
         writer.close()
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """SIGTERM and Ctrl-C are noted, for the loop to finish its step; a second one acts at once."""
-    noted: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,104 @@
+"""From a person's words to a parser's arguments: configuration files, short names, plain complaints."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from coterie.errors import UserError
+
+# `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
+_GROUPS = ("method", "network", "data", "recipe")
+
+
+def new_parser() -> ArgumentParser:
+    """An empty parser, strict about names."""
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, default_env=False)
+
+
+def expanded(given: list[str]) -> list[str]:
+    """``--method one`` as ``--method.name one``."""
+    pattern = re.compile(rf"^--({'|'.join(_GROUPS)})(=.*)?$")
+    return [pattern.sub(r"--\1.name\2", word) for word in given]
+
+
+def with_config(given: list[str]) -> list[str]:
+    """The options of ``--config FILE`` before those of the line; ``--resume`` takes the run's own file."""
+    rest, files = [], []
+    words = iter(given)
+    for word in words:
+        if word == "--config" or word.startswith("--config="):
+            files.append(Path(word.partition("=")[2] or next(words, "")))
+        else:
+            rest.append(word)
+    if "--resume" in rest and not files and (out := value_of(rest, "out")) and (Path(out) / "config.yaml").is_file():
+        files.append(Path(out) / "config.yaml")
+    found: list[str] = []
+    for file in files:
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--config {file}: cannot be read; name a YAML file, or a Run's config.yaml") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())[:120]})") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: holds no options; write lines such as 'method: one'")
+        found += _flags(content)
+    # A group's name on the line takes the place of the file's, whose options may be another class's.
+    for group in _GROUPS:
+        name = value_of(rest, group) or value_of(rest, f"{group}.name")
+        if name and name != value_of(found, f"{group}.name"):
+            found = [flag for flag in found if not flag.startswith((f"--{group}.", f"--{group}="))]
+    return found + rest
+
+
+def _flags(content: dict[str, Any], place: str = "") -> list[str]:
+    flags: list[str] = []
+    for key, value in content.items():
+        name = f"{place}{key}"
+        if value is None and name in _GROUPS:
+            raise UserError(f"config: {name} was an object of your own; repeat this run from Python with that object")
+        if isinstance(value, dict) and (not place or value):
+            flags += _flags(value, f"{name}.")
+        elif name in _GROUPS:
+            flags.append(f"--{name}.name={value}")
+        elif isinstance(value, bool) and name in ("resume", "compile"):
+            flags += [f"--{name}"] if value else []
+        elif value != {}:
+            text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()
+            flags.append(f"--{name}={text}")
+    return flags
+
+
+def value_of(given: list[str], option: str) -> str | None:
+    """The last value of an option."""
+    found = None
+    for index, word in enumerate(given):
+        if word.startswith(f"--{option}="):
+            found = word.partition("=")[2]
+        elif word == f"--{option}" and index + 1 < len(given):
+            found = given[index + 1]
+    return found
+
+
+def options_of(group: Namespace) -> dict[str, Any]:
+    """A group of options as keyword arguments, lists as tuples."""
+    options = {key: value for key, value in vars(group).items()}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+
+
+def plain(error: Exception, parser: ArgumentParser) -> UserError:
+    """A parser's complaint in one line, with the nearest option where one is unknown."""
+    text = " ".join(str(error).split())
+    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", text)
+    if unknown:
+        option = unknown.group(1).split("=")[0]
+        known = [each for action in parser._actions for each in action.option_strings]
+        close = get_close_matches(option, known, n=2)
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; see --help"
+        return UserError(f"unknown option {option}{hint}")
+    text = re.sub(r'^Parser key "([^"]+)": ?', lambda match: f"--{match.group(1)}: ", text)
+    return UserError(text[:300])

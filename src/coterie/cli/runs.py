@@ -1,0 +1,140 @@
+"""The commands that read a Run or list what there is."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+from rich.table import Table
+
+import coterie
+from coterie.cli.arguments import new_parser
+from coterie.data import DATASETS
+from coterie.errors import unknown_name
+from coterie.methods import METHODS
+from coterie.networks import OWN, names
+from coterie.report.table import means, rows
+from coterie.training import RECIPES
+
+console = Console(highlight=False)
+
+
+_STUDENT: tuple[str, dict[str, Any]] = (
+    "--student",
+    {"type": str, "default": None, "help": "which deliverable, for example ensemble"},
+)
+
+
+def _run_parser(given: list[str], *extra: tuple[str, dict[str, Any]]) -> ArgumentParser:
+    parser = new_parser()
+    parser.add_argument("run", help="a Run folder")
+    for name, options in extra:
+        parser.add_argument(name, **options)
+    return parser
+
+
+def evaluate_parser(given: list[str]) -> ArgumentParser:
+    """Options of ``coterie evaluate``."""
+    split = ("--split", {"type": str, "default": "test", "help": "test, validation or train"})
+    parser = _run_parser(given, _STUDENT, split)
+    parser.add_argument(
+        "--data.name", type=str | None, default=None, help="other data of the same classes; short: --data"
+    )
+    parser.add_argument("--data.root", type=str | None, default=None, help="where the data are now")
+    return parser
+
+
+def run_evaluate(given: Namespace) -> None:
+    """Print what a Run's network is worth."""
+    options = {key: value for key, value in vars(given.data).items() if value is not None}
+    measured = coterie.evaluate(coterie.Run(given.run), student=given.student, split=given.split, **options)
+    table = Table("measure", "value")
+    for name, value in measured.items():
+        table.add_row(name, f"{value:.4f}")
+    console.print(table)
+
+
+def predict_parser(given: list[str]) -> ArgumentParser:
+    """Options of ``coterie predict``."""
+    parser = new_parser()
+    parser.add_argument("source", help="a Run folder, or an exported .onnx or .safetensors file")
+    parser.add_argument("images", nargs="+", help="image files")
+    parser.add_argument(_STUDENT[0], **_STUDENT[1])
+    parser.add_argument("--top", type=int, default=3, help="how many classes to name")
+    return parser
+
+
+def run_predict(given: Namespace) -> None:
+    """Print a line for each image."""
+    for found in coterie.predict(given.source, given.images, student=given.student, top=given.top):
+        said = "  ".join(f"{name} {value:.1%}" for name, value in zip(found.classes, found.probabilities, strict=True))
+        console.print(f"{found.path}  {said}", markup=False, soft_wrap=True)
+
+
+def export_parser(given: list[str]) -> ArgumentParser:
+    """Options of ``coterie export``."""
+    kind = ("--format", {"type": str, "default": "safetensors", "help": "safetensors or onnx"})
+    return _run_parser(given, kind, ("--out", {"type": str, "required": True, "help": "the file"}), _STUDENT)
+
+
+def run_export(given: Namespace) -> None:
+    """Write the file and say how close it is."""
+    done = coterie.export(coterie.Run(given.run), given.format, given.out, given.student)
+    console.print(
+        f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}", markup=False
+    )
+
+
+def report_parser(given: list[str]) -> ArgumentParser:
+    """Options of ``coterie report``."""
+    parser = new_parser()
+    parser.add_argument("runs", nargs="+", help="Run folders to compare; the first of `vanilla` is the baseline")
+    parser.add_argument("--out", type=str, default="report.html", help="the page")
+    return parser
+
+
+def run_report(given: Namespace) -> None:
+    """Write the page and print the table."""
+    runs = [coterie.Run(path) for path in given.runs]
+    page = coterie.report(runs, given.out)
+    print_runs(runs)
+    console.print(f"{page}: open it in a browser", markup=False)
+
+
+def print_runs(runs: Sequence[coterie.Run]) -> None:
+    """Print a table of runs, and means over seeds where there are several."""
+    table = Table("network", "error %", "parameters", "FLOPs", "training s")
+    for row in rows(runs):
+        table.add_row(row.name, f"{row.error:.2f}", f"{row.parameters:,}", f"{row.flops:.3g}", f"{row.seconds:.1f}")
+    console.print(table)
+    for line in means(runs):
+        console.print(line, markup=False)
+
+
+def list_parser(given: list[str]) -> ArgumentParser:
+    """Options of ``coterie list``."""
+    parser = new_parser()
+    parser.add_argument("what", help="methods, networks, datasets, recipes or cuts")
+    parser.add_argument("--all", action="store_true", help="networks: every name of timm and torchvision too")
+    parser.add_argument("--network.name", type=str, default="resnet32", help="cuts: of which network; short: --network")
+    return parser
+
+
+def run_list(given: Namespace) -> None:
+    """Print the names and a line about each."""
+    listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
+        "methods": lambda: [(name, method.summary) for name, method in METHODS.items()],
+        "networks": lambda: [(name, OWN[name].summary if name in OWN else "") for name in names(given.all)],
+        "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
+        "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
+        "cuts": lambda: [
+            (point.at, f"{point.flops:.1%} of the FLOPs in the tail")
+            for point in coterie.networks.cuts(coterie.networks.build(given.network.name))
+        ],
+    }
+    if given.what not in listings:
+        raise unknown_name("listing", given.what, listings)
+    for name, text in listings[given.what]():
+        print(f"{name:28} {text}".rstrip())
+    if given.what == "networks" and not given.all:
+        print("and timm/NAME and torchvision/NAME; --all lists them")

@@ -1,0 +1,84 @@
+"""``coterie train``."""
+
+from jsonargparse import ArgumentParser, Namespace
+
+from coterie.cli.arguments import new_parser, options_of, value_of
+from coterie.cli.runs import console, print_runs
+from coterie.data import DATASETS, load
+from coterie.errors import UserError
+from coterie.methods import METHODS, method_class
+from coterie.networks import Network
+from coterie.training import RECIPES, recipe_class, train
+from coterie.training.precision import PrecisionChoice
+from coterie.training.train import DeviceChoice
+
+
+def train_parser(given: list[str]) -> ArgumentParser:
+    """Its options are those of the method and the recipe that ``given`` names."""
+    parser = new_parser()
+    method = method_class(value_of(given, "method.name") or "one")
+    recipe = recipe_class(value_of(given, "recipe.name") or "short")
+    parser.add_argument("--config", help="YAML file of options; a Run's config.yaml repeats that run")
+    parser.add_argument("--method.name", type=str, default="one", help=f"one of: {', '.join(METHODS)}; short: --method")
+    parser.add_class_arguments(method, "method", skip={"network"})
+    parser.add_argument(
+        "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
+    )
+    parser.add_class_arguments(Network, "network", skip={"name"})
+    parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
+    parser.add_function_arguments(load, "data", skip={"name", "default_image_size"})
+    parser.add_argument(
+        "--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe"
+    )
+    parser.add_class_arguments(recipe, "recipe")
+    parser.add_argument("--epochs", type=int, default=30, help="length of each stage")
+    parser.add_argument("--out", type=str, help="the Run's folder; default runs/METHOD-NETWORK-DATA-SEED")
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="over all processes; default 128, or all images"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and noise")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
+    parser.add_argument(
+        "--precision", type=PrecisionChoice, default="auto", help="auto is a fixed rule; trial measures"
+    )
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
+    parser.add_argument("--device", type=DeviceChoice, default="auto", help="where to train")
+    parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
+    parser.add_argument("--tensorboard", type=bool, default=True, help="write figures for TensorBoard too")
+    return parser
+
+
+def run_train(given: Namespace) -> None:
+    """Train, print the figures, and say what to do next."""
+    if given.data.name is None:
+        raise UserError(f"--data is missing; name a data set: {', '.join(DATASETS)}")
+    network = options_of(given.network)
+    name = network["name"]
+    chosen = Network(**network)
+    preprocessing = chosen.preprocessing()
+    data = options_of(given.data)
+    if preprocessing is not None:
+        data["default_image_size"] = preprocessing.image_size
+        data["mean"] = data["mean"] or preprocessing.mean
+        data["std"] = data["std"] or preprocessing.std
+    method, recipe = options_of(given.method), options_of(given.recipe)
+    trained = method_class(method.pop("name"))(network=chosen, **method)
+    run_recipe = recipe_class(recipe.pop("name"))(**recipe)
+    out = given.out or f"runs/{given.method.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
+    run = train(
+        trained,
+        load(**data),
+        epochs=given.epochs,
+        out=out,
+        batch_size=given.batch_size,
+        seed=given.seed,
+        recipe=run_recipe,
+        resume=given.resume,
+        precision=given.precision,
+        threads=given.threads,
+        device=given.device,
+        compile=given.compile,
+        tensorboard=given.tensorboard,
+    )
+    print_runs([run])
+    console.print(f"{run.path}: done; next: coterie report {run.path} --out report.html", markup=False)
