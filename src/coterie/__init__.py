@@ -6,7 +6,8 @@ from coterie import data, evaluation, losses, methods, networks
 from coterie.errors import UserError
 from coterie.evaluation.evaluate import evaluate
 from coterie.export import Exported, Prediction, export, predict
-from coterie.networks.branch import NativeEnsemble, branch
+from coterie.networks.branch import branch
+from coterie.networks.native import NativeEnsemble
 from coterie.outputs import Batch, LossTerms, PeerOutput
 from coterie.report import report
 from coterie.run import Run

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.networks.aggregate import GateForm
-from coterie.networks.branch import Init, NativeEnsemble, branch
+from coterie.networks.branch import Init, branch
+from coterie.networks.native import NativeEnsemble
 from coterie.networks.zoo import Network, NetworkLike
 
 

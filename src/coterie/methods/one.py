@@ -25,7 +25,8 @@ from coterie.errors import UserError
 from coterie.losses import cross_entropy, kl_divergence, ramp_up
 from coterie.methods.base import Method, Spec, Stage, Turn
 from coterie.networks.aggregate import GateForm
-from coterie.networks.branch import Init, NativeEnsemble
+from coterie.networks.branch import Init
+from coterie.networks.native import NativeEnsemble
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
 

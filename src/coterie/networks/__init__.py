@@ -1,7 +1,8 @@
 """Networks by name, and any network as a native ensemble."""
 
 from coterie.networks.aggregate import Gate, gated
-from coterie.networks.branch import NativeEnsemble, branch, cuts
+from coterie.networks.branch import branch, cuts
+from coterie.networks.native import NativeEnsemble
 from coterie.networks.zoo import OWN, Network, NetworkLike, build, names
 
 __all__ = ["OWN", "Gate", "NativeEnsemble", "Network", "NetworkLike", "branch", "build", "cuts", "gated", "names"]

@@ -1,0 +1,159 @@
+"""A native ensemble: one network's upper layers several times over, on a trunk that all share."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from coterie.networks.aggregate import Gate, gated
+from coterie.networks.graph import CutGraph, classifier_input, cut, last_map, trace, training_flags
+from coterie.outputs import PeerOutput, at_least_float32
+
+Values = tuple[Any, ...]
+
+
+class NativeEnsemble(nn.Module):
+    """A model whose upper layers are grown into m branches; the model itself is branch 0.
+
+    Maps images (B, channels, H, W) to a :class:`~coterie.outputs.PeerOutput` with logits (B, m, C), the gate's
+    weights (B, m), the gated ensemble's logits (B, C), what every classifier reads, and the trunk's features. Given
+    m views of the images, each branch computes its own alone. Made by :func:`branch`.
+
+    Attributes:
+        target: The user's own model. Training this module trains it; its state dict is a plain model's.
+        branches: The auxiliary tails (whole networks where nothing is shared), level by level where cuts are nested.
+        gate: Weighs the branches by the trunk's features.
+        at: The modules with which the branched tails begin, one for each level.
+        fans: How many copies each level makes of its segment; their product is m.
+        share: Whether the branches share the trunk.
+        in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
+        rescale: Whether gradients are divided by the number of copies at each cut, so that what lies below learns
+            from the branches' mean and not from their sum (Song, Chai 2018).
+        maps: Whether the output holds each branch's last feature map too.
+    """
+
+    target: nn.Module
+    gate: Gate
+
+    def __init__(
+        self,
+        target: nn.Module,
+        branches: list[nn.Module],
+        gate: Gate,
+        at: tuple[str, ...],
+        fans: tuple[int, ...],
+        *,
+        share: bool,
+        in_place: bool,
+        rescale: bool = False,
+        maps: bool = False,
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.branches = nn.ModuleList(branches)
+        self.gate = gate
+        self.at = at
+        self.fans = fans
+        self.share = share
+        self.in_place = in_place
+        self.rescale = rescale
+        self.maps = maps
+        self._cuts: dict[tuple[bool, ...], CutGraph] = {}
+
+    def forward(self, *views: Tensor) -> PeerOutput:
+        """One view of the images (B, channels, H, W), or one for each branch, to what all say."""
+        graph = self.cut_graph(views[0])
+        together = len(views) == 1 and self.share
+        crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
+        features = principal(crossing)
+        weights = self.gate(features)
+        logits = at_least_float32(torch.stack([tail[0] for tail in tails], 1))
+        read = tuple(tail[1] for tail in tails) if len(tails[0]) > 1 else None
+        maps = tuple(tail[2] for tail in tails) if len(tails[0]) > 2 else None
+        ensemble = gated(logits, weights)
+        return PeerOutput(logits, features=read, maps=maps, trunk=features, weights=weights, ensemble=ensemble)
+
+    def _together(self, graph: CutGraph, images: Tensor) -> tuple[Values, list[Values]]:
+        """Every segment once for each of its copies: what crosses the first cut, and what each tail gives."""
+        crossing = graph.trunk(self.target, images)
+        values = [crossing]
+        for level, segment in enumerate(graph.tails):
+            values = [
+                segment.run(self._root(level, copy), self._entering(level, values[copy // self.fans[level]]))
+                for copy in range(prod(self.fans[: level + 1]))
+            ]
+        return crossing, values
+
+    def _apart(self, graph: CutGraph, views: Sequence[Tensor]) -> tuple[Values, list[Values]]:
+        """Every branch from the images on, each from its own view; what crosses the target's cut, and the tails."""
+        crossings, tails = [], []
+        for leaf in range(prod(self.fans)):
+            root = self.target if self.share or leaf == 0 else self.branches[leaf - 1]
+            values = graph.trunk(root, views[leaf % len(views)])
+            crossings.append(values)
+            for level, segment in enumerate(graph.tails):
+                if self.share:
+                    root = self._root(level, leaf // prod(self.fans[level + 1 :]))
+                values = segment.run(root, self._entering(level, values))
+            tails.append(values)
+        return crossings[0], tails
+
+    def _root(self, level: int, copy: int) -> nn.Module:
+        """What holds the modules of a copy of a level's segment; the target holds those of the first."""
+        if copy == 0:
+            return self.target
+        before = sum(prod(self.fans[: each + 1]) - 1 for each in range(level))
+        return self.branches[before + copy - 1]
+
+    def _entering(self, level: int, values: Values) -> Values:
+        """What crosses a cut, as one copy takes it: its own where tails begin with an operation in place."""
+        if not self.in_place and not self.rescale:
+            return values
+        scale = 1 / self.fans[level] if self.rescale else 1.0
+        return tuple(_own(value, scale) if isinstance(value, Tensor) else value for value in values)
+
+    def cut_graph(self, images: Tensor) -> CutGraph:
+        """The target's forward in segments, for the training mode it is in; traced once for each mode."""
+        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
+            key = tuple([self.target.training] * len(next(iter(self._cuts))))
+        else:
+            key = training_flags(self.target)
+        if key not in self._cuts:
+            graph = trace(self.target)
+            taps = [classifier_input(graph, self.target)]
+            if self.maps:
+                taps.append(last_map(graph, self.target, images))
+            self._cuts[key] = cut(graph, self.at, [tap for tap in taps if tap is not None])
+        return self._cuts[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions are dropped from copies and pickles, and made again where they are needed.
+        return {**self.__dict__, "_cuts": {}}
+
+
+class _Rescaled(torch.autograd.Function):
+    """The same values, whose gradient is scaled on the way back."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale, None
+
+
+def _own(value: Tensor, scale: float) -> Tensor:
+    if scale == 1.0 or not value.is_floating_point():
+        return value.clone()
+    return cast(Tensor, _Rescaled.apply(value, scale))
+
+
+def principal(crossing: tuple[Any, ...]) -> Tensor:
+    """The tensor that the gate reads: the last computed of the largest number of dimensions up to 4."""
+    tensors = [value for value in crossing if isinstance(value, Tensor) and value.is_floating_point()]
+    depth = max(min(tensor.dim(), 4) for tensor in tensors)
+    return [tensor for tensor in tensors if tensor.dim() == depth][-1]
