@@ -190,7 +190,7 @@ def _check(net: NativeEnsemble, example: Tensor) -> None:
             torch.manual_seed(0)
             expected = net.target(example)
             torch.manual_seed(0)
-            graph = net.cut_graph(example)
+            graph = net.cuts.of(net.target, example)
             values = graph.trunk(net.target, example)
             for segment in graph.tails:
                 values = segment.run(net.target, values)

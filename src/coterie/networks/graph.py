@@ -157,6 +157,37 @@ def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> Cu
     return CutGraph(trunk, tuple(Segment(run, *_reads(mine)) for mine, run in rest))
 
 
+class Cuts:
+    """A network's forward in segments, traced once for each mode of its modules.
+
+    Args:
+        ats: Where it is cut, see :func:`cut`; nowhere for the whole forward.
+        maps: Whether the last feature map is tapped beside what the classifier reads.
+    """
+
+    def __init__(self, ats: tuple[str, ...], maps: bool = False) -> None:
+        self.ats, self.maps = ats, maps
+        self._graphs: dict[tuple[bool, ...], CutGraph] = {}
+
+    def of(self, network: nn.Module, images: torch.Tensor) -> CutGraph:
+        """The segments for the mode that ``network`` is in; the last returns logits, features and the map."""
+        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
+            key = tuple([network.training] * len(next(iter(self._graphs))))
+        else:
+            key = training_flags(network)
+        if key not in self._graphs:
+            graph = trace(network)
+            taps = [classifier_input(graph, network)]
+            if self.maps:
+                taps.append(last_map(graph, network, images))
+            self._graphs[key] = cut(graph, self.ats, [tap for tap in taps if tap is not None])
+        return self._graphs[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions are dropped from copies and pickles, and made again where they are needed.
+        return {**vars(self), "_graphs": {}}
+
+
 def _start(nodes: list[fx.Node], at: str) -> int:
     """The index of the first node of the module ``at``."""
     first = next((index for index, node in enumerate(nodes) if _runs_in(node, at)), None)

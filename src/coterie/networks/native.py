@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.networks.aggregate import Gate, gated
-from coterie.networks.graph import CutGraph, classifier_input, cut, last_map, trace, training_flags
+from coterie.networks.graph import CutGraph, Cuts
 from coterie.outputs import PeerOutput, at_least_float32
 
 Values = tuple[Any, ...]
@@ -25,13 +25,11 @@ class NativeEnsemble(nn.Module):
         target: The user's own model. Training this module trains it; its state dict is a plain model's.
         branches: The auxiliary tails (whole networks where nothing is shared), level by level where cuts are nested.
         gate: Weighs the branches by the trunk's features.
-        at: The modules with which the branched tails begin, one for each level.
         fans: How many copies each level makes of its segment; their product is m.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
         rescale: Whether gradients are divided by the number of copies at each cut, so that what lies below learns
             from the branches' mean and not from their sum (Song, Chai 2018).
-        maps: Whether the output holds each branch's last feature map too.
     """
 
     target: nn.Module
@@ -54,24 +52,26 @@ class NativeEnsemble(nn.Module):
         self.target = target
         self.branches = nn.ModuleList(branches)
         self.gate = gate
-        self.at = at
         self.fans = fans
         self.share = share
         self.in_place = in_place
         self.rescale = rescale
-        self.maps = maps
-        self._cuts: dict[tuple[bool, ...], CutGraph] = {}
+        self.cuts = Cuts(at, maps)
+
+    @property
+    def at(self) -> tuple[str, ...]:
+        """The modules with which the branched tails begin, one for each level."""
+        return self.cuts.ats
 
     def forward(self, *views: Tensor) -> PeerOutput:
         """One view of the images (B, channels, H, W), or one for each branch, to what all say."""
-        graph = self.cut_graph(views[0])
+        graph = self.cuts.of(self.target, views[0])
         together = len(views) == 1 and self.share
         crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
         features = principal(crossing)
         weights = self.gate(features)
         logits = at_least_float32(torch.stack([tail[0] for tail in tails], 1))
-        read = tuple(tail[1] for tail in tails) if len(tails[0]) > 1 else None
-        maps = tuple(tail[2] for tail in tails) if len(tails[0]) > 2 else None
+        read, maps = tapped(tails)
         ensemble = gated(logits, weights)
         return PeerOutput(logits, features=read, maps=maps, trunk=features, weights=weights, ensemble=ensemble)
 
@@ -114,24 +114,6 @@ class NativeEnsemble(nn.Module):
         scale = 1 / self.fans[level] if self.rescale else 1.0
         return tuple(_own(value, scale) if isinstance(value, Tensor) else value for value in values)
 
-    def cut_graph(self, images: Tensor) -> CutGraph:
-        """The target's forward in segments, for the training mode it is in; traced once for each mode."""
-        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
-            key = tuple([self.target.training] * len(next(iter(self._cuts))))
-        else:
-            key = training_flags(self.target)
-        if key not in self._cuts:
-            graph = trace(self.target)
-            taps = [classifier_input(graph, self.target)]
-            if self.maps:
-                taps.append(last_map(graph, self.target, images))
-            self._cuts[key] = cut(graph, self.at, [tap for tap in taps if tap is not None])
-        return self._cuts[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions are dropped from copies and pickles, and made again where they are needed.
-        return {**self.__dict__, "_cuts": {}}
-
 
 class _Rescaled(torch.autograd.Function):
     """The same values, whose gradient is scaled on the way back."""
@@ -150,6 +132,13 @@ def _own(value: Tensor, scale: float) -> Tensor:
     if scale == 1.0 or not value.is_floating_point():
         return value.clone()
     return cast(Tensor, _Rescaled.apply(value, scale))
+
+
+def tapped(tails: Sequence[Values]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+    """What every peer's classifier reads, and every peer's last map, where the last segments gave them."""
+    read = tuple(tail[1] for tail in tails) if len(tails[0]) > 1 else None
+    maps = tuple(tail[2] for tail in tails) if len(tails[0]) > 2 else None
+    return read, maps
 
 
 def principal(crossing: tuple[Any, ...]) -> Tensor:
