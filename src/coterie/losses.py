@@ -15,7 +15,7 @@ from coterie.outputs import at_least_float32
 if TYPE_CHECKING:
     from coterie.methods.one import one_loss as one
 
-__all__ = ["cross_entropy", "kl_divergence", "one", "ramp_up"]
+__all__ = ["cross_entropy", "divergence", "kl_divergence", "one", "ramp_up"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -45,6 +45,22 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
         student = functional.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
         teacher = functional.log_softmax(at_least_float32(teacher_logits) / temperature, dim=-1)
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> Tensor:
+    """Σ_s mean_t KL(teacher_st ‖ student_s) of the softened distributions, in nats, mean over the batch.
+
+    As :func:`kl_divergence` for many students of many teachers at once.
+
+    Args:
+        students: (B, s, C).
+        teachers: (B, s, t, C), or (B, 1, t, C) where all students have the same.
+        temperature: T > 0.
+    """
+    with _no_autocast(students):
+        student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
+        teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
+        return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
 
 
 def ramp_up(progress: float, length: float) -> float:

@@ -1,13 +1,45 @@
 """The published methods, one file each."""
 
 from coterie.errors import unknown_name
-from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.cl_ilr import ClIlr
+from coterie.methods.dml import Dml
+from coterie.methods.ffl import Ffl
+from coterie.methods.kdcl import Kdcl
+from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
+from coterie.methods.online import Online, OnlineMethod, Point, Teaches
+from coterie.methods.pcl import Pcl
+from coterie.methods.peers import Branched, Independent
 from coterie.methods.vanilla import Vanilla
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Vanilla, One)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method for method in (Vanilla, One, Dml, ClIlr, Kdcl, OkdDip, Ffl, Pcl, Online)
+}
 
-__all__ = ["METHODS", "Method", "One", "Spec", "Stage", "Turn", "Vanilla", "method_class"]
+__all__ = [
+    "METHODS",
+    "Branched",
+    "ClIlr",
+    "Dml",
+    "Edge",
+    "Ffl",
+    "Independent",
+    "Kdcl",
+    "Method",
+    "OkdDip",
+    "One",
+    "Online",
+    "OnlineMethod",
+    "Pcl",
+    "Point",
+    "Spec",
+    "Stage",
+    "Teaches",
+    "Turn",
+    "Vanilla",
+    "method_class",
+]
 
 
 def method_class(name: str) -> type[Method]:

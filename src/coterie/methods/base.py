@@ -10,14 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from coterie.networks.aggregate import GateForm
-from coterie.networks.branch import Init, branch
-from coterie.networks.native import NativeEnsemble
 from coterie.networks.zoo import Network, NetworkLike
 
 
@@ -71,6 +67,8 @@ class Stage:
         needs_validation: The stage cannot do without a validation split.
         after_step: Called after the turns of every batch with the share of the stage's steps that are over, in
             (0, 1]: moving averages.
+        after_epoch: Called after every epoch with the network's logits (N, m, C) on the validation images and their
+            labels (N,).
         finish: Called once when the stage's last epoch is over, and again when a later stage is resumed: it must do
             the same both times.
         state: Modules beside the turns' whose state belongs into a checkpoint (averages, collected snapshots).
@@ -86,8 +84,26 @@ class Stage:
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
     needs_validation: bool = False
     after_step: Callable[[float], None] | None = None
+    after_epoch: Callable[[Tensor, Tensor], None] | None = None
     finish: Callable[[], None] | None = None
     state: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One arrow in the drawing of who teaches whom.
+
+    Attributes:
+        source: A peer, an ensemble, a teacher.
+        to: Who learns from it, or what is made of it.
+        label: How: what is taught, at which temperature.
+        teaches: False where ``to`` is only made of ``source``.
+    """
+
+    source: str
+    to: str
+    label: str = ""
+    teaches: bool = True
 
 
 @dataclass(kw_only=True)
@@ -120,20 +136,6 @@ class Method(ABC):
         """The backbone for this task."""
         return Network.of(self.network).build(spec.num_classes, spec.channels, spec.image_size)
 
-    def branched(
-        self, spec: Spec, num_branches: int, at: str | None, *, init: Init | None, gate: GateForm, share: bool
-    ) -> NativeEnsemble:
-        """The backbone for this task, branched."""
-        network = Network.of(self.network)
-        size = (spec.num_classes, spec.channels, spec.image_size)
-        loaded = network.pretrained or network.weights is not None
-        return branch(
-            network.build(*size),
-            num_branches,
-            at,
-            torch.zeros(2, spec.channels, *spec.image_size),
-            init=init or ("copy" if loaded else "fresh"),
-            gate=gate,
-            share=share,
-            factory=None if isinstance(network.name, nn.Module) else lambda: network.build_fresh(*size),
-        )
+    def teaching(self) -> Sequence[Edge]:
+        """Who teaches whom and what is made of what, for the drawing of the method; nothing where nobody does."""
+        return ()

@@ -15,19 +15,24 @@ all branches and the gate (ONE-E).
 Not ported from the official code: 1e-7 added to the teacher's probabilities, the best epoch chosen on test data.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coterie.errors import UserError
-from coterie.losses import cross_entropy, kl_divergence, ramp_up
-from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.losses import cross_entropy, divergence
+from coterie.methods.online import Aggregator, OnlineMethod, Point, Teaches
+from coterie.methods.peers import Branched
 from coterie.networks.aggregate import GateForm
 from coterie.networks.branch import Init
-from coterie.networks.native import NativeEnsemble
-from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
+from coterie.outputs import LossTerms, PeerOutput
+
+_AGGREGATORS: dict[GateForm, Aggregator] = {
+    "relu-softmax": "gate",
+    "softmax": "gate-softmax",
+    "uniform": "mean",
+}
 
 
 def one_loss(
@@ -64,13 +69,13 @@ def one_loss(
     }
     if distill:
         teacher = output.ensemble.detach() if detach_teacher else output.ensemble
-        divergence = torch.stack([kl_divergence(logits, teacher, temperature) for logits in peers]).sum()
-        terms["distillation"] = weight * temperature**2 * divergence
+        taught = divergence(output.logits, teacher[:, None, None], temperature)
+        terms["distillation"] = weight * temperature**2 * taught
     return LossTerms(terms)
 
 
 @dataclass(kw_only=True)
-class One(Method):
+class One(OnlineMethod):
     """Train a network as its own ensemble: branches, a gate, and the ensemble teaching every branch.
 
     Attributes:
@@ -101,39 +106,13 @@ class One(Method):
     detach_teacher: bool = True
     init: Init | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_branches < 1:
-            raise UserError(f"--method.num_branches is {self.num_branches}; use 1 or more (the paper: 3)")
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature is {self.temperature}; use a positive number (the paper: 3)")
-        if not 0 <= self.rampup <= 1:
-            raise UserError(f"--method.rampup is {self.rampup}; it is a share of the training, from 0 to 1")
-
-    def stages(self, spec: Spec) -> Iterator[Stage]:
-        """One stage, ``train``; it delivers ``target`` (ONE) and ``ensemble`` (ONE-E)."""
-        net = self.branched(spec, self.num_branches, self.at, init=self.init, gate=self.gate, share=self.share)
-        turn = Turn(_Step(net, self), tuple(net.parameters()))
-        peers = ("target", *(f"branch{index}" for index in range(1, self.num_branches)))
-        deliver = {"target": net.target, "ensemble": net}
-        yield Stage("train", [turn], network=net, peers=peers, deliver=deliver)
-
-
-class _Step(nn.Module):
-    def __init__(self, net: NativeEnsemble, method: One) -> None:
-        super().__init__()
-        self.net = net
-        self.method = method
-
-    def forward(self, batch: Batch) -> StepResult:
-        method = self.method
-        output = self.net(batch.images)
-        weight = ramp_up(batch.progress, method.rampup)
-        loss = one_loss(
-            output,
-            batch.labels,
-            method.temperature,
-            weight,
-            detach_teacher=method.detach_teacher,
-            distill=method.distill,
+    def point(self) -> Point:
+        """Branches over a shared trunk, their gated ensemble teaching every branch; it delivers ONE and ONE-E."""
+        lesson = Teaches(source="ensemble", detach=self.detach_teacher)
+        return Point(
+            peers=Branched(num=self.num_branches, at=self.at, share=self.share, init=self.init),
+            aggregator=_AGGREGATORS[self.gate],
+            teaches=(lesson,) if self.distill else (),
+            temperature=self.temperature,
+            rampup=self.rampup,
         )
-        return StepResult(loss, output)

@@ -4,8 +4,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from coterie.outputs import at_least_float32
+from coterie.errors import UserError
+from coterie.outputs import PeerOutput, at_least_float32
 
 GateForm = Literal["relu-softmax", "softmax", "uniform"]
 
@@ -57,3 +59,72 @@ class Gate(nn.Module):
 def gated(logits: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of logits, never of probabilities: (B, m, C) and (B, m) to (B, C)."""
     return (weights.unsqueeze(2) * logits).sum(1)
+
+
+class MeanLogits(nn.Module):
+    """The ensemble as the mean of the peers' logits."""
+
+    def forward(self, output: PeerOutput) -> Tensor:
+        """A group's output to the ensemble's logits (B, C)."""
+        return output.logits.mean(1)
+
+
+class FusedFeatures(nn.Module):
+    """One linear layer on what all peers' classifiers read, concatenated (PCL; Wu, Gong 2021).
+
+    Args:
+        example: An output of the peers, for the widths of their features.
+    """
+
+    def __init__(self, example: PeerOutput) -> None:
+        super().__init__()
+        if example.features is None:
+            raise UserError("fusing features needs networks whose last layer is linear; use another aggregator")
+        width = sum(pool(feature).shape[1] for feature in example.features)
+        self.fc = nn.Linear(width, example.logits.shape[2])
+
+    def forward(self, output: PeerOutput) -> Tensor:
+        """A group's output to the ensemble's logits (B, C)."""
+        assert output.features is not None
+        return self.fc(torch.cat([pool(feature) for feature in output.features], 1))
+
+
+class FusedMaps(nn.Module):
+    """A classifier on all peers' last feature maps, concatenated (FFL; Kim et al. 2020).
+
+    Depthwise 3x3 convolution, batch norm, ReLU; 1x1 convolution to the target's width, batch norm, ReLU; global
+    average pool; linear layer. Maps of other sizes are resized to the target's; tokens are a map one place high.
+
+    Args:
+        example: An output of the peers, for the widths of their maps.
+        channels_last: Whether 4-D maps are (B, H, W, D).
+    """
+
+    def __init__(self, example: PeerOutput, channels_last: bool = False) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+        if example.maps is None:
+            raise UserError("fusing maps needs networks with feature maps; use another aggregator")
+        widths = [self._plain(each).shape[1] for each in example.maps]
+        width = sum(widths)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.pointwise = nn.Conv2d(width, widths[0], 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(widths[0])
+        self.fc = nn.Linear(widths[0], example.logits.shape[2])
+
+    def forward(self, output: PeerOutput) -> Tensor:
+        """A group's output to the ensemble's logits (B, C)."""
+        assert output.maps is not None
+        first, *rest = [self._plain(each) for each in output.maps]
+        size = first.shape[2:]
+        rest = [each if each.shape[2:] == size else functional.interpolate(each, size) for each in rest]
+        fused = self.norm1(self.depthwise(torch.cat([first, *rest], 1))).relu()
+        fused = self.norm2(self.pointwise(fused)).relu()
+        return self.fc(fused.mean((2, 3)))
+
+    def _plain(self, features: Tensor) -> Tensor:
+        """A map or tokens as (B, D, H, W)."""
+        if features.dim() == 3:
+            return features.transpose(1, 2).unsqueeze(3)
+        return features.permute(0, 3, 1, 2) if self.channels_last else features

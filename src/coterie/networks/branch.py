@@ -77,7 +77,7 @@ def branch(
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
-        tails += [_tail(_untrained(model, init, factory), parts, share) for _ in range(copies - 1)]
+        tails += [_tail(untrained(model, init, factory), parts, share) for _ in range(copies - 1)]
     width, channels_last = _layout(features)
     net = NativeEnsemble(
         model,
@@ -130,7 +130,8 @@ def _example(model: nn.Module, example: Tensor | None) -> Tensor:
     return example if len(example) > 1 else torch.cat([example, example + 1])
 
 
-def _untrained(model: nn.Module, init: Init, factory: Callable[[], nn.Module] | None) -> nn.Module:
+def untrained(model: nn.Module, init: Init, factory: Callable[[], nn.Module] | None) -> nn.Module:
+    """Another network of the same architecture, newly initialised, or a copy with a fresh classifier."""
     if init == "fresh" and factory is not None:
         return factory()
     twin = copy.deepcopy(model)

@@ -1,7 +1,7 @@
 """A run's options, what is derived from them, and ``config.yaml``."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +85,18 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
 
 
 def method_options(method: Method) -> dict[str, Any]:
-    """A method's options but for its network."""
-    return {field.name: getattr(method, field.name) for field in fields(method) if field.name != "network"}
+    """A method's options but for its network, as plain values."""
+    return {field.name: _plain(getattr(method, field.name)) for field in fields(method) if field.name != "network"}
+
+
+def _plain(value: Any) -> Any:
+    """Parts of a composed method as mappings that name their kind, tuples as lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {
+            "kind": type(value).__name__,
+            **{each.name: _plain(getattr(value, each.name)) for each in fields(value)},
+        }
+    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def resume_differences(path: Path, now: dict[str, Any], before: dict[str, Any]) -> None:

@@ -47,14 +47,16 @@ class Recipe:
             raise UserError(f"--recipe.weight_decay is {self.weight_decay}; use 0 or more, for example 5e-4")
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """The optimiser of these parameters (fused where the device has it)."""
+        """The optimiser of these parameters (fused where the device has it).
+
+        A parameter may carry ``decay_factor``, a multiple of the recipe's weight decay for it alone.
+        """
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        if self.decay_everything:
-            groups = [{"params": wanted, "weight_decay": self.weight_decay}]
-        else:
-            decayed = [parameter for parameter in wanted if parameter.dim() > 1]
-            spared = [parameter for parameter in wanted if parameter.dim() <= 1]
-            groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": spared, "weight_decay": 0.0}]
+        by_decay: dict[float, list[nn.Parameter]] = {}
+        for parameter in wanted:
+            factor = getattr(parameter, "decay_factor", 1.0) if self.decay_everything or parameter.dim() > 1 else 0.0
+            by_decay.setdefault(factor, []).append(parameter)
+        groups = [{"params": group, "weight_decay": self.weight_decay * factor} for factor, group in by_decay.items()]
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in wanted)
         if self.optimiser == "adamw":
             return torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)

@@ -216,11 +216,16 @@ class StageRun:
         }
 
     def measure(self, split: str) -> Row:
-        """Error, NLL and mean gate weight of every peer and the ensemble on ``validation`` or ``test``."""
+        """Error, NLL and mean gate weight of every peer and the ensemble on ``validation`` or ``test``.
+
+        What the stage learns from its answers to the validation images is renewed.
+        """
         assert self.stage.network is not None
         accelerator = self.setting.accelerator
         with autocast(accelerator.device, self.setting.precision):
             predictions = predict_split(self.stage.network, self.setting.data, split, accelerator)
+        if split == "validation" and self.stage.after_epoch is not None:
+            self.stage.after_epoch(predictions.logits, predictions.labels)
         row: Row = {}
         for name, logits in predictions.by_name(self.stage.peers).items():
             for measure, value in errors_and_nll(logits, predictions.labels).items():
