@@ -89,7 +89,7 @@ def load(
         validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
-        test_fraction: Share held out of a ``folder`` without val/; None for a fifth.
+        test_fraction: Share held out of a ``folder`` without val/ (None for a fifth), or of ``digits``.
         seed: Of the splits and subsets.
         mean: Per channel, of pixels scaled to [0, 1]; None for the data set's own.
         std: Per channel.
@@ -181,8 +181,8 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
     for option in ("memory_gb", "workers"):
         if given[option] != _DEFAULTS[option] and "options" not in has:
             raise UserError(f"--data.{option}: data '{name}' is always held in memory; leave it out")
-    if given["test_fraction"] is not None and "options" not in has:
-        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; only folder is split")
+    if given["test_fraction"] is not None and not {"test_fraction", "options"} & set(has):
+        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; split folder or digits")
     if given["extra"] and "extra" not in has:
         raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")
     if "options" in has and given["root"] is None:
@@ -192,7 +192,7 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
 def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[str, Any]) -> Source:
     has = inspect.signature(entry.read).parameters
     options: dict[str, Any] = {"root": root} if "root" in has else {}
-    options |= {key: given[key] for key in ("download", "extra") if key in has}
+    options |= {key: given[key] for key in ("download", "extra", "test_fraction", "seed") if key in has}
     if "options" in has:
         workers = given["workers"]
         options["options"] = folder.FolderOptions(
