@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import coterie
 from coterie.cli import COMMANDS, main
@@ -206,3 +206,16 @@ def test_an_export_that_computes_something_else_is_not_written(finished, tmp_pat
     with pytest.raises(coterie.UserError, match="differs from the network"):
         coterie.export(finished, "onnx", tmp_path / "m.onnx")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_without_a_readable_card_is_refused(finished, tmp_path, capsys):
+    network = finished.model
+    image = tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(image)
+    for metadata in (None, {"coterie": "{no json"}):
+        save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=metadata)
+        assert "has no card" in refused(capsys, "predict", tmp_path / "m.safetensors", image)
+    (tmp_path / "m.safetensors").write_bytes(b"no tensors")
+    assert "damaged" in refused(capsys, "predict", tmp_path / "m.safetensors", image)
+    (tmp_path / "m.onnx").write_bytes(b"no graph")
+    assert "damaged" in refused(capsys, "predict", tmp_path / "m.onnx", image)

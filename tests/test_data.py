@@ -1,3 +1,5 @@
+"""Order of batches, splits, and the readers of data sets by name."""
+
 import gzip
 import os
 import pickle
@@ -6,15 +8,14 @@ import struct
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from scipy.io import savemat
 
 from coterie import UserError
-from coterie.data import Resident, Streaming, batches_per_epoch, decode, evaluation_batches, load, training_batches
+from coterie.data import batches_per_epoch, evaluation_batches, load, training_batches
 from coterie.data.splits import stratified
-from coterie.data.transforms import augment, hashed, normalise, padding
+from coterie.data.transforms import normalise
 
 random = np.random.default_rng(0)
 
@@ -25,48 +26,6 @@ def rgb(count):
 
 def flat(pixels):
     return pixels.transpose(0, 3, 1, 2).reshape(len(pixels), -1)
-
-
-# Augmentation -------------------------------------------------------------------------------------------------------
-
-
-def slow_augment(pixels, index, key):
-    """One image at a time, by the definition."""
-    height, width, _ = pixels.shape
-    bits = int(hashed(key, np.array([index]))[0])
-    down, right = padding(height), padding(width)
-    top, left = (bits & 0xFFFFF) % (2 * down + 1), ((bits >> 20) & 0xFFFFF) % (2 * right + 1)
-    padded = np.pad(pixels, ((down, down), (right, right), (0, 0)))
-    crop = padded[top : top + height, left : left + width]
-    return crop[:, ::-1] if (bits >> 40) & 1 else crop
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**62), st.lists(st.integers(0, 10**6), min_size=1, max_size=9), st.sampled_from([1, 3]))
-def test_augmentation_is_of_the_image_not_of_the_batch(key, indices, channels):
-    indices = np.array(indices)
-    pixels = torch.from_numpy(random.integers(0, 256, (len(indices), 9, 12, channels), np.uint8))
-    got = augment(pixels, indices, key, "crop-flip").numpy()
-    for place, index in enumerate(indices):
-        assert np.array_equal(got[place], slow_augment(pixels[place].numpy(), index, key))
-
-
-def test_crops_and_flips_are_uniform():
-    bits = hashed(5, np.arange(90_000))
-    tops = np.bincount(((bits & np.uint64(0xFFFFF)) % np.uint64(9)).astype(int), minlength=9)
-    assert abs(tops / 10_000 - 1).max() < 0.05
-    assert abs(((bits >> np.uint64(40)) & np.uint64(1)).mean() - 0.5) < 0.01
-    assert (hashed(5, np.arange(9)) != hashed(6, np.arange(9))).all()
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_normalised_batches_are_channels_last(channels):
-    pixels = torch.from_numpy(random.integers(0, 256, (4, 8, 8, channels), np.uint8))
-    mean, std = (0.5, 0.4, 0.3)[:channels], (0.2, 0.3, 0.4)[:channels]
-    images = normalise(pixels, mean, std)
-    expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
-    assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 # Order --------------------------------------------------------------------------------------------------------------
@@ -228,101 +187,6 @@ def test_svhn_with_and_without_extra(tmp_path):
         load("svhn", root=tmp_path)
     with pytest.raises(UserError, match="--data.extra"):
         load("digits", extra=True)
-
-
-# Folders ------------------------------------------------------------------------------------------------------------
-
-
-def write_folder(root, count=6, size=(20, 20), suffix="png"):
-    for split in ("train", "val"):
-        for label, name in enumerate(("cat", "dog")):
-            place = root / split / name
-            place.mkdir(parents=True)
-            for index in range(count):
-                pixels = random.integers(0, 128, (*size, 3), np.uint8) + np.uint8(100 * label)
-                Image.fromarray(pixels).save(place / f"{index}.{suffix}")
-
-
-def test_a_folder_of_small_images_keeps_their_size(tmp_path):
-    write_folder(tmp_path)
-    data = load("folder", root=tmp_path)
-    assert (data.image_size, data.channels, data.classes) == ((20, 20), 3, ("cat", "dog"))
-    assert (len(data.train), len(data.test)) == (12, 12)
-    assert isinstance(data.train, Resident)
-    assert load("folder", root=tmp_path, image_size=16).image_size == (16, 16)
-
-
-def test_streaming_gives_the_same_batches_as_resident(tmp_path):
-    write_folder(tmp_path)
-    resident = load("folder", root=tmp_path)
-    for workers in (0, 1):
-        streaming = load("folder", root=tmp_path, memory_gb=0, workers=workers)
-        assert isinstance(streaming.train, Streaming)
-        options = {"batch_size": 5, "seed": 0, "stage": 0, "epoch": 0, "views": 2}
-        for ours, theirs in zip(
-            training_batches(resident, **options), training_batches(streaming, **options), strict=True
-        ):
-            assert torch.equal(ours.views[1], theirs.views[1])
-            assert torch.equal(ours.labels, theirs.labels)
-
-
-def test_one_folder_is_split_by_the_seed_and_validation_by_class(tmp_path):
-    write_folder(tmp_path, count=20)
-    data = load("folder", root=tmp_path / "train", test_fraction=0.25)
-    assert (len(data.train), len(data.test)) == (30, 10)
-    assert np.bincount(data.test.labels).tolist() == [5, 5]
-    held = load("folder", root=tmp_path, validation=0.2)
-    assert (len(held.train), len(held.validation), len(held.test)) == (32, 8, 40)
-    assert not set(held.train.names) & set(held.validation.names)
-
-
-def saved(tmp_path, image, name="x.png", **options):
-    image.save(tmp_path / name, **options)
-    return decode(tmp_path / name, None, 3)
-
-
-def test_every_kind_of_image_decodes(tmp_path):
-    deep = Image.fromarray(np.array([[0, 32768, 65535]], np.uint16))
-    assert saved(tmp_path, deep)[0, :, 0].tolist() == [0, 128, 255]
-    clear = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
-    assert saved(tmp_path, clear)[0, 0].tolist() == [255, 255, 255]
-    palette = Image.new("RGB", (2, 1), (200, 10, 10)).convert("P")
-    assert abs(int(saved(tmp_path, palette)[0, 0, 0]) - 200) < 30
-    assert saved(tmp_path, Image.new("L", (2, 1), 77))[0, 0].tolist() == [77] * 3
-    assert saved(tmp_path, Image.new("1", (2, 1), 1))[0, 0].tolist() == [255] * 3
-    assert saved(tmp_path, Image.new("CMYK", (8, 8), (0, 0, 0, 0)), "x.jpg").min() > 250
-    turned = Image.new("RGB", (4, 2))
-    exif = turned.getexif()
-    exif[0x0112] = 6
-    assert saved(tmp_path, turned, "x.jpg", exif=exif).shape == (4, 2, 3)
-    assert decode(tmp_path / "x.jpg", (8, 8), 1).shape == (8, 8, 1)
-
-
-def test_what_is_wrong_with_a_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="--data.root"):
-        load("folder")
-    with pytest.raises(UserError, match="no such folder"):
-        load("folder", root=tmp_path / "nowhere")
-    write_folder(tmp_path)
-    (tmp_path / "val" / "bird").mkdir()
-    with pytest.raises(UserError, match="bird: a class folder without images"):
-        load("folder", root=tmp_path)
-    Image.new("RGB", (20, 20)).save(tmp_path / "val" / "bird" / "0.png")
-    with pytest.raises(UserError, match=r"bird: no class of train/"):
-        load("folder", root=tmp_path)
-    (tmp_path / "val" / "bird" / "0.png").unlink()
-    (tmp_path / "val" / "bird").rmdir()
-    broken = tmp_path / "train" / "cat" / "0.png"
-    whole = broken.read_bytes()
-    broken.write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"0\.png: cannot be decoded"):
-        load("folder", root=tmp_path)
-    broken.write_bytes(whole[: len(whole) // 2])  # the header is right, the rest is not
-    with pytest.raises(UserError, match=r"0\.png: cannot be decoded"):
-        load("folder", root=tmp_path)
-    (tmp_path / "test").mkdir()
-    with pytest.raises(UserError, match="val/, test/"):
-        load("folder", root=tmp_path)
 
 
 def test_wrong_options_are_named():

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -50,7 +51,7 @@ def test_a_large_class_does_not_take_a_small_class_from_validation():
         ({"memory_gb": float("nan")}, "--data.memory_gb is nan"),
         ({"image_size": (8, 8, 8)}, "--data.image_size has 3 values"),
         ({"root": "somewhere"}, "--data.root"),
-        ({"test_fraction": 0.3}, "--data.test_fraction"),
+        ({"test_fraction": 0.0001}, "--data.test_fraction 0.0001 holds out 0 of 1797 images"),
     ],
 )
 def test_a_wrong_option_is_named(options, said):
@@ -134,3 +135,15 @@ def test_hidden_files_and_what_is_no_image_are_left_out(tmp_path):
             (place / "notes.txt").write_text("notes")
     data = load("folder", root=tmp_path)
     assert (len(data.train), len(data.test)) == (4, 4)
+
+
+def test_a_share_of_the_digits_can_be_held_out():
+    data = load("digits", test_fraction=0.9, seed=3)
+    assert (len(data.train), len(data.test)) == (180, 1617)
+    assert set(np.bincount(data.train.labels)) <= {17, 18, 19}
+    same, other = (load("digits", test_fraction=0.9, seed=seed) for seed in (3, 4))
+    assert torch.equal(data.train.data, same.train.data)
+    assert not torch.equal(data.train.data, other.train.data)
+    assert (data.options["test_fraction"], data.options["seed"]) == (0.9, 3)
+    with pytest.raises(UserError, match="'svhn' has its own test images"):
+        load("svhn", test_fraction=0.5)

@@ -172,7 +172,7 @@ def test_options_make_the_same_folder_again_through_yaml(tmp_path):
 def test_imagenet_streams_and_needs_both_splits(tmp_path):
     write_folder(tmp_path)
     data = load("imagenet", root=tmp_path, memory_gb=0, workers=0)
-    assert (data.image_size, data.augment, len(data.test)) == ((224, 224), "crop-flip", 6)
+    assert (data.image_size, data.augment, len(data.test)) == ((224, 224), "random-resized-crop", 6)
     assert isinstance(data.train, Streaming)
     batch = next(evaluation_batches(data, data.test, batch_size=4))
     assert batch.images.shape == (4, 3, 224, 224)

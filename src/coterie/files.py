@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
 from coterie.errors import UserError
 
 
@@ -51,3 +54,25 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_tensors(path: Path, mend: str) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a safetensors file, on the CPU, and the text that coterie keeps in it, if any.
+
+    Args:
+        path: The file.
+        mend: What the user can do where it cannot be read; ends the error's line.
+
+    Raises:
+        UserError: It is missing, damaged, or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("coterie")
+            return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 - no dict
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {mend}") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or no safetensors file ({error}); {mend}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error}); {mend}") from error

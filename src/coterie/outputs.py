@@ -76,6 +76,14 @@ class PeerOutput:
         if self.features is not None:
             object.__setattr__(self, "features", tuple(at_least_float32(feature) for feature in self.features))
 
+    def detach(self) -> "PeerOutput":
+        """The same values, without gradients."""
+        tensors = (self.logits, self.trunk, self.weights, self.ensemble)
+        logits, trunk, weights, ensemble = (None if each is None else each.detach() for each in tensors)
+        assert logits is not None
+        features = None if self.features is None else tuple(feature.detach() for feature in self.features)
+        return PeerOutput(logits, features, trunk, weights, ensemble)
+
 
 @dataclass(frozen=True)
 class LossTerms:

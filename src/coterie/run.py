@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from coterie import data as data_room
 from coterie.errors import UserError, unknown_name
-from coterie.files import write_text
+from coterie.files import read_tensors, write_text
 from coterie.methods import Method, Spec, method_class
 from coterie.networks.zoo import Network
 
@@ -128,12 +126,9 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: The file is missing, damaged, or another network's.
     """
+    state, _ = read_tensors(path, "train the run again")
     try:
-        network.load_state_dict(load_file(path))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; train the run again") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file ({error}); train the run again") from error
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 

@@ -1,5 +1,6 @@
 """``coterie train``."""
 
+from accelerate import PartialState
 from jsonargparse import ArgumentParser, Namespace
 
 from coterie.cli.arguments import new_parser, options_of, value_of
@@ -80,5 +81,8 @@ def run_train(given: Namespace) -> None:
         compile=given.compile,
         tensorboard=given.tensorboard,
     )
-    print_runs([run])
-    console.print(f"{run.path}: done; next: coterie report {run.path} --out report.html", markup=False)
+    processes = PartialState()
+    if processes.is_main_process:
+        print_runs([run])
+        console.print(f"{run.path}: done; next: coterie report {run.path} --out report.html", markup=False)
+    processes.destroy_process_group()

@@ -83,10 +83,10 @@ class ImageData:
         channels: 1 or 3.
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
-        train: What is learned from.
+        train: What is learned from; where it is cropped and resized at random, of its own size.
         test: What is measured on, and never selects anything.
         validation: Cut from training, to choose the epoch by; None without one.
-        augment: ``crop-flip``, ``crop`` or ``none``.
+        augment: One of :data:`coterie.data.transforms.AUGMENTATIONS`.
         options: The arguments of :func:`coterie.data.load` that make it again.
     """
 
@@ -105,7 +105,7 @@ class ImageData:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader finds: whole splits and what is known of them."""
+    """What a reader finds: whole splits and what is known of them; ``augment`` is None where the name says it."""
 
     classes: tuple[str, ...]
     train: Images
@@ -114,3 +114,4 @@ class Source:
     std: tuple[float, ...]
     image_size: tuple[int, int]
     channels: int
+    augment: str | None = None

@@ -5,18 +5,30 @@ import torch
 
 from coterie.data.base import Resident, Source
 from coterie.data.splits import stratified
+from coterie.errors import UserError
 
 _TEST = 500
 
 
-def read() -> Source:
-    """The split is the same for every seed."""
+def read(test_fraction: float | None = None, seed: int = 0) -> Source:
+    """The digits, split.
+
+    Args:
+        test_fraction: Share of the 1,797 images to test on; None for the fixed 500, the same for every seed.
+        seed: Of the choice where a share is given.
+
+    Raises:
+        UserError: The share leaves no image to train or to test on.
+    """
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(3)
     everything = Resident(pixels, bunch.target.astype(np.int64))
-    test, train = stratified(everything.labels, _TEST, seed=0)
+    count, choice = (_TEST, 0) if test_fraction is None else (round(test_fraction * len(everything)), seed)
+    if not 0 < count < len(everything):
+        raise UserError(f"--data.test_fraction {test_fraction} holds out {count} of {len(everything)} images")
+    test, train = stratified(everything.labels, count, choice)
     return Source(
         classes=tuple(str(digit) for digit in range(10)),
         train=everything.subset(train),

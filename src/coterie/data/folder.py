@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from rich.progress import track
 
 from coterie.data.base import Array, Images, Resident, Source, Streaming
 from coterie.data.splits import stratified
+from coterie.data.transforms import roomy
 from coterie.errors import UserError
 
 T = TypeVar("T")
@@ -39,6 +41,7 @@ class FolderOptions:
         workers: Processes that decode what does not.
         test_fraction: Held out of a folder without a ``val/``; None for a fifth.
         seed: Of that choice.
+        augment: How training images will be varied; None to choose by their size.
     """
 
     image_size: tuple[int, int] | None
@@ -48,6 +51,7 @@ class FolderOptions:
     workers: int
     test_fraction: float | None
     seed: int
+    augment: str | None = None
 
 
 def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
@@ -84,14 +88,16 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     else:
         classes, (names, labels), (test_names, test_labels) = _divided(root, options)
     size, channels = _shape([*names, *test_names], options, scan)
-    decode = partial(decode_file, image_size=size, channels=channels)
+    how = options.augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
+    kept = roomy(size) if how == "random-resized-crop" else size
     splits: list[Images] = []
-    resident = (len(names) + len(test_names)) * size[0] * size[1] * channels <= options.memory
-    for files, targets in ((names, labels), (test_names, test_labels)):
+    resident = (len(names) * prod(kept) + len(test_names) * prod(size)) * channels <= options.memory
+    for files, targets, each in ((names, labels, kept), (test_names, test_labels, size)):
+        decode = partial(decode_file, image_size=each, channels=channels)
         split = Streaming([str(file) for file in files], targets, decode, options.workers)
-        splits.append(_decoded(split, size, channels) if resident else split)
+        splits.append(_decoded(split, each, channels) if resident else split)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    return Source(tuple(classes), splits[0], splits[1], mean, std, size, channels)
+    return Source(tuple(classes), splits[0], splits[1], mean, std, size, channels, how)
 
 
 def _divided(

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch.nn import functional
 
 from coterie.data import cifar, digits, fashion_mnist, folder, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
 from coterie.data.splits import stratified
-from coterie.data.transforms import AUGMENTATIONS
+from coterie.data.transforms import AUGMENTATIONS, resized
 from coterie.errors import UserError, unknown_name
 
-Augmentation = Literal["crop-flip", "crop", "none"]
+Augmentation = Literal["crop-flip", "crop", "random-resized-crop", "none"]
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,12 @@ class Entry:
 
     Attributes:
         summary: One line for listings.
-        augment: How training images are varied by default.
+        augment: How training images are varied by default; None where the reader says.
         read: Makes its :class:`Source`; its parameters are the options that the data set has.
     """
 
     summary: str
-    augment: Augmentation
+    augment: Augmentation | None
     read: Callable[..., Source]
 
 
@@ -52,8 +51,8 @@ DATASETS: dict[str, Entry] = {
     "cifar10": Entry("10 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read10),
     "cifar100": Entry("100 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read100),
     "svhn": Entry("house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)", "none", svhn.read),
-    "imagenet": Entry("ILSVRC 2012 in torchvision's layout: train/ and val/", "crop-flip", _imagenet),
-    "folder": Entry("your images: train/CLASS and val/CLASS, or CLASS alone", "crop-flip", _folder),
+    "imagenet": Entry("ILSVRC 2012 in torchvision's layout: train/ and val/", "random-resized-crop", _imagenet),
+    "folder": Entry("your images: train/CLASS and val/CLASS, or CLASS alone", None, _folder),
 }
 
 
@@ -85,11 +84,14 @@ def load(
         image_size: Side, or (height, width), in pixels, from 8 on; None for its own, for a folder of equal small
             images theirs, else ``default_image_size``.
         channels: 1 for grey, 3 for colour; None for its own.
-        augment: ``crop-flip``, ``crop`` or ``none``; None for the data set's own.
+        augment: ``crop-flip`` and ``crop`` move the image by up to an eighth of its side; ``random-resized-crop`` takes
+            8 to 100 % of its area (and mirrors half of them), from training images kept at 8/7 of the size; or
+            ``none``. None for the data set's own; a ``folder`` of more than 64 pixels takes random-resized-crop,
+            a smaller one crop-flip.
         validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
-        test_fraction: Share held out of a ``folder`` without val/; None for a fifth.
+        test_fraction: Share held out of a ``folder`` without val/ (None for a fifth), or of ``digits``.
         seed: Of the splits and subsets.
         mean: Per channel, of pixels scaled to [0, 1]; None for the data set's own.
         std: Per channel.
@@ -125,6 +127,8 @@ def load(
         chosen, rest = stratified(train.labels, count, seed)
         held_out, train = train.subset(chosen), train.subset(rest)
     size, depth = size or source.image_size, channels or source.channels
+    how = augment or entry.augment or source.augment
+    assert how is not None
     return ImageData(
         name=name,
         classes=source.classes,
@@ -132,11 +136,11 @@ def load(
         channels=depth,
         mean=_per_channel("mean", mean or source.mean, depth),
         std=_per_channel("std", std or source.std, depth),
-        train=_fitted(train, size, depth),
+        train=_fitted(train, None if how == "random-resized-crop" else size, depth),
         test=_fitted(test, size, depth),
         validation=None if held_out is None else _fitted(held_out, size, depth),
-        augment=augment or entry.augment,
-        options=_repeatable(given, size, depth, augment or entry.augment),
+        augment=how,
+        options=_repeatable(given, size, depth, how),
     )
 
 
@@ -181,8 +185,8 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
     for option in ("memory_gb", "workers"):
         if given[option] != _DEFAULTS[option] and "options" not in has:
             raise UserError(f"--data.{option}: data '{name}' is always held in memory; leave it out")
-    if given["test_fraction"] is not None and "options" not in has:
-        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; only folder is split")
+    if given["test_fraction"] is not None and not {"test_fraction", "options"} & set(has):
+        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; split folder or digits")
     if given["extra"] and "extra" not in has:
         raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")
     if "options" in has and given["root"] is None:
@@ -192,7 +196,7 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
 def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[str, Any]) -> Source:
     has = inspect.signature(entry.read).parameters
     options: dict[str, Any] = {"root": root} if "root" in has else {}
-    options |= {key: given[key] for key in ("download", "extra") if key in has}
+    options |= {key: given[key] for key in ("download", "extra", "test_fraction", "seed") if key in has}
     if "options" in has:
         workers = given["workers"]
         options["options"] = folder.FolderOptions(
@@ -203,6 +207,7 @@ def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[st
             workers=(os.cpu_count() or 1) if workers is None else workers,
             test_fraction=given["test_fraction"],
             seed=given["seed"],
+            augment=given["augment"] or entry.augment,
         )
     return entry.read(**options)
 
@@ -215,20 +220,16 @@ def _limited(images: Images, count: int | None, seed: int, option: str) -> Image
     return images.subset(stratified(images.labels, count, seed)[0])
 
 
-def _fitted(images: Images, size: tuple[int, int], channels: int) -> Images:
-    """A resident split in another size or depth, where it was asked for."""
-    if not isinstance(images, Resident) or tuple(images.data.shape[1:]) == (*size, channels):
+def _fitted(images: Images, size: tuple[int, int] | None, channels: int) -> Images:
+    """A resident split in another size (None: its own) or depth, where it was asked for."""
+    if not isinstance(images, Resident):
         return images
     data = images.data
     if data.shape[3] != channels:
         grey = torch.tensor([0.299, 0.587, 0.114])
         data = data.expand(-1, -1, -1, 3) if channels == 3 else (data.float() @ grey).round().byte().unsqueeze(3)
-    if tuple(data.shape[1:3]) != size:
-        parts = [
-            functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True)
-            for part in torch.split(data, 1024)
-        ]
-        data = torch.cat([part.clamp(0, 255).round().byte() for part in parts]).permute(0, 2, 3, 1)
+    if size is not None:
+        data = resized(data, size)
     return Resident(data.contiguous(), images.labels, images.names)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.base import ImageData, Images, Streaming
-from coterie.data.transforms import augment, normalise
+from coterie.data.transforms import augment, normalise, resized
 from coterie.errors import UserError
 from coterie.outputs import Batch
 
@@ -77,7 +77,8 @@ def training_batches(
         parts.append(np.array_split(whole, world)[rank])
     keys = [_key(seed, stage, epoch, f"view{view}") for view in range(views)]
     for indices, pixels in _fetch(data.train, parts):
-        images = tuple(normalise(augment(pixels, indices, key, data.augment), data.mean, data.std) for key in keys)
+        varied = (augment(pixels, indices, key, data.augment, data.image_size) for key in keys)
+        images = tuple(normalise(view, data.mean, data.std) for view in varied)
         yield _batch(images, data.train, indices, progress)
 
 
@@ -88,7 +89,7 @@ def evaluation_batches(
     mine = np.array_split(np.arange(len(images)), world)[rank]
     parts = np.array_split(mine, range(batch_size, len(mine), batch_size)) if len(mine) else []
     for indices, pixels in _fetch(images, parts):
-        yield _batch((normalise(pixels, data.mean, data.std),), images, indices, 0.0)
+        yield _batch((normalise(resized(pixels, data.image_size), data.mean, data.std),), images, indices, 0.0)
 
 
 def _batch(views: tuple[Tensor, ...], images: Images, indices: Array, progress: float) -> Batch:

@@ -5,16 +5,21 @@ without state: neither the batch it is in nor the process matters.
 """
 
 from functools import lru_cache
-from math import ceil
+from math import ceil, log
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 Array = np.ndarray[Any, Any]
 
-AUGMENTATIONS = ("crop-flip", "crop", "none")
+AUGMENTATIONS = ("crop-flip", "crop", "random-resized-crop", "none")
+
+_AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
+_ASPECT = (3 / 4, 4 / 3)  # its width over its height
+_TRIES = 10
 
 
 def hashed(key: int, counters: Array) -> Array:
@@ -42,20 +47,32 @@ def padding(size: int) -> int:
     return ceil(size / 8)
 
 
-def augment(pixels: Tensor, indices: Array, key: int, how: str) -> Tensor:
-    """Crop and flip: each image is padded with black, cropped back at a random place, and mirrored half the time.
+def roomy(size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which images are kept that are cropped and resized to ``size``: 8/7 of it, 256 for 224."""
+    return ceil(size[0] * 8 / 7), ceil(size[1] * 8 / 7)
+
+
+def augment(pixels: Tensor, indices: Array, key: int, how: str, size: tuple[int, int] | None = None) -> Tensor:
+    """Vary a batch of images.
+
+    ``crop`` pads each image with black and crops it back at a random place; ``crop-flip`` also mirrors half of them;
+    ``random-resized-crop`` takes a random part of the image, resizes it, and mirrors half of them.
 
     Args:
         pixels: uint8 (B, H, W, channels).
         indices: Which images these are (B,).
         key: The stream of random numbers, of (seed, stage, epoch, view).
-        how: ``crop-flip``, ``crop`` or ``none``.
+        how: One of :data:`AUGMENTATIONS`.
+        size: (height, width) of what comes out of ``random-resized-crop``; None for the images' own. The others leave
+            the size as it is.
 
     Returns:
-        uint8 (B, H, W, channels).
+        uint8 (B, height, width, channels).
     """
     if how == "none":
         return pixels
+    if how == "random-resized-crop":
+        return _random_resized(pixels, indices, key, size or (pixels.shape[1], pixels.shape[2]))
     count, height, width, channels = pixels.shape
     down, right = padding(height), padding(width)
     bits = hashed(key, indices)
@@ -64,14 +81,82 @@ def augment(pixels: Tensor, indices: Array, key: int, how: str) -> Tensor:
     padded = np.zeros((count, height + 2 * down, width + 2 * right, channels), np.uint8)
     padded[:, down : down + height, right : right + width] = pixels.numpy()
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
-    cropped = windows[np.arange(count), top.astype(np.int64), left.astype(np.int64), 0]
+    cropped = torch.from_numpy(windows[np.arange(count), top.astype(np.int64), left.astype(np.int64), 0])
     if how == "crop-flip":
-        chosen = np.flatnonzero((bits >> np.uint64(40)) & np.uint64(1))
-        # Whole images as rows, and torch's own mirror: ten times faster than numpy's negative strides.
-        rows = torch.from_numpy(cropped).view(count, -1).index_select(0, torch.from_numpy(chosen))
-        mirrored = rows.view(len(chosen), height, width, channels).flip(2)
-        cropped.reshape(count, -1)[chosen] = mirrored.flatten(1).numpy()
-    return torch.from_numpy(cropped)
+        _mirror(cropped, np.flatnonzero((bits >> np.uint64(40)) & np.uint64(1)))
+    return cropped
+
+
+def _mirror(images: Tensor, chosen: Array) -> None:
+    """Mirror these images (B, H, W, channels) of a batch in place."""
+    # Whole images as rows, and torch's own mirror: ten times faster than numpy's negative strides.
+    places, flat = torch.from_numpy(chosen), images.view(len(images), -1)
+    mirrored = flat.index_select(0, places).view(len(chosen), *images.shape[1:]).flip(2)
+    flat.index_copy_(0, places, mirrored.flatten(1))
+
+
+def _random_resized(pixels: Tensor, indices: Array, key: int, size: tuple[int, int]) -> Tensor:
+    boxes = random_boxes(indices, key, (pixels.shape[1], pixels.shape[2]))
+    images = pixels.permute(0, 3, 1, 2)
+    out = torch.empty(len(pixels), *size, pixels.shape[3], dtype=torch.uint8)
+    for place, (top, left, height, width) in enumerate(boxes.tolist()):
+        part = images[place : place + 1, :, top : top + height, left : left + width]
+        resized = functional.interpolate(part, size, mode="bilinear", antialias=True)
+        out[place] = resized[0].permute(1, 2, 0)
+    _mirror(out, np.flatnonzero(hashed(key, _counters(indices, _TRIES)) >> np.uint64(63)))
+    return out
+
+
+def random_boxes(indices: Array, key: int, size: tuple[int, int]) -> Array:
+    """Random parts of images, as in "Going Deeper with Convolutions" (Szegedy et al. 2015, section 6).
+
+    Of ten tries, the first that lies within the image: its area is uniform in 8 % to 100 % of the image's, its aspect
+    log-uniform in 3/4 to 4/3. Where none does, the largest part in the middle whose aspect is allowed.
+
+    Args:
+        indices: Which images these are (B,).
+        key: The stream of random numbers.
+        size: (height, width) of the images.
+
+    Returns:
+        Top, left, height, width (B, 4), int64.
+    """
+    rows, columns = size
+    tries = hashed(key, _counters(indices[:, None], np.arange(_TRIES)))
+    area = rows * columns * _between(_AREA, tries & np.uint64(0xFFFFFFFF))
+    aspect = np.exp(_between((log(_ASPECT[0]), log(_ASPECT[1])), tries >> np.uint64(32)))
+    width, height = np.sqrt(area * aspect).round().astype(np.int64), np.sqrt(area / aspect).round().astype(np.int64)
+    fits = (width >= 1) & (width <= columns) & (height >= 1) & (height <= rows)
+    first, found, each = fits.argmax(1), fits.any(1), np.arange(len(indices))
+    whole = min(rows, round(columns / _ASPECT[0])), min(columns, round(rows * _ASPECT[1]))
+    height = np.where(found, height[each, first], whole[0])
+    width = np.where(found, width[each, first], whole[1])
+    places = hashed(key, _counters(indices, _TRIES))
+    top = (places & np.uint64(0x7FFFFFFF)).astype(np.int64) % (rows - height + 1)
+    left = ((places >> np.uint64(31)) & np.uint64(0x7FFFFFFF)).astype(np.int64) % (columns - width + 1)
+    top, left = np.where(found, top, (rows - height) // 2), np.where(found, left, (columns - width) // 2)
+    return np.stack([top, left, height, width], 1)
+
+
+def _counters(indices: Array, number: Array | int) -> Array:
+    """Counters of an image's several random numbers."""
+    return indices * (_TRIES + 1) + number
+
+
+def _between(ends: tuple[float, float], bits: Array) -> Array:
+    """Uniform in an interval, of 32 random bits each."""
+    return ends[0] + (ends[1] - ends[0]) * (bits.astype(np.float64) / 2**32)
+
+
+def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (B, H, W, channels), uint8, in another (height, width), by antialiased bicubic interpolation."""
+    if tuple(pixels.shape[1:3]) == size:
+        return pixels
+    parts = [
+        functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True)
+        for part in torch.split(pixels, 1024)
+    ]
+    return torch.cat([part.clamp(0, 255).round().byte() for part in parts]).permute(0, 2, 3, 1).contiguous()
 
 
 @lru_cache(maxsize=8)

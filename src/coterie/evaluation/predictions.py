@@ -1,6 +1,6 @@
 """What a network says of a split, and what that is worth. Shapes: N images, m peers, C classes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -27,6 +27,21 @@ class Predictions:
     logits: Tensor
     ensemble: Tensor | None = None
     weights: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The predictions of a split's consecutive parts, in order, on the CPU."""
+
+        def join(tensors: Sequence[Tensor | None]) -> Tensor | None:
+            there = [tensor.cpu() for tensor in tensors if tensor is not None]
+            return torch.cat(there) if there else None
+
+        return cls(
+            torch.cat([part.labels.cpu() for part in parts]),
+            torch.cat([part.logits.cpu() for part in parts]),
+            join([part.ensemble for part in parts]),
+            join([part.weights for part in parts]),
+        )
 
     def by_name(self, peers: Iterable[str]) -> dict[str, Tensor]:
         """Logits (N, C) of every peer, and of the ensemble where there is one."""

@@ -18,7 +18,7 @@ from coterie.data import evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation import as_peer_output
 from coterie.files import replacing, write_text
-from coterie.run import Run, portable_state
+from coterie.run import Run, load_weights, portable_state
 
 Format = Literal["safetensors", "onnx"]
 
@@ -85,8 +85,6 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
             difference = float((run_onnx(temporary, images) - expected).abs().max())
         else:
             save_file(portable_state(network), temporary, metadata={"coterie": json.dumps(card)})
-            from coterie.run import load_weights
-
             again = run.network(student)
             load_weights(again, temporary)
             with torch.inference_mode():

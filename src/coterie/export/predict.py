@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coterie.data import decode
 from coterie.data.transforms import normalise
 from coterie.errors import UserError
 from coterie.export.deploy import Logits, onnx_session
+from coterie.files import read_tensors
 from coterie.methods import Spec, method_class
 from coterie.networks.zoo import Network
 from coterie.run import Run, load_weights
@@ -68,15 +68,14 @@ def _opened(source: Run | str | Path, student: str | None) -> tuple[dict[str, An
         _refuse(student)
         session = onnx_session(_existing(Path(source)))
         text = session.get_modelmeta().custom_metadata_map.get("coterie")
-        if text is None:
-            raise UserError(f"{source}: an ONNX file without coterie's card; export it with `coterie export`")
         name = session.get_inputs()[0].name
-        return json.loads(text), lambda images: torch.from_numpy(
+        return _card(text, Path(source)), lambda images: torch.from_numpy(
             np.asarray(session.run(None, {name: images.contiguous().numpy()})[0])
         )
     if not isinstance(source, Run) and Path(source).suffix == ".safetensors":
         _refuse(student)
-        card = _card(_existing(Path(source)))
+        _, text = read_tensors(_existing(Path(source)), "export it again")
+        card = _card(text, Path(source))
         network = _network(card, Path(source))
     else:
         run = source if isinstance(source, Run) else Run(source)
@@ -96,15 +95,12 @@ def _refuse(student: str | None) -> None:
         raise UserError("--student: an exported file holds one network; choose it when you export")
 
 
-def _card(path: Path) -> dict[str, Any]:
+def _card(text: str | None, path: Path) -> dict[str, Any]:
+    """The card that an exported file carries."""
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("coterie")
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file; export it again") from error
-    if text is None:
-        raise UserError(f"{path}: weights without coterie's card; export them with `coterie export`, or name the Run")
-    card: dict[str, Any] = json.loads(text)
+        card: dict[str, Any] = json.loads(text or "")
+    except ValueError as error:
+        raise UserError(f"{path}: has no card of coterie's; export it again, or name the Run") from error
     return card
 
 

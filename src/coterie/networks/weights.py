@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from coterie.errors import UserError
+from coterie.files import read_tensors
 
 log = logging.getLogger("coterie")
 
@@ -24,7 +23,7 @@ def load_matching(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: The file is missing, damaged, or another network's. The network is then unchanged.
     """
-    state = _read(path)
+    state = read_tensors(path, "check --network.weights")[0]
     own = network.state_dict()
     replaced = _classifier_keys(network, own, state)
     wrong = [key for key in own if key not in state or (own[key].shape != state[key].shape and key not in replaced)]
@@ -38,18 +37,6 @@ def load_matching(network: nn.Module, path: Path) -> None:
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
         log.warning("%s: its classifier of %d classes is replaced by a fresh one of %d", path, *classes)
     network.load_state_dict(state | {key: own[key] for key in replaced})
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        state: dict[str, Tensor] = load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check --network.weights") from error
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file ({error}); check --network.weights") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); check --network.weights") from error
-    return state
 
 
 def _classifier_keys(network: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.errors import UserError
-from coterie.files import replacing
+from coterie.files import read_tensors, replacing
 
 
 def save(path: Path, state: Any) -> None:
@@ -55,12 +55,12 @@ def load(path: Path) -> Any:
     Raises:
         UserError: The file is damaged.
     """
+    mend = "delete it and train again"
+    tensors, text = read_tensors(path, mend)
     try:
-        with safe_open(path, framework="pt") as file:
-            tree = json.loads(file.metadata()["coterie"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{path}: damaged, or no checkpoint of coterie; delete it and train again") from error
+        tree = json.loads(text or "")
+    except ValueError as error:
+        raise UserError(f"{path}: no checkpoint of coterie; {mend}") from error
 
     def decode(value: Any) -> Any:
         if isinstance(value, dict):

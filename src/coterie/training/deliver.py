@@ -16,7 +16,8 @@ from coterie.methods import Method, Stage
 from coterie.networks.zoo import Network
 from coterie.run import Row, portable_state
 from coterie.training.configuration import method_options
-from coterie.training.stages import Setting, predict_split
+from coterie.training.distribution import predict_split
+from coterie.training.stages import Setting
 
 
 def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Sequence[Row], best: int | None) -> None:

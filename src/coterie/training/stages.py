@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from coterie.data import Batch, ImageData, batches_per_epoch, evaluation_batches, training_batches
+from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
-from coterie.evaluation.predictions import Predictions, errors_and_nll, predict_batches
+from coterie.evaluation.predictions import errors_and_nll
 from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
 from coterie.run import Row
 from coterie.training.checkpoint import load_optimiser
+from coterie.training.distribution import predict_split, prepared, reduced, share_buffers
 from coterie.training.precision import autocast
 from coterie.training.progress import Reporter
 from coterie.training.recipes import Recipe
@@ -76,7 +76,7 @@ class StageRun:
         self.runners = []
         for turn, parameters in zip(stage.turns, self.parameters, strict=True):
             with only(turn.module, parameters):  # distribution looks at what requires gradients now
-                self.runners.append(accelerator.prepare_model(turn.module, device_placement=False))
+                self.runners.append(prepared(turn.module, accelerator))
         self.optimisers = [
             (turn.optimiser or setting.recipe.make_optimiser)(parameters)
             for turn, parameters in zip(stage.turns, self.parameters, strict=True)
@@ -95,6 +95,11 @@ class StageRun:
         """Batches in the stage."""
         return self.epochs * self.steps_per_epoch
 
+    @property
+    def steps_done(self) -> int:
+        """Batches of the stage that are over."""
+        return self.epoch * self.steps_per_epoch + self.step
+
     def modules(self) -> dict[str, nn.Module]:
         """Everything whose state the stage changes."""
         modules = {f"turn{index}": turn.module for index, turn in enumerate(self.stage.turns)}
@@ -109,7 +114,7 @@ class StageRun:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
-            "sums": self._reduced_sums(),
+            "sums": reduced(self.meter.sums, self.setting.accelerator),
             "modules": {name: module.state_dict() for name, module in self.modules().items()},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
@@ -124,8 +129,9 @@ class StageRun:
             schedule.load_state_dict(saved)
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         accelerator = self.setting.accelerator
-        if accelerator.is_main_process:  # the saved sums are of all processes
-            self.meter.sums = {name: value.to(accelerator.device) for name, value in state["sums"].items()}
+        # The saved sums are of all processes: the first goes on from them, the others from zero.
+        mine = 1 if accelerator.is_main_process else 0
+        self.meter.sums = {name: mine * value.to(accelerator.device) for name, value in state["sums"].items()}
 
     def run_epoch(self) -> Iterator[None]:
         """Train the rest of the current epoch; yields after every batch, when the state is whole."""
@@ -158,17 +164,22 @@ class StageRun:
             with only(turn.module, self.parameters[number]):
                 with autocast(batch.images.device, self.setting.precision):
                     result: StepResult = self.runners[number](batch)
-                self.setting.accelerator.backward(result.loss.total)
+                self.setting.accelerator.backward(result.loss.total * self._share(batch))
             if self.setting.recipe.clip_norm is not None:
                 self.setting.accelerator.clip_grad_norm_(self.parameters[number], self.setting.recipe.clip_norm)
             self.optimisers[number].step()
             self.optimisers[number].zero_grad()
+            share_buffers([turn.module], self.setting.accelerator)
             self._note(result, turn, batch, number)
         for schedule in self.schedules:
             schedule.step()
         if self.stage.after_step is not None:
-            done = self.epoch * self.steps_per_epoch + self.step + 1
-            self.stage.after_step(done / self.total_steps)
+            self.stage.after_step((self.steps_done + 1) / self.total_steps)
+
+    def _share(self, batch: Batch) -> float:
+        """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
+        whole = min(self.setting.batch_size, len(self.setting.data.train) - self.step * self.setting.batch_size)
+        return len(batch.labels) * self.setting.accelerator.num_processes / whole
 
     @torch.no_grad()
     def _note(self, result: StepResult, turn: Turn, batch: Batch, number: int) -> None:
@@ -189,13 +200,17 @@ class StageRun:
         Raises:
             UserError: The loss is no number any more.
         """
-        row = self.figures()
+        row = self.figures(reduced(self.meter.sums, self.setting.accelerator))
         self.epoch, self.step, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
         return row
 
-    def figures(self) -> Row:
-        """The current epoch's row so far; raises UserError where the loss is no number any more."""
-        sums = self._reduced_sums()
+    def figures(self, sums: dict[str, Tensor] | None = None) -> Row:
+        """The current epoch's row so far, of these sums; None for this process's own.
+
+        Raises:
+            UserError: The loss is no number any more.
+        """
+        sums = dict(self.meter.sums if sums is None else sums)
         images = sums.pop("images").item()
         means = {name: value.item() / images for name, value in sums.items()}
         for name, value in means.items():
@@ -234,34 +249,6 @@ class StageRun:
             for name, weight in zip(self.stage.peers, predictions.weights.mean(0).tolist(), strict=False):
                 row[f"{split}_weight_{name}"] = weight
         return row
-
-    def _reduced_sums(self) -> dict[str, Tensor]:
-        accelerator = self.setting.accelerator
-        if accelerator.num_processes == 1:
-            return dict(self.meter.sums)
-        return {name: accelerator.reduce(value, "sum") for name, value in self.meter.sums.items()}
-
-
-def predict_split(network: nn.Module, data: ImageData, split: str, accelerator: Accelerator) -> Predictions:
-    """A network's answers to every image of a split, each exactly once, gathered from all processes."""
-    images = getattr(data, split)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    batches = evaluation_batches(data, images, rank=rank, world=world)
-    mine = predict_batches(network, batches, accelerator.device)
-    if world == 1:
-        return mine
-    parts: Sequence[Predictions] = gather_object([mine])
-
-    def joined(tensors: list[Tensor | None]) -> Tensor | None:
-        there = [tensor.cpu() for tensor in tensors if tensor is not None]
-        return torch.cat(there) if there else None
-
-    return Predictions(
-        torch.cat([part.labels.cpu() for part in parts]),
-        torch.cat([part.logits.cpu() for part in parts]),
-        joined([part.ensemble for part in parts]),
-        joined([part.weights for part in parts]),
-    )
 
 
 def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from coterie.run import Row, Run, write_metrics
 from coterie.training import checkpoint
 from coterie.training.configuration import Options, configuration, resume_differences
 from coterie.training.deliver import deliver
+from coterie.training.distribution import agreed, make_accelerator, of_first
 from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
 from coterie.training.progress import Reporter, epoch_line
@@ -71,7 +72,7 @@ def train(
     """
     options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile)
     path = Path(out)
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = make_accelerator(device)
     if device in ("cuda", "mps") and accelerator.device.type != device:
         raise UserError(f"--device {device}: not available here; use --device auto or --device cpu")
     reporter = Reporter(progress and accelerator.is_main_process)
@@ -84,13 +85,14 @@ def train(
     spec = Spec(len(data.classes), data.channels, data.image_size, options.epochs)
     iterator = _stages(method, spec, seed)
     first = next(iterator)
-    options = options.resolved(_resolve(options.precision, first, data, accelerator))
+    options = options.resolved(of_first(_resolve(options.precision, first, data, accelerator)))
     config = configuration(method, data, options)
     if previous is not None:
         resume_differences(path, config, previous)
         if (path / "model.json").is_file():
             reporter.say(f"{path}: this run is finished; nothing to do")
             return Run(path, _own(method))
+    accelerator.wait_for_everyone()  # all have looked at the folder
     if accelerator.is_main_process:
         write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     setting = Setting(
@@ -98,6 +100,7 @@ def train(
     )
     with _writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
         _Training(path, method, spec, setting, stop, writer).run(first, iterator)
+    accelerator.wait_for_everyone()  # all is written
     return Run(path, _own(method))
 
 
@@ -138,8 +141,7 @@ class _Training:
         else:
             self.best = {}
         self.saved = None
-        done = running.epoch * running.steps_per_epoch + running.step
-        with setting.reporter.stage(stage.name, running.total_steps, done):
+        with setting.reporter.stage(stage.name, running.total_steps, running.steps_done):
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
@@ -155,10 +157,10 @@ class _Training:
             if running.step % every == 0 and (reporter.wants_detail or running.step % 50 == 0):
                 detail = _detail(running.figures())
             reporter.step(detail)
-            if self.stop:
+            if number := agreed(self.stop, running.steps_done, self.setting.accelerator):
                 self._checkpoint(running)
                 where = f"epoch {running.epoch + 1}, step {running.step} of stage {running.stage.name}"
-                raise Interrupted(self.stop[0], where)
+                raise Interrupted(number, where)
         row = running.end_epoch()
         if running.stage.network is not None:
             if self.setting.data.validation is not None:

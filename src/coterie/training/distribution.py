@@ -1,0 +1,100 @@
+"""What several processes must agree on: gradients, buffers, answers, and when to stop.
+
+Each process trains on its share of every batch. Gradients are averaged by DistributedDataParallel; all else that a step
+changes is a function of the first process's state, so that one checkpoint holds for all.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast, broadcast_object_list, gather_object
+from torch import Tensor, nn
+
+from coterie.data import ImageData, evaluation_batches
+from coterie.evaluation.predictions import Predictions, predict_batches
+from coterie.outputs import Batch, StepResult
+
+# Steps between two questions whether a signal came to any process: each costs a wait for the slowest.
+_ASK_EVERY = 10
+
+
+def make_accelerator(device: str) -> Accelerator:
+    """The process's device and its place among the others."""
+    # A step need not use all parameters; buffers are shared after a step, by share_buffers, not before the next.
+    ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
+    # Accelerate joins processes without a GPU only where it is told that they have none.
+    cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    return Accelerator(cpu=cpu, kwargs_handlers=[ddp])
+
+
+def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """A turn's module, its gradients averaged over all processes."""
+    if accelerator.num_processes == 1:
+        return module
+    wrapped: nn.Module = accelerator.prepare_model(_LossOnly(module), device_placement=False)
+    return wrapped
+
+
+class _LossOnly(nn.Module):
+    """A turn whose loss alone carries gradients: DDP waits for one from all that its outputs depend on."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, batch: Batch) -> StepResult:
+        result: StepResult = self.module(batch)
+        return replace(result, output=None if result.output is None else result.output.detach())
+
+
+@torch.no_grad()
+def share_buffers(modules: Iterable[nn.Module], accelerator: Accelerator) -> None:
+    """Every process takes the first one's buffers, batch norm's statistics among them."""
+    if accelerator.num_processes == 1:
+        return
+    groups: dict[torch.dtype, dict[int, Tensor]] = {}
+    for module in modules:
+        for buffer in module.buffers():
+            groups.setdefault(buffer.dtype, {})[id(buffer)] = buffer
+    for buffers in groups.values():
+        values = broadcast(torch.cat([buffer.flatten() for buffer in buffers.values()]))
+        parts = values.split([buffer.numel() for buffer in buffers.values()])
+        for buffer, part in zip(buffers.values(), parts, strict=True):
+            buffer.copy_(part.view_as(buffer))
+
+
+def reduced(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Sums over all processes."""
+    if accelerator.num_processes == 1:
+        return dict(sums)
+    return {name: accelerator.reduce(value, "sum") for name, value in sums.items()}
+
+
+def agreed(signals: Sequence[int], step: int, accelerator: Accelerator) -> int | None:
+    """The signal by which all processes stop after this step, if any; with several of them, within a few steps."""
+    if accelerator.num_processes == 1:
+        return signals[0] if signals else None
+    if step % _ASK_EVERY:
+        return None
+    mine = torch.tensor([signals[0] if signals else 0], device=accelerator.device)
+    return int(accelerator.gather(mine).max()) or None
+
+
+def of_first(choice: str) -> str:
+    """What the first process chose."""
+    return str(broadcast_object_list([choice])[0])
+
+
+def predict_split(network: nn.Module, data: ImageData, split: str, accelerator: Accelerator) -> Predictions:
+    """A network's answers to every image of a split, each exactly once, gathered from all processes."""
+    images = getattr(data, split)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    if len(images) < world:
+        rank, world = 0, 1
+    mine = predict_batches(network, evaluation_batches(data, images, rank=rank, world=world), accelerator.device)
+    if world == 1:
+        return mine
+    parts: Sequence[Predictions] = gather_object([Predictions.joined([mine])])
+    return Predictions.joined(parts)

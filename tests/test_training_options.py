@@ -1,0 +1,58 @@
+"""``--compile`` and ``--precision trial``."""
+
+from functools import partial
+
+import pytest
+import torch
+
+import coterie
+from coterie.methods import One
+from coterie.training import precision
+from toys import go, weights
+
+
+def test_a_compiled_run_writes_a_plain_networks_weights(digits, tmp_path, monkeypatch):
+    compiled = []
+
+    def quick(function, **options):
+        compiled.append(function)
+        return compiler(function, backend="eager", **options)  # graphs as torch.compile takes them, not made faster
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", quick)
+    options = {"epochs": 1, "precision": "fp32"}
+    fast = go(One(network="resnet8"), digits, tmp_path / "fast", compile=True, **options)
+    assert len(compiled) == 1
+    plain = go(One(network="resnet8"), digits, tmp_path / "plain", **options)
+    assert len(compiled) == 1
+    ours, theirs = weights(fast), weights(plain)
+    assert ours.keys() == theirs.keys()  # no "_orig_mod"
+    for key in ours:
+        torch.testing.assert_close(ours[key], theirs[key], atol=1e-3, rtol=1e-3)
+    assert fast.card["cost"] == plain.card["cost"]
+    assert fast.config["compile"] is True
+    coterie.networks.build("resnet8", 10, 1).load_state_dict(fast.model.state_dict())
+
+
+@pytest.mark.parametrize("faster", ["fp32", "bf16"])
+def test_a_trial_takes_the_faster_precision_and_writes_it_down(faster, digits, tmp_path, monkeypatch):
+    # A clock by which the other precision takes ten times as long.
+    tried = []
+    now = [0.0]
+
+    def autocast(original, device, each):
+        tried.append(each)
+        now[0] += 1 if each == faster else 10
+        return original(device, each)
+
+    monkeypatch.setattr(precision, "autocast", partial(autocast, precision.autocast))
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    run = go(One(network="resnet8"), digits, tmp_path / "run", precision="trial", epochs=1)
+    assert set(tried) == {"fp32", "bf16"}
+    assert run.config["precision"] == faster
+
+
+def test_a_trial_leaves_the_run_as_it_was(digits, tmp_path):
+    tried = go(One(network="resnet8"), digits, tmp_path / "tried", precision="trial", epochs=1)
+    told = go(One(network="resnet8"), digits, tmp_path / "told", precision=tried.config["precision"], epochs=1)
+    assert all(torch.equal(value, weights(told)[key]) for key, value in weights(tried).items())

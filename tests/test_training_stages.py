@@ -1,0 +1,44 @@
+"""The stage contract on three toys."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from coterie.training import Interrupted
+from toys import Average, Handed, Mutual, comparable, go, resumed, same, weights
+
+
+@pytest.mark.parametrize("toy", [Mutual, Average, Handed])
+@pytest.mark.parametrize("step", [2, 7, 10])
+def test_toys_resume_exactly_from_any_step(toy, step, digits, tmp_path):
+    whole = go(toy(network="resnet8"), digits, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        go(toy(network="resnet8", stop=step), digits, tmp_path / "cut")
+    assert not (tmp_path / "cut" / "model.json").exists()
+    cut = resumed(toy, digits, tmp_path)
+    assert same(whole, cut)
+    assert comparable(cut.metrics) == comparable(whole.metrics)
+
+
+def test_a_stage_has_its_own_schedule_and_length(digits, tmp_path):
+    run = go(Handed(network="resnet8", epochs={"teacher": 1}), digits, tmp_path / "run")
+    assert [row["stage"] for row in run.metrics] == ["teacher", "student", "student"]
+    assert run.metrics[-1]["learning_rate"] == pytest.approx(0.1 * 0.25)
+
+
+def test_turns_update_their_own_parameters_alone(digits, tmp_path):
+    seen = {}
+
+    @dataclass(kw_only=True)
+    class Half(Mutual):
+        def stages(self, spec):
+            for stage in super().stages(spec):
+                seen["start"] = copy.deepcopy(stage.network)
+                yield replace(stage, turns=stage.turns[:1])
+
+    run = go(Half(network="resnet8"), digits, tmp_path / "run", epochs=1)
+    trained = weights(run)
+    assert not torch.equal(trained["target.fc.weight"], seen["start"].networks[0].fc.weight)
+    assert torch.equal(trained["peer1.fc.weight"], seen["start"].networks[1].fc.weight)
