@@ -107,3 +107,10 @@ class StepResult:
 
     loss: LossTerms
     output: PeerOutput | None = None
+
+
+def answer(output: PeerOutput | Tensor) -> Tensor:
+    """What a network says, (B, C): a group's ensemble, or its peer 0 where it has none; plain logits as they are."""
+    if isinstance(output, Tensor):
+        return at_least_float32(output)
+    return output.logits[:, 0] if output.ensemble is None else output.ensemble

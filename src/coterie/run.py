@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
@@ -136,6 +136,39 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise UserError(f"{path}: damaged or no safetensors file ({error}); train the run again") from error
     except RuntimeError as error:
         raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
+
+
+def open_exported(path: Path) -> tuple[dict[str, Any], nn.Module]:
+    """The card and the network, in evaluation mode, of a safetensors file that ``coterie export`` made.
+
+    Raises:
+        UserError: The file is missing, damaged, without a card, or holds weights of a module of the user's own.
+    """
+    card = _exported_card(path)
+    if card["network"] is None:
+        raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
+    spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
+    if card["student"] == "target":
+        network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
+    else:
+        options = {**card["options"], "network": card["network"]}
+        network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
+    load_weights(network, path)
+    return card, network.eval()
+
+
+def _exported_card(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get("coterie")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; name one that `coterie export` made") from error
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or no safetensors file; export it again") from error
+    if text is None:
+        raise UserError(f"{path}: weights without coterie's card; export them with `coterie export`, or name the Run")
+    card: dict[str, Any] = json.loads(text)
+    return card
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coterie.data import decode
 from coterie.data.transforms import normalise
 from coterie.errors import UserError
 from coterie.export.deploy import Logits, onnx_session
-from coterie.methods import Spec, method_class
-from coterie.networks.zoo import Network
-from coterie.run import Run, load_weights
+from coterie.run import Run, open_exported
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,7 @@ def _opened(source: Run | str | Path, student: str | None) -> tuple[dict[str, An
         )
     if not isinstance(source, Run) and Path(source).suffix == ".safetensors":
         _refuse(student)
-        card = _card(_existing(Path(source)))
-        network = _network(card, Path(source))
+        card, network = open_exported(_existing(Path(source)))
     else:
         run = source if isinstance(source, Run) else Run(source)
         card, network = run.card, run.network(student)
@@ -94,28 +90,3 @@ def _existing(path: Path) -> Path:
 def _refuse(student: str | None) -> None:
     if student is not None:
         raise UserError("--student: an exported file holds one network; choose it when you export")
-
-
-def _card(path: Path) -> dict[str, Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("coterie")
-    except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file; export it again") from error
-    if text is None:
-        raise UserError(f"{path}: weights without coterie's card; export them with `coterie export`, or name the Run")
-    card: dict[str, Any] = json.loads(text)
-    return card
-
-
-def _network(card: dict[str, Any], path: Path) -> torch.nn.Module:
-    if card["network"] is None:
-        raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
-    spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
-    if card["student"] == "target":
-        network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
-    else:
-        options = {**card["options"], "network": card["network"]}
-        network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
-    load_weights(network, path)
-    return network.eval()

@@ -2,12 +2,13 @@
 
 from coterie.errors import unknown_name
 from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.kd import Kd
 from coterie.methods.one import One
 from coterie.methods.vanilla import Vanilla
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Vanilla, One)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Vanilla, One, Kd)}
 
-__all__ = ["METHODS", "Method", "One", "Spec", "Stage", "Turn", "Vanilla", "method_class"]
+__all__ = ["METHODS", "Kd", "Method", "One", "Spec", "Stage", "Turn", "Vanilla", "method_class"]
 
 
 def method_class(name: str) -> type[Method]:

@@ -12,7 +12,9 @@ from coterie.errors import UserError
 log = logging.getLogger("coterie")
 
 
-def load_matching(network: nn.Module, path: Path) -> None:
+def load_matching(
+    network: nn.Module, path: Path, *, replace_classifier: bool = True, option: str = "--network.weights"
+) -> None:
     """Load weights by name; a classifier of another class count stays fresh, and is said.
 
     Every other tensor of the network must be in the file with its shape, and nothing else.
@@ -20,19 +22,24 @@ def load_matching(network: nn.Module, path: Path) -> None:
     Args:
         network: Changed in place.
         path: A safetensors file.
+        replace_classifier: False refuses a classifier of another class count.
+        option: Where the user named the file, for errors.
 
     Raises:
         UserError: The file is missing, damaged, or another network's. The network is then unchanged.
     """
-    state = _read(path)
+    state = _read(path, option)
     own = network.state_dict()
     replaced = _classifier_keys(network, own, state)
+    if replaced and not replace_classifier:
+        classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
+        raise UserError(f"{option} {path}: knows {classes[0]} classes, and the data have {classes[1]}; give another")
     wrong = [key for key in own if key not in state or (own[key].shape != state[key].shape and key not in replaced)]
     wrong += [key for key in state if key not in own]
     if wrong:
         raise UserError(
             f"{path}: weights of another network (first mismatches: {', '.join(wrong[:3])}); "
-            "check --network and --network.weights"
+            f"check the network's name and {option}"
         )
     if replaced:
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
@@ -40,15 +47,15 @@ def load_matching(network: nn.Module, path: Path) -> None:
     network.load_state_dict(state | {key: own[key] for key in replaced})
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, option: str) -> dict[str, Tensor]:
     try:
         state: dict[str, Tensor] = load_file(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check --network.weights") from error
+        raise UserError(f"{path}: no such file; check {option}") from error
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or no safetensors file ({error}); check --network.weights") from error
+        raise UserError(f"{path}: damaged or no safetensors file ({error}); check {option}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); check --network.weights") from error
+        raise UserError(f"{path}: cannot be read ({error}); check {option}") from error
     return state
 
 
