@@ -73,8 +73,9 @@ def _measured(
         predictions = predict_split(network, data, "test", setting.accelerator)
         logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
         figures[student] = measures(logits, predictions.labels)
-        for peer, logits in predictions.by_name(stage.group).items():
-            figures.setdefault(peer, measures(logits, predictions.labels))
+        if predictions.logits.shape[1] > 1:
+            for peer, logits in predictions.by_name(stage.group).items():
+                figures.setdefault(peer, measures(logits, predictions.labels))
         costs[student] = vars(cost(network, data.channels, data.image_size))
     if stage.network is not None:
         predictions = predict_split(stage.network, data, "test", setting.accelerator)
