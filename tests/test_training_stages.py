@@ -26,6 +26,9 @@ def test_a_stage_has_its_own_schedule_and_length(digits, tmp_path):
     run = go(Handed(network="resnet8", epochs={"teacher": 1}), digits, tmp_path / "run")
     assert [row["stage"] for row in run.metrics] == ["teacher", "student", "student"]
     assert run.metrics[-1]["learning_rate"] == pytest.approx(0.1 * 0.25)
+    with pytest.raises(UserError, match="unknown stage.*'student'"):
+        go(Handed(network="resnet8", epochs={"studnet": 1}), digits, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_turns_update_their_own_parameters_alone(digits, tmp_path):

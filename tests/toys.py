@@ -129,6 +129,9 @@ class Handed(Toy):
     name = "handed"
     summary = "toy"
 
+    def stage_names(self):
+        return ("teacher", "student")
+
     def stages(self, spec: Spec) -> Iterator[Stage]:
         teacher, student = self.nets(spec)
         finished = []

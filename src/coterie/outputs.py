@@ -4,7 +4,8 @@ Shapes: B images in a batch, m peers, C classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,11 +79,13 @@ class PeerOutput:
 
     def detach(self) -> "PeerOutput":
         """The same values, without gradients."""
-        tensors = (self.logits, self.trunk, self.weights, self.ensemble)
-        logits, trunk, weights, ensemble = (None if each is None else each.detach() for each in tensors)
-        assert logits is not None
-        features = None if self.features is None else tuple(feature.detach() for feature in self.features)
-        return PeerOutput(logits, features, trunk, weights, ensemble)
+
+        def held(value: Tensor | tuple[Tensor, ...] | None) -> Any:
+            if isinstance(value, tuple):
+                return tuple(each.detach() for each in value)
+            return None if value is None else value.detach()
+
+        return PeerOutput(**{each.name: held(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -115,3 +118,10 @@ class StepResult:
 
     loss: LossTerms
     output: PeerOutput | None = None
+
+
+def answer(output: PeerOutput | Tensor) -> Tensor:
+    """What a network says, (B, C): a group's ensemble, or its peer 0 where it has none; plain logits as they are."""
+    if isinstance(output, Tensor):
+        return at_least_float32(output)
+    return output.logits[:, 0] if output.ensemble is None else output.ensemble

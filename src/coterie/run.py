@@ -133,6 +133,38 @@ def load_weights(network: nn.Module, path: Path) -> None:
         raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 
 
+def read_card(text: str | None, path: Path) -> dict[str, Any]:
+    """The card that an exported file carries.
+
+    Raises:
+        UserError: It carries none.
+    """
+    try:
+        card: dict[str, Any] = json.loads(text or "")
+    except ValueError as error:
+        raise UserError(f"{path}: has no card of coterie's; export it again, or name the Run") from error
+    return card
+
+
+def open_exported(path: Path) -> tuple[dict[str, Any], nn.Module]:
+    """The card and the network, in evaluation mode, of a safetensors file that ``coterie export`` made.
+
+    Raises:
+        UserError: The file is missing, damaged, without a card, or holds weights of a module of the user's own.
+    """
+    card = read_card(read_tensors(path, "export it again")[1], path)
+    if card["network"] is None:
+        raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
+    spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
+    if card["student"] == "target":
+        network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
+    else:
+        options = {**card["options"], "network": card["network"]}
+        network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
+    load_weights(network, path)
+    return card, network.eval()
+
+
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a ``metrics.csv``, numbers as numbers; none where the file is missing."""
     if not path.is_file():

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
-from coterie.evaluation import as_peer_output
 from coterie.files import replacing, write_text
+from coterie.outputs import answer
 from coterie.run import Run, load_weights, portable_state
 
 Format = Literal["safetensors", "onnx"]
@@ -51,8 +51,7 @@ class Logits(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, channels, H, W) to logits (B, C)."""
-        output = as_peer_output(self.network(images))
-        return output.logits[:, 0] if output.ensemble is None else output.ensemble
+        return answer(self.network(images))
 
 
 def export(run: Run, format: Format, out: str | Path, student: str | None = None) -> Exported:

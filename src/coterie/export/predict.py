@@ -1,6 +1,5 @@
 """Classes and probabilities of image files, from a Run or an exported file."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,7 @@ from coterie.data import decode
 from coterie.data.transforms import normalise
 from coterie.errors import UserError
 from coterie.export.deploy import Logits, onnx_session
-from coterie.files import read_tensors
-from coterie.methods import Spec, method_class
-from coterie.networks.zoo import Network
-from coterie.run import Run, load_weights
+from coterie.run import Run, open_exported, read_card
 
 
 @dataclass(frozen=True)
@@ -69,14 +65,12 @@ def _opened(source: Run | str | Path, student: str | None) -> tuple[dict[str, An
         session = onnx_session(_existing(Path(source)))
         text = session.get_modelmeta().custom_metadata_map.get("coterie")
         name = session.get_inputs()[0].name
-        return _card(text, Path(source)), lambda images: torch.from_numpy(
+        return read_card(text, Path(source)), lambda images: torch.from_numpy(
             np.asarray(session.run(None, {name: images.contiguous().numpy()})[0])
         )
     if not isinstance(source, Run) and Path(source).suffix == ".safetensors":
         _refuse(student)
-        _, text = read_tensors(_existing(Path(source)), "export it again")
-        card = _card(text, Path(source))
-        network = _network(card, Path(source))
+        card, network = open_exported(_existing(Path(source)))
     else:
         run = source if isinstance(source, Run) else Run(source)
         card, network = run.card, run.network(student)
@@ -93,25 +87,3 @@ def _existing(path: Path) -> Path:
 def _refuse(student: str | None) -> None:
     if student is not None:
         raise UserError("--student: an exported file holds one network; choose it when you export")
-
-
-def _card(text: str | None, path: Path) -> dict[str, Any]:
-    """The card that an exported file carries."""
-    try:
-        card: dict[str, Any] = json.loads(text or "")
-    except ValueError as error:
-        raise UserError(f"{path}: has no card of coterie's; export it again, or name the Run") from error
-    return card
-
-
-def _network(card: dict[str, Any], path: Path) -> torch.nn.Module:
-    if card["network"] is None:
-        raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
-    spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
-    if card["student"] == "target":
-        network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
-    else:
-        options = {**card["options"], "network": card["network"]}
-        network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
-    load_weights(network, path)
-    return network.eval()

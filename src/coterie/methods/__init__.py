@@ -4,17 +4,36 @@ from coterie.errors import unknown_name
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.cl_ilr import ClIlr
 from coterie.methods.dml import Dml
+from coterie.methods.ensemble import Ensemble
 from coterie.methods.ffl import Ffl
+from coterie.methods.kd import Kd
 from coterie.methods.kdcl import Kdcl
 from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
 from coterie.methods.online import Online, OnlineMethod, Point, Teaches
 from coterie.methods.pcl import Pcl
 from coterie.methods.peers import Branched, Independent
+from coterie.methods.self_distillation import SelfDistillation
+from coterie.methods.snapshot import Snapshot
 from coterie.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Vanilla, One, Dml, ClIlr, Kdcl, OkdDip, Ffl, Pcl, Online)
+    method.name: method
+    for method in (
+        Vanilla,
+        One,
+        Dml,
+        ClIlr,
+        Kdcl,
+        OkdDip,
+        Ffl,
+        Pcl,
+        Online,
+        Ensemble,
+        Snapshot,
+        Kd,
+        SelfDistillation,
+    )
 }
 
 __all__ = [
@@ -23,8 +42,10 @@ __all__ = [
     "ClIlr",
     "Dml",
     "Edge",
+    "Ensemble",
     "Ffl",
     "Independent",
+    "Kd",
     "Kdcl",
     "Method",
     "OkdDip",
@@ -33,6 +54,8 @@ __all__ = [
     "OnlineMethod",
     "Pcl",
     "Point",
+    "SelfDistillation",
+    "Snapshot",
     "Spec",
     "Stage",
     "Teaches",

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from coterie.errors import UserError
+from coterie.networks.teacher import Adapted, Teacher
 from coterie.networks.zoo import Network, NetworkLike
 
 
@@ -26,12 +28,15 @@ class Spec:
         channels: Channels of the images.
         image_size: (height, width) in pixels.
         epochs: The length of a stage that does not say its own.
+        open: Opens a trained network by what a user writes for it (a Run folder, a file, a published name), adapted to
+            this task's images; None where nothing is to be trained.
     """
 
     num_classes: int
     channels: int
     image_size: tuple[int, int]
     epochs: int = 1
+    open: Callable[[str], Adapted] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,10 @@ class Stage:
         finish: Called once when the stage's last epoch is over, and again when a later stage is resumed: it must do
             the same both times.
         state: Modules beside the turns' whose state belongs into a checkpoint (averages, collected snapshots).
+        teacher: What the stage learns from: its test error is said before training, and where images are not augmented
+            its answers are computed once and remembered (:meth:`~coterie.networks.teacher.Teacher.answers`).
+        group: The names of the peers of delivered groups, in order; empty where they are those of ``peers``.
+        selects: Whether a validation split chooses the epoch; False delivers the last.
     """
 
     name: str
@@ -87,6 +96,9 @@ class Stage:
     after_epoch: Callable[[Tensor, Tensor], None] | None = None
     finish: Callable[[], None] | None = None
     state: Mapping[str, nn.Module] = field(default_factory=dict)
+    teacher: Teacher | None = None
+    group: Sequence[str] = ()
+    selects: bool = True
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,10 @@ class Method(ABC):
     def stages(self, spec: Spec) -> Iterator[Stage]:
         """Yield the stages in order. Code after a ``yield`` runs when that stage is trained, or restored."""
 
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the stages in order, known before any is built."""
+        return ("train",)
+
     def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
         """Untrained networks of the shape that this method delivers, by name, the first being the default."""
         deliver: Mapping[str, nn.Module] = {}
@@ -135,6 +151,18 @@ class Method(ABC):
     def build(self, spec: Spec) -> nn.Module:
         """The backbone for this task."""
         return Network.of(self.network).build(spec.num_classes, spec.channels, spec.image_size)
+
+    def build_another(self, spec: Spec) -> nn.Module:
+        """A backbone of its own for this task, where a method trains several.
+
+        Raises:
+            UserError: The network is a module of the user's own, of which there is one.
+        """
+        if isinstance(Network.of(self.network).name, nn.Module):
+            raise UserError(
+                f"method '{self.name}' trains several networks, and a module of your own is one; give a factory"
+            )
+        return self.build(spec)
 
     def teaching(self) -> Sequence[Edge]:
         """Who teaches whom and what is made of what, for the drawing of the method; nothing where nobody does."""

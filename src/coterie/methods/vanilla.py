@@ -28,16 +28,19 @@ class Vanilla(Method):
     def stages(self, spec: Spec) -> Iterator[Stage]:
         """One stage, ``train``."""
         model = self.build(spec)
-        turn = Turn(_Step(model), tuple(model.parameters()))
+        turn = Turn(CrossEntropy(model), tuple(model.parameters()))
         yield Stage("train", [turn], network=model, deliver={"target": model})
 
 
-class _Step(nn.Module):
+class CrossEntropy(nn.Module):
+    """The step of a network that learns from labels alone."""
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> StepResult:
+        """A batch to its cross-entropy."""
         logits = self.model(batch.images)
         loss = LossTerms({"cross_entropy": cross_entropy(logits, batch.labels)})
         return StepResult(loss, PeerOutput(logits.unsqueeze(1)))

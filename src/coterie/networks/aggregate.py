@@ -1,5 +1,6 @@
 """What combines peers' logits into an ensemble. Shapes: B images, m peers, C classes."""
 
+import math
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from coterie.errors import UserError
 from coterie.outputs import PeerOutput, at_least_float32
 
 GateForm = Literal["relu-softmax", "softmax", "uniform"]
+Average = Literal["probabilities", "logits"]
 
 
 def pool(features: Tensor, channels_last: bool = False) -> Tensor:
@@ -59,6 +61,25 @@ class Gate(nn.Module):
 def gated(logits: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of logits, never of probabilities: (B, m, C) and (B, m) to (B, C)."""
     return (weights.unsqueeze(2) * logits).sum(1)
+
+
+def averaged(logits: Tensor, of: Average = "probabilities", temperature: float = 1.0) -> Tensor:
+    """Equal peers as one: logits (B, C) whose softmax at this temperature is the peers' mean.
+
+    The mean of ``probabilities`` is taken in log space: T log(1/m Σ_i softmax(z_i / T)). The mean of ``logits`` is
+    1/m Σ_i z_i, at any temperature.
+
+    Args:
+        logits: (B, m, C).
+        of: What is averaged.
+        temperature: T > 0, at which the probabilities are taken.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = at_least_float32(logits)
+        if of == "logits":
+            return logits.mean(1)
+        peers = (logits / temperature).log_softmax(2)
+        return temperature * (peers.logsumexp(1) - math.log(logits.shape[1]))
 
 
 class MeanLogits(nn.Module):

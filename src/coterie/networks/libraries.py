@@ -68,6 +68,18 @@ def preprocessing_of(library: str, name: str) -> Preprocessing | None:
     return Preprocessing(tuple(transforms.mean), tuple(transforms.std), (size, size))
 
 
+def published_classes(library: str, name: str) -> int | None:
+    """How many classes a known network's published weights tell apart; None where it has none."""
+    if library == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(name)
+        return None if config is None or not config.has_weights else int(config.num_classes)
+    import torchvision
+
+    return len(torchvision.models.get_model_weights(name)["DEFAULT"].meta["categories"])
+
+
 def make(
     library: str, name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool
 ) -> nn.Module:

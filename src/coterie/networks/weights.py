@@ -11,7 +11,9 @@ from coterie.files import read_tensors
 log = logging.getLogger("coterie")
 
 
-def load_matching(network: nn.Module, path: Path) -> None:
+def load_matching(
+    network: nn.Module, path: Path, *, replace_classifier: bool = True, option: str = "--network.weights"
+) -> None:
     """Load weights by name; a classifier of another class count stays fresh, and is said.
 
     Every other tensor of the network must be in the file with its shape, and nothing else.
@@ -19,19 +21,24 @@ def load_matching(network: nn.Module, path: Path) -> None:
     Args:
         network: Changed in place.
         path: A safetensors file.
+        replace_classifier: False refuses a classifier of another class count.
+        option: Where the user named the file, for errors.
 
     Raises:
         UserError: The file is missing, damaged, or another network's. The network is then unchanged.
     """
-    state = read_tensors(path, "check --network.weights")[0]
+    state = read_tensors(path, f"check {option}")[0]
     own = network.state_dict()
     replaced = _classifier_keys(network, own, state)
+    if replaced and not replace_classifier:
+        classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
+        raise UserError(f"{option} {path}: knows {classes[0]} classes, and the data have {classes[1]}; give another")
     wrong = [key for key in own if key not in state or (own[key].shape != state[key].shape and key not in replaced)]
     wrong += [key for key in state if key not in own]
     if wrong:
         raise UserError(
             f"{path}: weights of another network (first mismatches: {', '.join(wrong[:3])}); "
-            "check --network and --network.weights"
+            f"check the network's name and {option}"
         )
     if replaced:
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]

@@ -47,7 +47,7 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
         "network": backbone if isinstance(backbone, str) else None,
         "options": method_options(method),
         "deliverables": list(networks),
-        "peers": list(stage.peers),
+        "peers": list(stage.group or stage.peers),
         "classes": list(data.classes),
         "channels": data.channels,
         "image_size": list(data.image_size),
@@ -74,6 +74,9 @@ def _measured(
         predictions = predict_split(network, data, "test", setting.accelerator)
         logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
         figures[student] = measures(logits, predictions.labels)
+        if predictions.logits.shape[1] > 1:
+            for peer, logits in predictions.by_name(stage.group).items():
+                figures.setdefault(peer, measures(logits, predictions.labels))
         costs[student] = vars(cost(network, data.channels, data.image_size))
     if stage.network is not None:
         predictions = predict_split(stage.network, data, "test", setting.accelerator)

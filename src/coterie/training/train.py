@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from coterie.data import ImageData
-from coterie.errors import UserError
+from coterie.errors import UserError, unknown_name
 from coterie.evaluation.cost import cost
 from coterie.files import write_text
 from coterie.methods import Method, Spec, Stage
@@ -27,6 +27,7 @@ from coterie.training.progress import Reporter, epoch_line
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
 from coterie.training.stages import Setting, StageRun, load_modules
+from coterie.training.teachers import open_teacher, prepare
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -82,7 +83,10 @@ def train(
         options = options.reusing(previous)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    spec = Spec(len(data.classes), data.channels, data.image_size, options.epochs)
+    _check_stage_names(method)
+    spec = Spec(
+        len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
+    )
     iterator = _stages(method, spec, seed)
     first = next(iterator)
     options = options.resolved(of_first(_resolve(options.precision, first, data, accelerator)))
@@ -141,7 +145,11 @@ class _Training:
         else:
             self.best = {}
         self.saved = None
-        with setting.reporter.stage(stage.name, running.total_steps, running.steps_done):
+        if stage.teacher is not None:
+            prepare(stage.teacher, setting, self.path / "checkpoints", running.steps_done > 0)
+        count = len(self.method.stage_names())
+        title = stage.name if count == 1 else f"{stage.name} (stage {index + 1} of {count})"
+        with setting.reporter.stage(title, running.total_steps, running.steps_done):
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
@@ -165,7 +173,8 @@ class _Training:
         if running.stage.network is not None:
             if self.setting.data.validation is not None:
                 row |= running.measure("validation")
-                self._keep_best(running, row)
+                if running.stage.selects:
+                    self._keep_best(running, row)
             row |= running.measure("test")
         self.rows.append(row)
         reporter.say(epoch_line(running.stage.name, running.epoch, running.epochs, row))
@@ -222,6 +231,12 @@ def _stages(method: Method, spec: Spec, seed: int) -> Iterator[Stage]:
             return
         yield stage
         index += 1
+
+
+def _check_stage_names(method: Method) -> None:
+    for name in method.epochs:
+        if name not in method.stage_names():
+            raise unknown_name(f"stage in --method.epochs (of method '{method.name}')", name, method.stage_names())
 
 
 def _all_modules(stage: Stage) -> dict[str, nn.Module]:

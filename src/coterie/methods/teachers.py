@@ -1,0 +1,96 @@
+"""What every method that learns from trained teachers has in common: where they come from.
+
+A method of this kind is a dataclass of its options over :class:`Taught`. Its ``stages`` begins with
+
+    teacher = yield from self.teacher_stages(spec)
+
+which trains the teachers where none is named, and gives them frozen, as a
+:class:`~coterie.networks.teacher.Teacher`. The method's own stage then says ``Stage(…, teacher=teacher)``.
+"""
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from coterie.errors import UserError
+from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.vanilla import CrossEntropy
+from coterie.networks.teacher import Teacher
+from coterie.networks.zoo import Network
+
+
+@dataclass(kw_only=True)
+class Taught(Method):
+    """A method whose student learns from teachers that were trained before it.
+
+    Attributes:
+        network: The student: a name, a factory, or a module of yours.
+        epochs: Stage name to its own number of epochs.
+        teacher: Trained teachers, separated by commas: a Run folder (``runs/one``), one of its deliverables
+            (``runs/one:ensemble``), an exported file (``net.safetensors``), weights of a network by name
+            (``resnet20@weights.safetensors``), or published ones (``timm/NAME``). None trains the teachers first.
+        teacher_network: The name of the network of teachers that are trained first; None for the student's own.
+        teachers: How many teachers are trained first, in stages ``teacher``, or ``teacher1``, ``teacher2`` and so on.
+        remember: Whether teachers are asked once an image, and not once an epoch, where images are not augmented
+            (``--data.augment none``); the result is the same.
+    """
+
+    teacher: str | Sequence[str] | None = None
+    teacher_network: str | None = None
+    teachers: int = 1
+    remember: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.teacher, str):
+            self.teacher = self.teacher.split(",")
+        self.teacher = [each.strip() for each in self.teacher] if self.teacher is not None else None
+        if self.teachers < 1:
+            raise UserError(f"--method.teachers is {self.teachers}; use 1 or more")
+        if self.teacher is not None and (not self.teacher or not all(self.teacher)):
+            raise UserError("--method.teacher names no teacher; give a Run folder or a file, or leave it out")
+        if self.teacher is not None and (self.teachers > 1 or self.teacher_network is not None):
+            raise UserError(
+                "--method.teacher names trained teachers; leave out --method.teachers and --method.teacher_network, "
+                "which train new ones"
+            )
+
+    def teacher_stage_names(self) -> tuple[str, ...]:
+        """The stages that train teachers; none where they are given."""
+        if self.teacher is not None:
+            return ()
+        return ("teacher",) if self.teachers == 1 else tuple(f"teacher{i + 1}" for i in range(self.teachers))
+
+    def teacher_stages(self, spec: Spec) -> Generator[Stage, None, Teacher]:
+        """Yield the stages that train the teachers, if any, and give the teachers frozen.
+
+        Raises:
+            UserError: A named teacher is missing, unfinished, damaged, or knows other classes; before any stage.
+        """
+        if self.teacher is not None:
+            if spec.open is None:
+                raise UserError("a named teacher is opened by Spec.open; use coterie.train, or give it")
+            # Opening builds a network, which must not change the random numbers that the student starts from.
+            with torch.random.fork_rng(devices=[]):
+                return Teacher([spec.open(source) for source in self.teacher], self.remember)
+        trained = []
+        for name in self.teacher_stage_names():
+            trained.append(self._untrained_teacher(spec))
+            yield training_alone(name, trained[-1])
+        return Teacher(trained, self.remember)
+
+    def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
+        """The student; its teachers are not needed for its shape."""
+        return {"target": self.build(spec)}
+
+    def _untrained_teacher(self, spec: Spec) -> nn.Module:
+        if self.teacher_network is None:
+            return self.build_another(spec)
+        return Network(self.teacher_network).build(spec.num_classes, spec.channels, spec.image_size)
+
+
+def training_alone(name: str, network: nn.Module, deliver: Mapping[str, nn.Module] | None = None) -> Stage:
+    """The stage that trains a network alone with cross-entropy; its one peer is called as the stage is."""
+    turn = Turn(CrossEntropy(network), tuple(network.parameters()))
+    return Stage(name, [turn], network=network, peers=(name,), deliver=deliver or {})
