@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from coterie import UserError
 from coterie.training import Interrupted
 from toys import Average, Handed, Mutual, comparable, go, resumed, same, weights
 
