@@ -3,7 +3,7 @@
 import copy
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from math import prod
 from operator import mul
 from typing import Any, Literal, cast
@@ -17,12 +17,14 @@ from coterie.networks.cuts import CutPoint, default_cut, list_cuts
 from coterie.networks.graph import (
     CutGraph,
     Segment,
+    around,
     classifier_input,
     cut,
+    frozen_facts,
     last_map,
     trace,
-    training_flags,
     undisturbed,
+    with_classifier,
 )
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -43,6 +45,7 @@ class NativeEnsemble(nn.Module):
         gate: Weighs the branches by the trunk's features.
         at: The modules with which the branched tails begin, one for each level.
         fans: How many copies each level makes of its segment; their product is m.
+        inside: The modules whose forwards are followed; all others are called as they are.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
         rescale: Whether gradients are divided by the number of copies at each cut, so that what lies below learns
@@ -60,6 +63,7 @@ class NativeEnsemble(nn.Module):
         gate: Gate,
         at: tuple[str, ...],
         fans: tuple[int, ...],
+        inside: Collection[str],
         *,
         share: bool,
         in_place: bool,
@@ -72,11 +76,12 @@ class NativeEnsemble(nn.Module):
         self.gate = gate
         self.at = at
         self.fans = fans
+        self.inside = inside
         self.share = share
         self.in_place = in_place
         self.rescale = rescale
         self.maps = maps
-        self._cuts: dict[tuple[bool, ...], CutGraph] = {}
+        self._cuts: dict[tuple[Hashable, ...], CutGraph] = {}
 
     def forward(self, *views: Tensor) -> PeerOutput:
         """One view of the images (B, channels, H, W), or one for each branch, to what all say."""
@@ -131,13 +136,12 @@ class NativeEnsemble(nn.Module):
         return tuple(_own(value, scale) if isinstance(value, Tensor) else value for value in values)
 
     def cut_graph(self, images: Tensor) -> CutGraph:
-        """The target's forward in segments, for the training mode it is in; traced once for each mode."""
-        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
-            key = tuple([self.target.training] * len(next(iter(self._cuts))))
-        else:
-            key = training_flags(self.target)
+        """The target's forward in segments, as its modules are set now; traced once for each mode."""
+        if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
+            return next(graph for key, graph in reversed(self._cuts.items()) if key[0] == self.target.training)
+        key = frozen_facts(self.target, self.inside)
         if key not in self._cuts:
-            graph = trace(self.target)
+            graph = trace(self.target, self.inside)
             taps = [classifier_input(graph, self.target)]
             if self.maps:
                 taps.append(last_map(graph, self.target, images))
@@ -206,11 +210,12 @@ def branch(
     example = _example(model, example)
     with undisturbed(model):
         model.eval()
-        at = default_cut(model, trace(model), example) if at is None else at
+        at = default_cut(model, example) if at is None else at
         ats = (at,) if isinstance(at, str) else tuple(at)
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
-        halves = cut(trace(model), ats)
+        inside = with_classifier(model, around(ats))
+        halves = cut(trace(model, inside), ats)
         values = crossing = halves.trunk(model, example)
         in_place = False
         for segment in halves.tails:
@@ -220,7 +225,7 @@ def branch(
         if not isinstance(values[0], Tensor):
             raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
         model.train()
-        halves_in_training = cut(trace(model), ats)
+        halves_in_training = cut(trace(model, inside), ats)
     features = principal(crossing)
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
@@ -233,6 +238,7 @@ def branch(
         Gate(width, prod(fans), gate, channels_last),
         ats,
         fans,
+        inside,
         share=share,
         in_place=in_place,
         rescale=rescale,
@@ -254,7 +260,7 @@ def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
     """Every module at which ``model`` can be branched, with its tail's share of the FLOPs."""
     with undisturbed(model):
         model.eval()
-        return list_cuts(model, trace(model), _example(model, example))
+        return list_cuts(model, _example(model, example))
 
 
 def principal(crossing: tuple[Any, ...]) -> Tensor:
