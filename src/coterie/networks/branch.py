@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.aggregate import Gate, GateForm
 from coterie.networks.cuts import CutPoint, default_cut, list_cuts
-from coterie.networks.graph import Segment, cut, trace, undisturbed
+from coterie.networks.graph import Cuts, Segment, around, cut, trace, undisturbed, with_classifier
 from coterie.networks.native import NativeEnsemble, Values, principal
 
 Init = Literal["fresh", "copy"]
@@ -58,11 +58,12 @@ def branch(
     example = _example(model, example)
     with undisturbed(model):
         model.eval()
-        at = default_cut(model, trace(model), example) if at is None else at
+        at = default_cut(model, example) if at is None else at
         ats = (at,) if isinstance(at, str) else tuple(at)
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
-        halves = cut(trace(model), ats)
+        inside = with_classifier(model, around(ats))
+        halves = cut(trace(model, inside), ats)
         values = crossing = halves.trunk(model, example)
         in_place = False
         for segment in halves.tails:
@@ -72,7 +73,7 @@ def branch(
         if not isinstance(values[0], Tensor):
             raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
         model.train()
-        halves_in_training = cut(trace(model), ats)
+        halves_in_training = cut(trace(model, inside), ats)
     features = principal(crossing)
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
@@ -83,12 +84,11 @@ def branch(
         model,
         tails,
         Gate(width, prod(fans), gate, channels_last),
-        ats,
+        Cuts(ats, inside, maps),
         fans,
         share=share,
         in_place=in_place,
         rescale=rescale,
-        maps=maps,
     )
     reference = next(model.parameters())
     net.branches.to(reference.device, reference.dtype)
@@ -106,7 +106,7 @@ def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
     """Every module at which ``model`` can be branched, with its tail's share of the FLOPs."""
     with undisturbed(model):
         model.eval()
-        return list_cuts(model, trace(model), _example(model, example))
+        return list_cuts(model, _example(model, example))
 
 
 def _layout(features: Tensor) -> tuple[int, bool]:

@@ -1,13 +1,17 @@
 """Where a network can be cut, what each cut costs, and which one is taken by default."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules import module as hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from coterie.networks.graph import module_path
+from coterie.errors import UserError
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
@@ -21,112 +25,177 @@ class CutPoint:
     Attributes:
         at: The module with which the branched tail begins.
         flops: The tail's share of the forward's FLOPs, in [0, 1].
-        crossing: How many values cross the cut.
+        parameters: The tail's share of the parameters, in [0, 1].
+        default: Whether this is the cut taken where none is named.
     """
 
     at: str
     flops: float
-    crossing: int
+    parameters: float
+    default: bool = False
 
 
-class _Measure(fx.Interpreter):
-    """Runs a graph and notes each node's FLOPs and the area of its feature map."""
+def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
+    """Every module before which the network can be cut, in the order of the forward.
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, image_size: tuple[int, int]) -> None:
-        super().__init__(model, graph=graph)
-        self.flops: list[int] = []
-        self.area: list[int] = []
-        self.height, self.width = image_size
-
-    def run_node(self, n: fx.Node) -> Any:
-        with FlopCounterMode(display=False) as counter:
-            value = super().run_node(n)
-        self.flops.append(counter.get_total_flops())
-        is_map = isinstance(value, torch.Tensor) and value.dim() == 4 and n.op.startswith("call")
-        self.area.append(self._area(value.shape) if is_map else 0)
-        return value
-
-    def _area(self, shape: torch.Size) -> int:
-        """Places of a map, channels first or last; 0 for what has not the images' proportions (heads by tokens)."""
-        for height, width in (shape[2:], shape[1:3]):
-            if abs(height * self.width - width * self.height) < max(self.height, self.width):
-                return height * width
-        return 0
+    Args:
+        model: In evaluation mode.
+        example: Images of the shape that the model is for.
+    """
+    forward = _measured(model, example)
+    default = _default(model, forward)
+    return [
+        CutPoint(call.path, forward.share(call), _parameters_from(model, forward, call), call.path == default)
+        for call in forward.candidates()
+    ]
 
 
-def list_cuts(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> list[CutPoint]:
-    """Every module before which the network can be cut, in the order of the forward."""
-    nodes = list(graph.nodes)
-    shares = _tail_shares(_measure(model, graph, example).flops)
-    points: dict[str, CutPoint] = {}
-    for index, node in enumerate(nodes):
-        if not any(earlier.op.startswith("call") for earlier in nodes[:index]):
-            continue
-        before = set(nodes[:index])
-        for path in module_path(node):
-            if path not in points and not any(path in module_path(earlier) for earlier in before):
-                crossing = {source for later in nodes[index:] for source in later.all_input_nodes if source in before}
-                points[path] = CutPoint(path, shares[index], len(crossing))
-    return list(points.values())
-
-
-def default_cut(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> str:
+def default_cut(model: nn.Module, example: Tensor) -> str:
     """The module with which the last stage begins.
 
     A network may name it itself (``last_stage``). Otherwise the last stage is what follows the last reduction of the
     feature map's area; where there are no such stages, the cut whose tail carries closest to a third of the FLOPs.
+
+    Args:
+        model: In evaluation mode.
+        example: Images of the shape that the model is for.
+
+    Raises:
+        UserError: The network has no module before which it could be cut.
     """
+    at = _default(model, _measured(model, example))
+    if at is None:
+        raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be cut; use share=False")
+    return at
+
+
+@dataclass(eq=False)
+class _Call:
+    """One call of a module.
+
+    Attributes:
+        path: The module's.
+        outer: The calls around it, from the outermost in.
+        began: How many calls had ended when it began.
+        flops_before: FLOPs of the forward before it.
+        flops: Its own, with those of the modules that it calls.
+        area: Places of the feature map that it gives; 0 where it gives none.
+    """
+
+    path: str
+    outer: tuple["_Call", ...]
+    began: int
+    flops_before: int
+    flops: int = 0
+    area: int = 0
+
+
+@dataclass
+class _Forward:
+    """A forward as the calls of its modules, in the order in which they ended."""
+
+    height: int
+    width: int
+    calls: list[_Call] = field(default_factory=list)
+    flops: int = 0
+
+    def share(self, call: _Call) -> float:
+        """The share of the FLOPs from a call on."""
+        return 1 - call.flops_before / max(self.flops, 1)
+
+    def candidates(self) -> list[_Call]:
+        """The first call of every module before which another has ended, from the outermost in."""
+        first: dict[str, _Call] = {}
+        for call in sorted(self.calls, key=lambda call: (call.began, len(call.outer))):
+            if call.path:
+                first.setdefault(call.path, call)
+        return [call for call in first.values() if call.began]
+
+    def area(self, value: Any) -> int:
+        """Places of a map, channels first or last; 0 for what has not the images' proportions (heads by tokens)."""
+        if isinstance(value, Tensor) and value.dim() == 4:
+            for height, width in (value.shape[2:], value.shape[1:3]):
+                if abs(height * self.width - width * self.height) < max(self.height, self.width):
+                    return height * width
+        return 0
+
+
+def _default(model: nn.Module, forward: _Forward) -> str | None:
     named = getattr(model, "last_stage", None)
     if isinstance(named, str):
         return named
-    measured = _measure(model, graph, example)
-    shares = _tail_shares(measured.flops)
-    nodes = list(graph.nodes)
+    calls = forward.calls
     # The largest map from here on: a squeeze inside a block does not lower it, only the end of a resolution does.
-    largest = measured.area[:]
+    largest = [call.area for call in calls]
     for index in range(len(largest) - 2, -1, -1):
         largest[index] = max(largest[index], largest[index + 1])
-    drops = [
-        index
-        for index in range(1, len(nodes))
-        if largest[index] < largest[index - 1] and _has_convolutions(measured, index)
-    ]
-    first = next(index for index, node in enumerate(nodes) if node.op.startswith("call"))
+    drops = [index for index in range(1, len(calls)) if largest[index] < largest[index - 1]]
+    # A global pool and a classifier are no stage: maps must still be computed.
+    drops = [index for index in drops if any(call.flops and call.area for call in calls[index:])]
     for place in range(len(drops) - 1, -1, -1):
-        if _SMALLEST_TAIL <= shares[drops[place]] <= _LARGEST_TAIL:
-            since = drops[place - 1] if place else first + 1
-            path = _outermost(nodes, drops[place], since)
-            if path is not None:
-                return path
-    return min(list_cuts(model, graph, example), key=lambda point: (abs(point.flops - _WANTED_TAIL), len(point.at))).at
+        since = drops[place - 1] if place else 1
+        call = next(
+            (c for inner in calls[drops[place] :] for c in (*inner.outer, inner) if c.path and c.began >= since), None
+        )
+        if call is not None and _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
+            return call.path
+    return _closest_to_a_third(forward)
 
 
-def _measure(model: nn.Module, graph: fx.Graph, example: torch.Tensor) -> _Measure:
-    measure = _Measure(model, graph, (example.shape[2], example.shape[3]))
-    measure.run(example)
-    return measure
+def _closest_to_a_third(forward: _Forward) -> str | None:
+    """Whole blocks are preferred to what is inside them: the outermost level at which a cut is near enough."""
+    candidates = forward.candidates()
+    near = [call for call in candidates if _WANTED_TAIL / 2 <= forward.share(call) <= 1.5 * _WANTED_TAIL]
+    level = min((len(call.outer) for call in near), default=None)
+    chosen = [call for call in near if len(call.outer) == level] or candidates
+    return min(chosen, key=lambda call: abs(forward.share(call) - _WANTED_TAIL)).path if chosen else None
 
 
-def _tail_shares(flops: list[int]) -> list[float]:
-    """For each node the share of the FLOPs from it on."""
-    total = max(sum(flops), 1)
-    shares, rest = [], total
-    for node_flops in flops:
-        shares.append(rest / total)
-        rest -= node_flops
-    return shares
+def _parameters_from(model: nn.Module, forward: _Forward, cut: _Call) -> float:
+    """The share of the parameters in modules called from the cut on."""
+    outer = {id(around) for call in forward.calls for around in call.outer}
+    later = [call for call in forward.calls if call.began >= cut.began and call not in cut.outer]
+    used: dict[nn.Parameter, int] = {}
+    for call in later:
+        module = model.get_submodule(call.path)
+        used.update((p, p.numel()) for p in module.parameters(recurse=id(call) not in outer))
+    return sum(used.values()) / max(sum(p.numel() for p in model.parameters()), 1)
 
 
-def _has_convolutions(measured: _Measure, index: int) -> bool:
-    """Whether maps are still computed from this node on: a global pool and a classifier are no stage."""
-    return any(flops and area for flops, area in zip(measured.flops[index:], measured.area[index:], strict=True))
+def _measured(model: nn.Module, example: Tensor) -> _Forward:
+    """Run the model once, on shapes alone where it can."""
+    if not example.is_meta:
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+                return _run(model, fake.from_tensor(example))
+        except Exception:  # the forward depends on values: it is run
+            pass
+    return _run(model, example)
 
 
-def _outermost(nodes: list[fx.Node], index: int, since: int) -> str | None:
-    """The outermost module around the first module node from ``index`` on that began no earlier than ``since``."""
-    begun = {path for node in nodes[:since] for path in module_path(node)}
-    for node in nodes[index:]:
-        for path in module_path(node):
-            if path not in begun:
-                return path
-    return None
+def _run(model: nn.Module, images: Tensor) -> _Forward:
+    forward = _Forward(images.shape[2], images.shape[3])
+    with FlopCounterMode(display=False) as counter, _noted(model, forward, counter):
+        model(images)
+    forward.flops = counter.get_total_flops()
+    return forward
+
+
+@contextmanager
+def _noted(model: nn.Module, forward: _Forward, counter: FlopCounterMode) -> Iterator[None]:
+    paths = {module: path for path, module in model.named_modules()}
+    stack: list[_Call] = []
+
+    def begin(module: nn.Module, _: Any) -> None:
+        if module in paths:
+            stack.append(_Call(paths[module], tuple(stack), len(forward.calls), counter.get_total_flops()))
+
+    def end(module: nn.Module, _: Any, output: Any) -> None:
+        if module in paths:
+            call = stack.pop()
+            call.flops = counter.get_total_flops() - call.flops_before
+            call.area = forward.area(output)
+            forward.calls.append(call)
+
+    with hooks.register_module_forward_pre_hook(begin), hooks.register_module_forward_hook(end), torch.no_grad():
+        yield

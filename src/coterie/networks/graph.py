@@ -6,24 +6,58 @@ of the upper modules under the same paths.
 """
 
 import linecache
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import random
+import traceback
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import fx, nn
 
 from coterie.errors import UserError
 
-_LIBRARIES = ("torch.nn", "torch.ao.nn")
+_TORCH = str(Path(torch.__file__).parent)
+_LAYERS = (nn.Linear, nn.Conv2d)
+_SCALARS = (bool, int, float, str, type(None))
+_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randperm", "tensor", "zeros")
+
+
+class Resists(Exception):
+    """A forward that torch.fx cannot follow, or whose trace would freeze what changes from call to call."""
 
 
 class _Tracer(fx.Tracer):
-    """Goes down to torch's own modules and to those that timm marks as untraceable."""
+    """Follows the forwards of the modules ``inside``; None follows all that torch and timm do not call leaves."""
+
+    # A buffer is read where it is used: what a forward computes from it would else be computed once, while tracing.
+    proxy_buffer_attributes = True
+
+    def __init__(self, inside: Collection[str] | None) -> None:
+        factories = tuple(getattr(torch, name) for name in _FACTORIES)
+        super().__init__(autowrap_functions=_timm_functions() + factories, param_shapes_constant=True)
+        self._autowrap_search.append(torch)  # torch.arange(n) of a traced n is no method that a proxy could see
+        self.inside = inside
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self.inside is not None:
+            return module_qualified_name not in self.inside
         return super().is_leaf_module(m, module_qualified_name) or isinstance(m, _timm_leaves())
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.submodule_paths is not None and m not in self.submodule_paths:
+            return forward(*args, **kwargs)  # made in the forward around registered ones, as layers[:-1] is
+        return super().call_module(m, forward, args, kwargs)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # Other arguments keep their defaults: a proxy in their place would never be None.
+        images = self.create_proxy("placeholder", "images", (), {})
+        return lambda root, value: root.forward(value), [self.root, images]
 
 
 def _timm_leaves() -> tuple[type[nn.Module], ...]:
@@ -38,40 +72,120 @@ def _timm_functions() -> tuple[Callable[..., Any], ...]:
     return tuple(registry.get_notrace_functions())
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The forward of ``model`` in the training mode that its modules are in now; the model is left as it was.
+def around(paths: Iterable[str]) -> frozenset[str]:
+    """The modules that hold the modules ``paths``, the root ("") among them."""
+    parents = {""}
+    for path in paths:
+        parts = path.split(".")
+        parents |= {".".join(parts[:length]) for length in range(1, len(parts))}
+    return frozenset(parents)
+
+
+def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
+    """The forward of ``model`` as it is now; the model is left as it was.
+
+    Args:
+        model: Any module that takes images.
+        inside: Paths of the modules whose forwards are followed, as :func:`around` a cut; all others are called
+            as they are, so that nothing of them is frozen. None follows every module that torch.fx can.
 
     Raises:
-        UserError: Its forward cannot be traced; names the class and torch.fx's reason.
+        UserError: A forward cannot be followed; names its class, file and line, and the reason.
     """
-    tracer = _Tracer(autowrap_functions=_timm_functions())
-    before = set(vars(model))
+    try:
+        return _traced(model, inside)
+    except Resists as error:
+        raise UserError(
+            f"{type(model).__name__} cannot be cut into trunk and branches: {error}; move what depends on values "
+            "into a submodule, cut elsewhere, or use share=False"
+        ) from error
+
+
+def _traced(model: nn.Module, inside: Collection[str] | None) -> fx.Graph:
+    tracer = _Tracer(inside)
+    with _restored(model) as wrote:
+        _forget(model)
+        before = _generators()
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:
+            raise Resists(f"{_place(error, model)} cannot be traced ({_reason(error)})") from error
+        if not _same(before, _generators()):
+            raise Resists(f"the forward of {type(model).__name__} draws random numbers that a trace would freeze")
+        constants = {name: value for name, value in vars(model).items() if name.startswith("_tensor_constant")}
+        for name in constants:
+            del vars(model)[name]
+        if wrote():
+            raise Resists(f"the forward of {type(model).__name__} sets {wrote()}, which a trace would do only once")
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and node.target in constants:
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_function(_Constant(constants[str(node.target)])))
+            graph.erase_node(node)
+    return graph
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """Undo what a forward leaves on the modules; gives a function that names an attribute that it has set."""
+    saved = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
     caches = [
         (cache, cache.copy())
-        for module in model.modules()
-        for name, cache in vars(module).items()
-        if isinstance(cache, (dict, list)) and not name.startswith("_")
+        for _, _, attributes in saved
+        for cache in attributes.values()
+        if isinstance(cache, (dict, list, set))
     ]
+
+    def wrote() -> str:
+        for path, module, attributes in saved:
+            for name, value in vars(module).items():
+                if name not in attributes or value is not attributes[name]:
+                    return f"{path}.{name}".lstrip(".")
+        return ""
+
     try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"{type(model).__name__} cannot be cut into trunk and branches: its forward cannot be traced ({reason}); "
-            "move the control flow that depends on values into a submodule, or use share=False"
-        ) from error
+        yield wrote
     finally:
-        for cache, content in caches:  # what the forward remembers while it is traced are no tensors
+        for _, module, attributes in saved:
+            for name in set(vars(module)) - set(attributes):
+                del vars(module)[name]
+            vars(module).update(attributes)
+        for cache, content in caches:  # what a forward remembers while it is traced are no tensors
             cache.clear()
-            cache.update(content) if isinstance(cache, dict) else cache.extend(content)
-    for name in set(vars(model)) - before:  # tensors made while tracing, which fx would leave on the user's model
-        constant = vars(model).pop(name)
-        for node in list(graph.nodes):
-            if node.op == "get_attr" and node.target == name:
-                with graph.inserting_before(node):
-                    node.replace_all_uses_with(graph.call_function(_Constant(constant)))
-                graph.erase_node(node)
-    return graph
+            cache.extend(content) if isinstance(cache, list) else cache.update(content)
+
+
+def _forget(model: nn.Module) -> None:
+    """Empty what forwards have remembered, which a trace would else take for good."""
+    for module in model.modules():
+        for name, cache in vars(module).items():
+            if isinstance(cache, dict) and not name.startswith("_") and any(map(torch.is_tensor, cache.values())):
+                cache.clear()
+
+
+def _generators() -> tuple[Any, ...]:
+    """The states of the random generators that a forward may draw from."""
+    state: Any = np.random.get_state()
+    return torch.get_rng_state(), random.getstate(), state[2], state[1]
+
+
+def _same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+    return torch.equal(one[0], other[0]) and one[1:3] == other[1:3] and bool((one[3] == other[3]).all())
+
+
+def _place(error: BaseException, model: nn.Module) -> str:
+    """The class, file and line of the innermost module that an error was raised in."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for frame, line in reversed(frames):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and not frame.f_code.co_filename.startswith(_TORCH):
+            name = next((f"'{path}'" for path, module in model.named_modules() if path and module is owner), "itself")
+            return f"{type(owner).__name__} ({name}, {frame.f_code.co_filename}:{line})"
+    return f"the forward of {type(model).__name__}"
+
+
+def _reason(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". To learn more")[0][:160]
 
 
 class _Constant:
@@ -84,7 +198,7 @@ class _Constant:
         self.__qualname__ = self.__name__
 
     def __call__(self) -> torch.Tensor:
-        return self.value
+        return self.value.clone()  # the forward may write into it
 
 
 def module_path(node: fx.Node) -> tuple[str, ...]:
@@ -162,21 +276,21 @@ class Cuts:
 
     Args:
         ats: Where it is cut, see :func:`cut`; nowhere for the whole forward.
+        inside: The modules whose forwards are followed; all others are called as they are.
         maps: Whether the last feature map is tapped beside what the classifier reads.
     """
 
-    def __init__(self, ats: tuple[str, ...], maps: bool = False) -> None:
-        self.ats, self.maps = ats, maps
-        self._graphs: dict[tuple[bool, ...], CutGraph] = {}
+    def __init__(self, ats: tuple[str, ...], inside: Collection[str], maps: bool = False) -> None:
+        self.ats, self.inside, self.maps = ats, inside, maps
+        self._graphs: dict[tuple[Hashable, ...], CutGraph] = {}
 
     def of(self, network: nn.Module, images: torch.Tensor) -> CutGraph:
-        """The segments for the mode that ``network`` is in; the last returns logits, features and the map."""
-        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
-            key = tuple([network.training] * len(next(iter(self._graphs))))
-        else:
-            key = training_flags(network)
+        """The segments as the modules are set now; the last returns logits, features and the map."""
+        if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
+            return next(graph for key, graph in reversed(self._graphs.items()) if key[0] == network.training)
+        key = frozen_facts(network, self.inside)
         if key not in self._graphs:
-            graph = trace(network)
+            graph = trace(network, self.inside)
             taps = [classifier_input(graph, network)]
             if self.maps:
                 taps.append(last_map(graph, network, images))
@@ -206,14 +320,36 @@ def _reads(nodes: list[fx.Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def classifier_input(graph: fx.Graph, model: nn.Module) -> fx.Node | None:
-    """What the last linear layer or convolution before the output reads; None where there is none."""
+    """What the last linear layer or convolution before the output reads; None where it cannot be seen."""
+    last = _last_layer(graph, model)
+    if last is None or not isinstance(model.get_submodule(last), _LAYERS):
+        return None
+    return next(node for node in reversed(graph.nodes) if node.target == last).all_input_nodes[0]
+
+
+def with_classifier(model: nn.Module, inside: Collection[str]) -> frozenset[str]:
+    """``inside``, and the modules around the classifier, where their forwards can be followed."""
+    found = frozenset(inside)
+    graph = trace(model, found)
+    while (last := _last_layer(graph, model)) is not None and not isinstance(model.get_submodule(last), _LAYERS):
+        wider = found | around([f"{last}.*"])
+        try:
+            graph = _traced(model, wider)
+        except Resists:
+            return found
+        found = wider
+    return found
+
+
+def _last_layer(graph: fx.Graph, model: nn.Module) -> str | None:
+    """The last module before the output that is or holds a linear layer or convolution."""
     wanted = {graph.output_node()}
     for node in reversed(list(graph.nodes)):
-        if node not in wanted:
-            continue
-        if node.op == "call_module" and isinstance(model.get_submodule(str(node.target)), (nn.Linear, nn.Conv2d)):
-            return node.all_input_nodes[0]
-        wanted.update(node.all_input_nodes)
+        if node in wanted:
+            path = str(node.target)
+            if node.op == "call_module" and any(isinstance(m, _LAYERS) for m in model.get_submodule(path).modules()):
+                return path
+            wanted.update(node.all_input_nodes)
     return None
 
 
@@ -299,26 +435,31 @@ def _item(values: tuple[Any, ...], index: int) -> Any:
     return values[index]
 
 
-def training_flags(model: nn.Module) -> tuple[bool, ...]:
-    """What a trace freezes of the mode: the ``training`` flag of every module that is traced through."""
-    return tuple(module.training for module in model.modules() if not _is_torch_leaf(module))
-
-
-def _is_torch_leaf(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(_LIBRARIES) and not isinstance(module, nn.Sequential)
+def frozen_facts(model: nn.Module, inside: Collection[str]) -> tuple[Hashable, ...]:
+    """What a trace freezes of the modules that it follows: their modes, switches and rates, and where the model is."""
+    first = next(model.parameters(), None)
+    facts: list[Hashable] = [model.training, *((first.device, first.dtype) if first is not None else ())]
+    for path in sorted(inside):
+        module = model.get_submodule(path)
+        facts.append((path, *(item for item in vars(module).items() if isinstance(item[1], _SCALARS))))
+    return tuple(facts)
 
 
 @contextmanager
 def undisturbed(*modules: nn.Module) -> Iterator[None]:
-    """Run a block after which modes, buffers and random generators are as before."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
+    """Run a block after which modes, buffers, attributes and random generators are as before."""
     buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     devices = {tensor.get_device() for module in modules for tensor in module.parameters() if tensor.is_cuda}
-    with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
+    states = random.getstate(), np.random.get_state()
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=sorted(devices)))
+        stack.enter_context(torch.no_grad())
+        for module in modules:
+            stack.enter_context(_restored(module))
         try:
             yield
         finally:
-            for part, mode in modes:
-                part.training = mode
+            random.setstate(states[0])
+            np.random.set_state(states[1])
             for buffer, value in buffers:
                 buffer.copy_(value)

@@ -25,6 +25,7 @@ class NativeEnsemble(nn.Module):
         target: The user's own model. Training this module trains it; its state dict is a plain model's.
         branches: The auxiliary tails (whole networks where nothing is shared), level by level where cuts are nested.
         gate: Weighs the branches by the trunk's features.
+        cuts: The target's forward in segments.
         fans: How many copies each level makes of its segment; their product is m.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
@@ -40,13 +41,12 @@ class NativeEnsemble(nn.Module):
         target: nn.Module,
         branches: list[nn.Module],
         gate: Gate,
-        at: tuple[str, ...],
+        cuts: Cuts,
         fans: tuple[int, ...],
         *,
         share: bool,
         in_place: bool,
         rescale: bool = False,
-        maps: bool = False,
     ) -> None:
         super().__init__()
         self.target = target
@@ -56,7 +56,7 @@ class NativeEnsemble(nn.Module):
         self.share = share
         self.in_place = in_place
         self.rescale = rescale
-        self.cuts = Cuts(at, maps)
+        self.cuts = cuts
 
     @property
     def at(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from coterie.networks.graph import Cuts
+from coterie.networks.graph import Cuts, around, with_classifier
 from coterie.networks.native import tapped
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -27,7 +27,9 @@ class Separate(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], *, features: bool = False, maps: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.cuts = [Cuts((), maps) for _ in networks] if features or maps else None
+        self.cuts: list[Cuts] | None = None
+        if features or maps:
+            self.cuts = [Cuts((), with_classifier(network, around([])), maps) for network in networks]
 
     @property
     def target(self) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Studies: what holds, measured so that anyone can measure it again."""

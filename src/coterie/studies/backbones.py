@@ -1,0 +1,272 @@
+"""Which backbones can be branched, and whether each branches exactly.
+
+Two studies. :func:`backbones` takes the smallest architecture of every family of timm's and every classifier of
+torchvision's, branches it with drop rates above 0, and compares it with an untouched copy: logits, gradients, batch
+norm's statistics and the random generator's state, in both modes. :func:`sweep` takes every architecture of timm's and
+asks on the meta device, where nothing is computed, only whether it branches and its stretches fit together.
+"""
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import UserError
+from coterie.methods.one import one_loss
+from coterie.networks.branch import branch
+from coterie.networks.check import alone
+from coterie.networks.native import NativeEnsemble, cuts
+
+CLASSES = 10
+_SIZES = (64, 128)  # tried before the size that a network is published for
+_DROPS: tuple[dict[str, Any], ...] = (
+    {"drop_rate": 0.1, "drop_path_rate": 0.1},
+    {"drop_rate": 0.1},
+    {"drop_path_rate": 0.1},
+    {"dropout": 0.1},
+    {},
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one network.
+
+    Attributes:
+        family: Timm's module, or ``torchvision``.
+        name: As ``timm/…`` or ``torchvision/…``.
+        parameters: Count.
+        image_size: Side of the square images, in pixels.
+        drop: The drop rates that it was built with, by option.
+        at: The module with which the tail begins; empty where it could not be branched.
+        tail_flops: The tail's share of the forward's FLOPs.
+        tail_parameters: The tail's share of the parameters.
+        crossing: How many values cross the cut.
+        exact: Equal to an untouched copy in both modes: logits, random state, batch norm's statistics.
+        gradients: Every parameter's gradient equals the untouched copy's.
+        steps: One step of ONE's loss leaves the loss and every parameter finite.
+        state: The target's state dict has a plain model's keys, loads strictly into one, and names no tensor twice.
+        seconds: For all of this.
+        reason: What failed; empty where nothing did.
+    """
+
+    family: str
+    name: str
+    parameters: int = 0
+    image_size: int = 0
+    drop: tuple[str, ...] = ()
+    at: str = ""
+    tail_flops: float = 0.0
+    tail_parameters: float = 0.0
+    crossing: int = 0
+    exact: bool = False
+    gradients: bool = False
+    steps: bool = False
+    state: bool = False
+    seconds: float = 0.0
+    reason: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything held."""
+        return self.exact and self.gradients and self.steps and self.state
+
+
+def families() -> dict[str, str]:
+    """Each of timm's modules with registered classifiers, and its smallest architecture by parameters.
+
+    Architectures that timm made for its own tests are left out.
+    """
+    return {module: smallest(module) for module in family_names()}
+
+
+def family_names() -> list[str]:
+    """Timm's modules with registered classifiers."""
+    import timm
+
+    return [module for module in timm.list_modules() if timm.list_models(module=module)]
+
+
+def smallest(module: str) -> str:
+    """The architecture of one of timm's modules with the fewest parameters."""
+    import timm
+
+    names = timm.list_models(module=module)
+    names = [name for name in names if not name.startswith("test_")] or names
+    sizes = {}
+    for name in names:
+        with torch.device("meta"):
+            sizes[name] = sum(p.numel() for p in timm.create_model(name, num_classes=CLASSES).parameters())
+    return min(sizes, key=lambda name: sizes[name])
+
+
+def torchvision_names() -> list[str]:
+    """Every classifier of torchvision's."""
+    import torchvision
+
+    return list(torchvision.models.list_models(module=torchvision.models))
+
+
+def backbones(names: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    """Branch networks and compare each with an untouched copy.
+
+    Args:
+        names: (family, name), the name as ``timm/…`` or ``torchvision/…``.
+    """
+    for family, name in names:
+        yield _row(family, name)
+
+
+def _row(family: str, name: str) -> Row:
+    began = time.perf_counter()
+    found: dict[str, Any] = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _study(name, found)
+    except UserError as error:
+        found["reason"] = str(error)
+    except Exception as error:  # a study of what fails goes on when something does
+        found["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
+    return Row(family, name, seconds=round(time.perf_counter() - began, 1), **found)
+
+
+def _study(name: str, found: dict[str, Any]) -> None:
+    make, found["drop"] = _maker(name)
+    found["image_size"] = side = _side(name, make)
+    torch.manual_seed(0)
+    model = make()
+    found["parameters"] = sum(p.numel() for p in model.parameters())
+    images = torch.randn(2, 3, side, side)
+    chosen = next((point for point in cuts(model, images) if point.default), None)
+    if chosen is not None:
+        found |= {"tail_flops": round(chosen.flops, 4), "tail_parameters": round(chosen.parameters, 4)}
+    untouched = copy.deepcopy(model)
+    net = branch(model, 2, example=images)
+    found["at"] = net.at[0]
+    found["crossing"] = len(net.cuts.of(net.target, images).trunk(model, images))
+    model.load_state_dict(untouched.state_dict())
+    differ = [what for mode in (False, True) for what in _differences(net, untouched, images, mode)]
+    found["exact"], found["gradients"] = not [what for what in differ if "gradient" not in what], not differ
+    found["state"] = _state_is_plain(net, make)
+    found["steps"] = _steps(net, images)
+    if differ:
+        found["reason"] = f"differ: {', '.join(differ[:4])}"
+
+
+def _maker(name: str) -> tuple[Callable[[], nn.Module], tuple[str, ...]]:
+    """What builds a network with as many drop rates as it takes, and the names of these."""
+    library, _, bare = name.partition("/")
+    for drop in _DROPS:
+        make = _timm_maker(bare, drop) if library == "timm" else _torchvision_maker(bare, drop)
+        try:
+            with torch.device("meta"):
+                make()
+        except TypeError:
+            continue
+        return make, tuple(drop)
+    return make, ()
+
+
+def _timm_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
+    import timm
+
+    return lambda: timm.create_model(name, num_classes=CLASSES, **options)
+
+
+def _torchvision_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Module]:
+    import torchvision
+
+    if name in ("googlenet", "inception_v3"):
+        options = options | {"aux_logits": False, "init_weights": False}
+    return lambda: torchvision.models.get_model(name, num_classes=CLASSES, **options)
+
+
+def _side(name: str, make: Callable[[], nn.Module]) -> int:
+    """The smallest of a few image sizes that a network takes, tried on shapes alone."""
+    published = _published_side(name)
+    with torch.device("meta"):
+        model = make()
+        for side in _SIZES:
+            try:
+                with torch.no_grad():
+                    model.train()(torch.zeros(2, 3, side, side))
+            except Exception:
+                continue
+            return side
+    return published
+
+
+def _published_side(name: str) -> int:
+    library, _, bare = name.partition("/")
+    if library == "timm":
+        import timm
+
+        config = timm.get_pretrained_cfg(bare)
+        return int(config.input_size[-1]) if config is not None else 224
+    return 224
+
+
+def _differences(net: NativeEnsemble, untouched: nn.Module, images: Tensor, mode: bool) -> list[str]:
+    """What differs between the branched model and an untouched copy of it."""
+    model, word = net.target, "training" if mode else "evaluation"
+    net.train(mode)
+    untouched.train(mode)
+    torch.manual_seed(1)
+    expected = untouched(images)
+    state = torch.get_rng_state()
+    torch.manual_seed(1)
+    got = alone(net, images)
+    found = []
+    if not torch.equal(expected, got):
+        found.append(f"logits in {word} by {(expected - got).abs().max().item():.2g}")
+    if not torch.equal(state, torch.get_rng_state()):
+        found.append(f"random state in {word}")
+    found += _unequal(untouched.named_buffers(), model.named_buffers(), f"in {word}")
+    if mode:
+        expected.square().sum().backward()
+        got.square().sum().backward()
+        gradients = [((n, p.grad) for n, p in each.named_parameters()) for each in (untouched, model)]
+        found += _unequal(*gradients, "'s gradient")
+        net.zero_grad()
+        untouched.zero_grad()
+    return found
+
+
+def _unequal(ours: Iterable[tuple[str, Any]], theirs: Iterable[tuple[str, Any]], what: str) -> list[str]:
+    pairs = zip(ours, theirs, strict=True)
+    return [f"{name} {what}" for (name, a), (_, b) in pairs if (a is None) != (b is None) or not _equal(a, b)]
+
+
+def _equal(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is None or other is None or torch.equal(one, other)
+
+
+def _state_is_plain(net: NativeEnsemble, make: Callable[[], nn.Module]) -> bool:
+    plain = make()
+    if list(plain.state_dict()) != list(net.target.state_dict()):
+        return False
+    plain.load_state_dict(net.target.state_dict())
+    owners: dict[int, str] = {}
+    for key, tensor in net.state_dict().items():
+        # Weights that a model shares inside itself are named twice by it too.
+        owner = key.split(".")[0] if not key.startswith("branches") else ".".join(key.split(".")[:2])
+        if tensor.numel() and owners.setdefault(tensor.data_ptr(), owner) != owner:
+            return False
+    return type(plain) is type(net.target)
+
+
+def _steps(net: NativeEnsemble, images: Tensor) -> bool:
+    labels = torch.tensor([0, 1])
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.001)
+    net.train()
+    one_loss(net(images), labels).total.backward()
+    optimiser.step()
+    finite = all(bool(p.isfinite().all()) for p in net.parameters())
+    with torch.no_grad():
+        return finite and bool(one_loss(net(images), labels).total.isfinite())
