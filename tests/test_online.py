@@ -9,6 +9,7 @@ from torch import nn
 
 import coterie
 from coterie import UserError
+from coterie.cli import main
 from coterie.methods import METHODS, Branched, Dml, Independent, One, Online, Pcl, Point, Spec, Teaches
 from coterie.methods.engine import InTurn, Loss
 from coterie.methods.one import one_loss
@@ -196,7 +197,8 @@ def test_every_method_resumes_exactly(name, digits, tmp_path, monkeypatch):
     assert whole.card["deliverables"][0] == "target"
 
 
-def test_a_method_of_ones_own_is_written_down_and_opened_again(digits, tmp_path):
+def test_a_method_of_ones_own_is_written_down_and_opened_again(tmp_path):
+    digits = coterie.data.load("digits", train_samples=100, test_samples=50)
     method = Online(
         network="resnet8",
         peers=Branched(num=3),
@@ -210,6 +212,8 @@ def test_a_method_of_ones_own_is_written_down_and_opened_again(digits, tmp_path)
     run = go(method, digits, tmp_path / "run", epochs=1, batch_size=64)
     again = coterie.Run(run.path).method()
     assert replace(again, network="resnet8") == method
+    main(["train", "--config", str(run.path / "config.yaml"), "--out", str(tmp_path / "again")])
+    assert same(run, coterie.Run(tmp_path / "again"))
     image = torch.randn(2, 1, 8, 8)
     assert run.network("ensemble")(image).logits.shape == (2, 3, 10)
     terms = [name for name in run.metrics[0] if name.startswith("loss_")]

@@ -6,7 +6,10 @@ import torch
 
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
+from coterie.methods import OkdDip
+from coterie.report.plots import COLOURS
 from coterie.report.table import means, rows
+from coterie.report.teaching import teaching
 
 
 def test_the_table_has_every_peer_and_the_baseline(finished, alone):
@@ -17,6 +20,15 @@ def test_the_table_has_every_peer_and_the_baseline(finished, alone):
     assert by_name["one: target"].flops == by_name["resnet8 alone"].flops
     assert by_name["one: ensemble"].flops == by_name["one: target"].training_flops > by_name["one: target"].flops
     assert by_name["one: target"].error == coterie.evaluate(finished)["error"]
+
+
+def test_the_drawing_names_everybody_and_colours_each_lesson(finished):
+    edges = OkdDip().teaching()
+    svg = teaching(edges, "okddip")
+    for name in ("target", "branch1", "branch3", "a mixture by attention", "the mean of the logits, T = 3"):
+        assert name in svg
+    assert svg.lower().count(COLOURS[0].lower()) > svg.lower().count(COLOURS[1].lower()) >= 2  # one to the leader
+    assert teaching(finished.method().teaching(), "one").count(">ensemble<") == 1
 
 
 class Closed(HTMLParser):
@@ -44,7 +56,7 @@ def test_the_page_is_one_file_with_every_picture(finished, alone, tmp_path):
     parser = Closed()
     parser.feed(text)
     assert parser.outside == []
-    assert parser.svgs == 7  # two of curves, two of the gate, reliability, two confusions
+    assert parser.svgs == 8  # who teaches whom, two of curves, two of the gate, reliability, two confusions
     assert parser.images == 12
     assert "prefers-color-scheme: dark" in text
     assert "currentColor" in text

@@ -61,7 +61,7 @@ def _flags(content: dict[str, Any], place: str = "") -> list[str]:
         name = f"{place}{key}"
         if value is None and name in _GROUPS:
             raise UserError(f"config: {name} was an object of your own; repeat this run from Python with that object")
-        if isinstance(value, dict) and (not place or value):
+        if isinstance(value, dict) and not place:
             flags += _flags(value, f"{name}.")
         elif name in _GROUPS:
             flags.append(f"--{name}.name={value}")

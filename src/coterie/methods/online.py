@@ -13,7 +13,7 @@ method is an :class:`OnlineMethod` that names its own.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from coterie.errors import UserError, unknown_name
@@ -165,7 +165,7 @@ class OnlineMethod(Method):
 
 @dataclass(kw_only=True)
 class Online(OnlineMethod, Point):
-    """An online method of your own, composed of the parts of the published ones; for attributes see :class:`Point`.
+    """An online method of your own, composed of the parts of the published ones.
 
     Example: three branches, of which the target learns from the mean of the others, and they from its moving average:
 
@@ -184,12 +184,13 @@ class Online(OnlineMethod, Point):
     name = "online"
     summary = "a method of your own: peers, an aggregator, and who teaches whom"
 
+    # Of the types of Point, or mappings of plain values, as a run's configuration holds them.
+    peers: Any = field(default_factory=Branched)
+    teaches: Sequence[Any] = (Teaches(),)
+
     def __post_init__(self) -> None:
-        # A run's configuration holds plain values.
-        if isinstance(self.peers, Mapping):
-            kinds = {kind.__name__: kind for kind in (Branched, Independent)}
-            self.peers = kinds[self.peers["kind"]](**_options(self.peers))
-        self.teaches = tuple(Teaches(**_options(each)) if isinstance(each, Mapping) else each for each in self.teaches)
+        self.peers = _made(self.peers, "peers", Branched, Independent)
+        self.teaches = tuple(_made(each, "teaches", Teaches) for each in self.teaches)
         Point.__post_init__(self)
 
     def point(self) -> Point:
@@ -197,6 +198,17 @@ class Online(OnlineMethod, Point):
         return self
 
 
-def _options(plain: Mapping[str, Any]) -> dict[str, Any]:
-    found = {name: value for name, value in plain.items() if name != "kind"}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+def _made(value: Any, option: str, *kinds: type) -> Any:
+    """An object of one of these kinds, from itself or from a mapping of its ``kind`` and attributes."""
+    if not isinstance(value, Mapping):
+        return value
+    names = {kind.__name__: kind for kind in kinds}
+    kind = value.get("kind", next(iter(names)))
+    if kind not in names:
+        raise unknown_name(f"kind of --method.{option}", str(kind), names)
+    options = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items() if name != "kind"}
+    known = [each.name for each in fields(names[kind])]
+    for name in options:
+        if name not in known:
+            raise unknown_name(f"attribute of --method.{option}", name, known)
+    return names[kind](**options)

@@ -1,6 +1,6 @@
 """One self-contained page from one or more Runs: figures, pictures, and what they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import sqrt
@@ -17,8 +17,10 @@ from coterie.data import ImageData, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.files import write_text
+from coterie.methods import Edge
 from coterie.report import plots
 from coterie.report.table import rows
+from coterie.report.teaching import teaching
 from coterie.run import Row, Run
 
 _PICTURES = 12
@@ -151,6 +153,9 @@ def _sections(measured: list[_Measured], data: ImageData) -> list[Section]:
             ],
         )
     ]
+    drawings = [(each.card["method"], each.run.method().teaching()) for each in measured]
+    if any(edges for _, edges in drawings):
+        sections.insert(0, _teaching({name: edges for name, edges in drawings if edges}))
     sections += [_gate(each) for each in measured if each.predictions.weights is not None]
     reliable = {name: (logits, each.predictions.labels) for each in measured for name, logits in each.named.items()}
     matrices = [
@@ -168,6 +173,15 @@ def _sections(measured: list[_Measured], data: ImageData) -> list[Section]:
         )
     )
     return sections
+
+
+def _teaching(methods: Mapping[str, Sequence[Edge]]) -> Section:
+    return Section(
+        "Who teaches whom",
+        "Arrows go from a teacher to who learns from it; dotted lines lead to what is made of the peers' answers. "
+        "Every peer learns from the labels too.",
+        [(name, teaching(edges, f"Who teaches whom in {name}")) for name, edges in methods.items()],
+    )
 
 
 def _columns(measured: _Measured, prefix: str) -> dict[str, plots.Curve]:

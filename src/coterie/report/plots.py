@@ -14,19 +14,21 @@ from torch import Tensor
 
 # Colour-blind safe (Okabe, Ito) and readable on both grounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A5CA8")
-_INK = "#010203"  # stands for the page's text colour until the SVG is in the page
+INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def _figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Any]:
+def new_figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Any]:
+    """An empty figure of so many inches, and its axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def to_svg(figure: Figure, title: str) -> str:
+    """A figure as SVG that takes the page's colours; the title is for those who cannot see it."""
     text = StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Title": title})
@@ -35,20 +37,20 @@ def _svg(figure: Figure, title: str) -> str:
     # Every picture's own names, since one page holds them all.
     prefix = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
-    svg = svg.replace(_INK, "currentColor")
+    svg = svg.replace(INK, "currentColor")
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{title}" ', svg, count=1)
 
 
 def _ink(axes: Any) -> None:
-    axes.tick_params(colors=_INK, which="both")
+    axes.tick_params(colors=INK, which="both")
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
-        part.set_color(_INK)
+        part.set_color(INK)
     for spine in axes.spines.values():
-        spine.set_color(_INK)
+        spine.set_color(INK)
     legend = axes.get_legend()
     if legend is not None:
         for text in legend.get_texts():
-            text.set_color(_INK)
+            text.set_color(INK)
 
 
 def curves(named: Mapping[str, Curve], title: str, label: str, log: bool = False) -> str:
@@ -60,7 +62,7 @@ def curves(named: Mapping[str, Curve], title: str, label: str, log: bool = False
         label: Of the vertical axis.
         log: Whether that axis is logarithmic.
     """
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for index, (name, (epochs, values)) in enumerate(named.items()):
         style = "--" if "alone" in name else "-"
         marker = "o" if len(epochs) == 1 else None
@@ -74,12 +76,12 @@ def curves(named: Mapping[str, Curve], title: str, label: str, log: bool = False
     axes.set_ylabel(label)
     axes.legend(frameon=False, fontsize="small")
     _ink(axes)
-    return _svg(figure, title)
+    return to_svg(figure, title)
 
 
 def histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str) -> str:
     """How values in [0, 1] are spread over the images."""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for index, (name, values) in enumerate(named.items()):
         colour = COLOURS[index % len(COLOURS)]
         axes.hist(values, bins=np.linspace(0, 1, 41), histtype="step", color=colour, label=name, linewidth=1.6)
@@ -87,14 +89,14 @@ def histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str)
     axes.set_ylabel("test images")
     axes.legend(frameon=False, fontsize="small")
     _ink(axes)
-    return _svg(figure, title)
+    return to_svg(figure, title)
 
 
 def confusion_matrix(counts: Tensor, classes: Sequence[str], title: str) -> str:
     """Rows are true classes; the share of each that was said to be each; figures where there is room for them."""
     share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     side = min(6.4, 2.4 + 0.4 * len(classes))
-    figure, axes = _figure(side, side)
+    figure, axes = new_figure(side, side)
     axes.spines[["top", "right"]].set_visible(True)
     axes.imshow(np.sqrt(share.numpy()), cmap="Blues", vmin=0, vmax=1)  # the root lets rare confusions be seen
     few = len(classes) <= 20
@@ -110,7 +112,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], title: str) -> str:
     axes.set_xlabel("said")
     axes.set_ylabel("is")
     _ink(axes)
-    return _svg(figure, title)
+    return to_svg(figure, title)
 
 
 def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str) -> str:
@@ -120,8 +122,8 @@ def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str) -> str:
         named: Name to (logits (N, C), labels (N,)).
         title: For those who cannot see it.
     """
-    figure, axes = _figure(4.6, 4.2)
-    axes.plot([0, 1], [0, 1], ":", color=_INK, linewidth=1)
+    figure, axes = new_figure(4.6, 4.2)
+    axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1)
     for index, (name, (logits, labels)) in enumerate(named.items()):
         confidence, said = logits.softmax(1).max(1)
         place = (confidence * 15).long().clamp(max=14)
@@ -134,7 +136,7 @@ def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str) -> str:
     axes.set_ylabel("share right")
     axes.legend(frameon=False, fontsize="small")
     _ink(axes)
-    return _svg(figure, title)
+    return to_svg(figure, title)
 
 
 def thumbnail(pixels: np.ndarray[Any, Any], side: int = 96) -> str:
