@@ -4,7 +4,6 @@ import copy
 import functools
 import io
 import pickle
-import socket
 
 import numpy as np
 import onnxruntime
@@ -15,13 +14,11 @@ import torch
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils import _pytree as pytree
 
 from coterie import LossTerms, branch
 from coterie.losses import one
-from coterie.methods.one import one_loss
 from coterie.networks import build
 
 # Raw parameters of a module without an initialiser start as copies, and branch() says so.
@@ -331,46 +328,6 @@ def test_hooks_of_torchs_own_layers_fire_as_they_do_in_the_model(name):
     fired.clear()
     net(images())
     assert fired == expected
-
-
-# Several processes
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def _distributed(rank, port, folder):
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    for name, options in CASES.items():
-        # Different weights in each process, which the wrapper must make alike.
-        torch.manual_seed(rank)
-        net = branch(build("resnet8", 6), 3, example=images()).double().eval()
-        wrapped = DistributedDataParallel(net, **options)
-        x, labels = images(4).double()[rank::2], LABELS[rank::2]
-        for _ in range(2):  # the second forward is where a parameter without a gradient is an error
-            net.zero_grad()
-            one_loss(wrapped(x), labels).total.backward()
-        torch.save({"state": net.state_dict(), "gradients": gradients(net)}, f"{folder}/{name}-{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-CASES = {"plain": {}, "static": {"static_graph": True}}
-
-
-def test_two_processes_have_the_gradients_of_one(tmp_path):
-    torch.multiprocessing.spawn(_distributed, (_free_port(), str(tmp_path)), nprocs=2)
-    net = branch(build("resnet8", 6), 3, example=images()).double().eval()
-    for name in CASES:
-        results = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
-        net.load_state_dict(results[0]["state"])
-        net.zero_grad()
-        loss_of(net, images().double()).backward()
-        for result in results:
-            torch.testing.assert_close(result["gradients"], gradients(net))
 
 
 def test_torch_looks_into_what_it_returns():
