@@ -12,6 +12,7 @@ import torch
 import coterie
 from coterie.methods import One
 from toys import comparable, go, plain, same, weights
+from two_processes import WRAPPERS, branched
 
 TESTS = Path(__file__).parent
 
@@ -79,6 +80,17 @@ def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
     whole, cut = run(place / "whole"), run(place / "cut")
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_torchs_own_wrapper_has_the_gradients_of_the_whole_batch_in_each_process(wrapper, trained):
+    """With a static graph it adds them up only if it finds the tensors in what the network returns."""
+    net, images, labels = branched()
+    coterie.losses.one(net(images), labels).total.backward()
+    expected = [parameter.grad for parameter in net.parameters()]
+    for rank in range(2):
+        got = torch.load(trained / f"gradients-{wrapper}{rank}.pt", weights_only=True)
+        torch.testing.assert_close(got, expected)
 
 
 def test_the_command_line_trains_one_in_two_processes(tmp_path):

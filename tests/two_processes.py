@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 import coterie
 from coterie.methods import One
@@ -27,12 +28,36 @@ def stopped_and_resumed(toy, data, place, batch_size):
     go(toy(network="resnet8"), data, place / "cut", resume=True, batch_size=batch_size)
 
 
+WRAPPERS = {"plain": {}, "static": {"static_graph": True}}
+
+
+def branched(seed=0):
+    """A branched network without what batch norm makes of a batch, and eight images with labels, for its gradients."""
+    torch.manual_seed(seed)
+    net = coterie.branch(coterie.networks.build("resnet8", 6), 3, example=torch.zeros(2, 3, 16, 16)).double().eval()
+    generator = torch.Generator().manual_seed(0)
+    return net, torch.randn(8, 3, 16, 16, generator=generator, dtype=torch.float64), torch.arange(8) % 6
+
+
+def gradients(place):
+    """A branched network in torch's own wrapper, every process with half of the images."""
+    rank = torch.distributed.get_rank()
+    for name, options in WRAPPERS.items():
+        net, images, labels = branched(seed=rank)  # different weights in each, which the wrapper must make alike
+        wrapped = DistributedDataParallel(net, **options)
+        for _ in range(2):  # it is the second forward that complains of parameters without a gradient
+            net.zero_grad()
+            coterie.losses.one(wrapped(images[rank::2]), labels[rank::2]).total.backward()
+        torch.save([parameter.grad for parameter in net.parameters()], place / f"gradients-{name}{rank}.pt")
+
+
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
     go(One(network=plain(), at="1", gate="uniform"), digits, place / "plain", batch_size=40)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
+    gradients(place)
 
 
 if __name__ == "__main__":

@@ -72,9 +72,9 @@ class PeerOutput:
     def __post_init__(self) -> None:
         for name in ("logits", "trunk", "weights", "ensemble"):
             value = getattr(self, name)
-            if value is not None:
+            if isinstance(value, Tensor):  # torch also builds trees of other things than tensors
                 object.__setattr__(self, name, at_least_float32(value))
-        if self.features is not None:
+        if self.features is not None and all(isinstance(feature, Tensor) for feature in self.features):
             object.__setattr__(self, "features", tuple(at_least_float32(feature) for feature in self.features))
 
     def detach(self) -> "PeerOutput":
@@ -125,3 +125,9 @@ def answer(output: PeerOutput | Tensor) -> Tensor:
     if isinstance(output, Tensor):
         return at_least_float32(output)
     return output.logits[:, 0] if output.ensemble is None else output.ensemble
+
+
+# Known to torch as trees of tensors. What it does not know it does not look into: DistributedDataParallel with
+# static_graph=True would silently not add up gradients over processes, and torch.export would refuse the network.
+for _type in (PeerOutput, LossTerms, StepResult):
+    torch.export.register_dataclass(_type, serialized_type_name=f"coterie.{_type.__name__}")

@@ -5,6 +5,7 @@ its path on whatever root they are given, so the same code runs on the user's mo
 of the upper modules under the same paths.
 """
 
+import copy
 import linecache
 import random
 import traceback
@@ -287,19 +288,27 @@ class Cuts:
     def of(self, network: nn.Module, images: torch.Tensor) -> CutGraph:
         """The segments as the modules are set now; the last returns logits, features and the map."""
         if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
-            return next(graph for key, graph in reversed(self._graphs.items()) if key[0] == network.training)
+            for known, graph in reversed(self._graphs.items()):
+                if known[0] == network.training:
+                    return graph
         key = frozen_facts(network, self.inside)
         if key not in self._graphs:
-            graph = trace(network, self.inside)
-            taps = [classifier_input(graph, network)]
+            traced = trace(network, self.inside)
+            taps = [classifier_input(traced, network)]
             if self.maps:
-                taps.append(last_map(graph, network, images))
-            self._graphs[key] = cut(graph, self.ats, [tap for tap in taps if tap is not None])
+                taps.append(last_map(traced, network, images))
+            self._graphs[key] = cut(traced, self.ats, [tap for tap in taps if tap is not None])
         return self._graphs[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions are dropped from copies and pickles, and made again where they are needed.
+        # Compiled functions cannot be pickled; they are made again where they are needed.
         return {**vars(self), "_graphs": {}}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Cuts":
+        # They hold no state, so that a copy keeps them: it may be exported or called functionally before it ever ran.
+        twin = copy.copy(self)
+        twin._graphs = dict(self._graphs)
+        return twin
 
 
 def _start(nodes: list[fx.Node], at: str) -> int:
