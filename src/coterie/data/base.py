@@ -1,7 +1,7 @@
 """A data set: its splits, each resident in memory or streaming from files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,16 @@ class Resident:
 
     Attributes:
         data: uint8 (N, H, W, channels).
-        labels: (N,), int64.
+        labels: (N,), int64: what is learned.
         names: The file of each image, or None.
+        clean: The labels (N,) as they were before some were made wrong (:mod:`coterie.data.noise`); None where none
+            were.
     """
 
     data: Tensor
     labels: Array
     names: Sequence[str] | None = None
+    clean: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -37,7 +40,8 @@ class Resident:
     def subset(self, indices: Array) -> "Resident":
         """The split of these images alone, in this order."""
         names = None if self.names is None else [self.names[index] for index in indices]
-        return Resident(self.pixels(indices), self.labels[indices], names)
+        clean = None if self.clean is None else self.clean[indices]
+        return Resident(self.pixels(indices), self.labels[indices], names, clean)
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,17 @@ class Streaming:
 
     Attributes:
         names: The files.
-        labels: (N,), int64.
+        labels: (N,), int64: what is learned.
         decode: File to uint8 (H, W, channels), resized.
         workers: Processes that decode.
+        clean: The labels (N,) as they were before some were made wrong; None where none were.
     """
 
     names: Sequence[str]
     labels: Array
     decode: Callable[[Path], Array] = field(repr=False)
     workers: int = 0
+    clean: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -65,7 +71,8 @@ class Streaming:
 
     def subset(self, indices: Array) -> "Streaming":
         """The split of these images alone, in this order."""
-        return Streaming([self.names[index] for index in indices], self.labels[indices], self.decode, self.workers)
+        clean = None if self.clean is None else self.clean[indices]
+        return replace(self, names=[self.names[index] for index in indices], labels=self.labels[indices], clean=clean)
 
 
 # One split: labels, the files' names where there are any, and pixels by index.

@@ -3,15 +3,17 @@
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from coterie.data import cifar, digits, fashion_mnist, folder, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
+from coterie.data.noise import NoiseKind, check_noise, noisy
 from coterie.data.splits import stratified
 from coterie.data.transforms import AUGMENTATIONS, resized
 from coterie.errors import UserError, unknown_name
@@ -67,6 +69,9 @@ def load(
     train_samples: int | None = None,
     test_samples: int | None = None,
     test_fraction: float | None = None,
+    noise: float | tuple[float, ...] = 0.0,
+    noise_kind: NoiseKind = "symmetric",
+    noise_map: dict[int, int] | None = None,
     seed: int = 0,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
@@ -92,7 +97,13 @@ def load(
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
         test_fraction: Share held out of a ``folder`` without val/ (None for a fifth), or of ``digits``.
-        seed: Of the splits and subsets.
+        noise: Share of each class's training labels that are made wrong, from 0 to 1, or one share for each class; the
+            validation split's labels too, each split to the image. Test labels never are, and the right ones are kept:
+            ``coterie evaluate --split train`` measures against them.
+        noise_kind: ``symmetric`` takes the wrong label from all other classes alike; ``asymmetric`` takes the next
+            class (after the last, the first), or that of ``noise_map``.
+        noise_map: Class to the class it is taken for, by index, as ``{3: 5, 5: 3}``; other classes keep their labels.
+        seed: Of the splits, subsets and noise.
         mean: Per channel, of pixels scaled to [0, 1]; None for the data set's own.
         std: Per channel.
         extra: SVHN's extra images too.
@@ -126,6 +137,12 @@ def load(
             )
         chosen, rest = stratified(train.labels, count, seed)
         held_out, train = train.subset(chosen), train.subset(rest)
+    check_noise(noise, noise_kind, noise_map, len(source.classes))
+    if np.any(noise):
+        # After the splits: each has the same images whatever the noise.
+        how_noisy = (noise, noise_kind, noise_map, len(source.classes), seed)
+        train = noisy(train, *how_noisy)
+        held_out = None if held_out is None else noisy(held_out, *how_noisy)
     size, depth = size or source.image_size, channels or source.channels
     how = augment or entry.augment or source.augment
     assert how is not None
@@ -230,7 +247,7 @@ def _fitted(images: Images, size: tuple[int, int] | None, channels: int) -> Imag
         data = data.expand(-1, -1, -1, 3) if channels == 3 else (data.float() @ grey).round().byte().unsqueeze(3)
     if size is not None:
         data = resized(data, size)
-    return Resident(data.contiguous(), images.labels, images.names)
+    return replace(images, data=data.contiguous())
 
 
 def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

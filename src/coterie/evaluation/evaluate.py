@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import disagreement, measures, predict_batches
@@ -18,8 +20,9 @@ def evaluate(run: Run, *, student: str | None = None, split: str = "test", **dat
         data: Options of :func:`coterie.data.load` in place of the run's, for example ``root``.
 
     Returns:
-        ``error`` and ``top5_error`` in percent, ``nll`` in nats, ``ece``; and for a group of peers each one's error
-        and their ``disagreement``.
+        ``error`` and ``top5_error`` in percent, ``nll`` in nats, ``ece``; for a group of peers each one's error and
+        their ``disagreement``. Where labels were made wrong (``--data.noise``) all of these are against the right ones,
+        and ``error_noisy`` is the error against the noisy ones, that were learned.
 
     Raises:
         UserError: There is no such deliverable or split, or the data have other classes.
@@ -35,9 +38,12 @@ def evaluate(run: Run, *, student: str | None = None, split: str = "test", **dat
         raise UserError(f"--split {split}: this data has none; use test, or train")
     predictions = predict_batches(network, evaluation_batches(found, images))
     logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
-    values = measures(logits, predictions.labels)
+    labels = predictions.labels if images.clean is None else torch.from_numpy(images.clean)
+    values = measures(logits, labels)
+    if images.clean is not None:
+        values["error_noisy"] = measures(logits, predictions.labels)["error"]
     if predictions.logits.shape[1] > 1:
         for name, peer in zip(card["peers"], predictions.logits.unbind(1), strict=True):
-            values[f"error_{name}"] = measures(peer, predictions.labels)["error"]
+            values[f"error_{name}"] = measures(peer, labels)["error"]
         values["disagreement"] = disagreement(predictions.logits)
     return values
