@@ -15,6 +15,7 @@ from coterie import data as data_room
 from coterie.errors import UserError, unknown_name
 from coterie.files import read_tensors, write_text
 from coterie.methods import Method, Spec, method_class
+from coterie.networks.surgery import resize
 from coterie.networks.zoo import Network
 
 Row = dict[str, float | int | str]
@@ -92,7 +93,7 @@ class Run:
             raise unknown_name("student", student, students)
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
             network = self.method().deliverables(self.spec())[student]
-        load_weights(network, self.weights_path(student))
+        load_weights(network, self.weights_path(student), card.get("cut", False))
         return network.eval()
 
     def weights_path(self, student: str) -> Path:
@@ -120,13 +121,20 @@ class Run:
         return data_room.load(**{**self.config["data"], **options})
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
     """Load a state dict strictly from a safetensors file.
+
+    Args:
+        network: Changed in place.
+        path: The file.
+        cut: Whether the file's network is this one cut to fewer channels: the layers are then made as wide as it says.
 
     Raises:
         UserError: The file is missing, damaged, or another network's.
     """
     state, _ = read_tensors(path, "train the run again")
+    if cut:
+        resize(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
@@ -161,7 +169,7 @@ def open_exported(path: Path) -> tuple[dict[str, Any], nn.Module]:
     else:
         options = {**card["options"], "network": card["network"]}
         network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
-    load_weights(network, path)
+    load_weights(network, path, card.get("cut", False))
     return card, network.eval()
 
 

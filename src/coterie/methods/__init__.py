@@ -3,6 +3,7 @@
 from coterie.errors import unknown_name
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.cl_ilr import ClIlr
+from coterie.methods.compact import Compact
 from coterie.methods.dml import Dml
 from coterie.methods.ensemble import Ensemble
 from coterie.methods.ffl import Ffl
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
         Snapshot,
         Kd,
         SelfDistillation,
+        Compact,
     )
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "METHODS",
     "Branched",
     "ClIlr",
+    "Compact",
     "Dml",
     "Edge",
     "Ensemble",

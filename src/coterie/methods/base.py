@@ -129,6 +129,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    # Whether training decides how wide the delivered network's layers are: they are then read off its weights.
+    cuts: ClassVar[bool] = False
 
     network: NetworkLike = "resnet32"
     epochs: dict[str, int] = field(default_factory=dict)

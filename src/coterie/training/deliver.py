@@ -47,6 +47,7 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
         "network": backbone if isinstance(backbone, str) else None,
         "options": method_options(method),
         "deliverables": list(networks),
+        "cut": method.cuts,
         "peers": list(stage.group or stage.peers),
         "classes": list(data.classes),
         "channels": data.channels,
