@@ -11,6 +11,7 @@ import torch
 
 import coterie
 from coterie.methods import One
+from coterie.outputs import PeerOutput
 from toys import comparable, go, plain, same, weights
 
 TESTS = Path(__file__).parent
@@ -95,3 +96,13 @@ def test_the_command_line_trains_one_in_two_processes(tmp_path):
         assert done.card["test"][name]["error"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
         assert done.metrics[-1][f"test_error_{name}"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
     assert done.card["test"]["ensemble"]["nll"] == pytest.approx(measured["nll"], rel=1e-5)
+
+
+def test_detached_outputs_say_the_same_without_gradients():
+    values = torch.randn(4, 2, 3, requires_grad=True)
+    output = PeerOutput(values * 2, features=(values[:, 0] * 2,), ensemble=values.sum(1))
+    cut = output.detach()
+    assert torch.equal(cut.logits, output.logits)
+    assert torch.equal(cut.features[0], output.features[0])
+    assert cut.weights is None
+    assert not any(tensor.requires_grad for tensor in (cut.logits, cut.ensemble, *cut.features))

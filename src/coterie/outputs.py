@@ -4,7 +4,8 @@ Shapes: B images in a batch, m peers, C classes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,11 +79,11 @@ class PeerOutput:
 
     def detach(self) -> "PeerOutput":
         """The same values, without gradients."""
-        tensors = (self.logits, self.trunk, self.weights, self.ensemble)
-        logits, trunk, weights, ensemble = (None if each is None else each.detach() for each in tensors)
-        assert logits is not None
-        features = None if self.features is None else tuple(feature.detach() for feature in self.features)
-        return PeerOutput(logits, features, trunk, weights, ensemble)
+
+        def cut(value: Any) -> Any:
+            return tuple(map(cut, value)) if isinstance(value, tuple) else None if value is None else value.detach()
+
+        return PeerOutput(**{each.name: cut(getattr(self, each.name)) for each in fields(self)})
 
 
 @dataclass(frozen=True)
