@@ -17,16 +17,18 @@ from toys import comparable, go, plain, same, weights
 TESTS = Path(__file__).parent
 
 
-def in_two_processes(*arguments):
-    """Run Python twice, as a launcher would; gives what both wrote."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of two_processes.py's runs, and what each process said."""
+    place = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     # The launchers' variables, without their processes: torchrun and accelerate set the same.
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
+            [sys.executable, str(TESTS / "two_processes.py"), str(place)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -35,30 +37,20 @@ def in_two_processes(*arguments):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
+        said = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    return said
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    place = tmp_path_factory.mktemp("two")
-    in_two_processes(TESTS / "two_processes.py", place)
-    return place
-
-
-def run(path, network=None):
-    return coterie.Run(path, network)
+    return place, said
 
 
 def test_two_processes_train_the_same_weights_as_one(trained, tmp_path):
+    place, _ = trained
     # No batch norm, whose statistics are each process's own; 165 images: the last batch is 3 and 2.
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
     alone = go(One(network=plain(), at="1", gate="uniform"), digits, tmp_path / "one", batch_size=40)
-    both = run(trained / "plain", plain())
+    both = coterie.Run(place / "plain", plain())
     ours, theirs = weights(alone), weights(both)
     assert ours.keys() == theirs.keys()
     for key in ours:
@@ -74,21 +66,19 @@ def test_two_processes_train_the_same_weights_as_one(trained, tmp_path):
     ("name", "where"), [("mutual", "epoch 2, step 5 of stage train"), ("average", "epoch 3, step 2 of stage train")]
 )
 def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
-    place = trained / name
+    place = trained[0] / name
     words = [(place / f"stopped{rank}").read_text() for rank in range(2)]
     assert words == [where, where]
-    whole, cut = run(place / "whole"), run(place / "cut")
+    whole, cut = coterie.Run(place / "whole"), coterie.Run(place / "cut")
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
 
 
-def test_the_command_line_trains_one_in_two_processes(tmp_path):
-    out = tmp_path / "run"
-    options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--batch_size", "32"]
-    first, second = in_two_processes("-m", "coterie.cli", "train", *options, "--epochs", "2", "--out", out)
+def test_the_command_line_trains_one_in_two_processes(trained):
+    place, (first, second) = trained
     assert "done; next" in first
     assert "done; next" not in second
-    done = run(out)
+    done = coterie.Run(place / "shell")
     assert [row["epoch"] for row in done.metrics] == [1, 2]
     # All 500 test images, each once: one process measures the delivered networks, and its errors are the same.
     measured = coterie.evaluate(done, student="ensemble")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 import coterie
+from coterie import cli
 from coterie.methods import One
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
@@ -33,6 +34,8 @@ def main(place: Path) -> None:
     go(One(network=plain(), at="1", gate="uniform"), digits, place / "plain", batch_size=40)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
+    options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--batch_size", "32"]
+    cli.main(["train", *options, "--epochs", "2", "--out", str(place / "shell")])
 
 
 if __name__ == "__main__":
