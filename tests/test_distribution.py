@@ -11,22 +11,25 @@ import torch
 
 import coterie
 from coterie.methods import One
+from coterie.outputs import PeerOutput
 from toys import comparable, go, plain, same, weights
 from two_processes import WRAPPERS, branched
 
 TESTS = Path(__file__).parent
 
 
-def in_two_processes(*arguments):
-    """Run Python twice, as a launcher would; gives what both wrote."""
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of two_processes.py's runs, and what each process said."""
+    place = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     # The launchers' variables, without their processes: torchrun and accelerate set the same.
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
+            [sys.executable, str(TESTS / "two_processes.py"), str(place)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -35,30 +38,20 @@ def in_two_processes(*arguments):
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240)[0] for process in processes]
+        said = [process.communicate(timeout=400)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(said)
-    return said
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    place = tmp_path_factory.mktemp("two")
-    in_two_processes(TESTS / "two_processes.py", place)
-    return place
-
-
-def run(path, network=None):
-    return coterie.Run(path, network)
+    return place, said
 
 
 def test_two_processes_train_the_same_weights_as_one(trained, tmp_path):
+    place, _ = trained
     # No batch norm, whose statistics are each process's own; 165 images: the last batch is 3 and 2.
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
     alone = go(One(network=plain(), at="1", gate="uniform"), digits, tmp_path / "one", batch_size=40)
-    both = run(trained / "plain", plain())
+    both = coterie.Run(place / "plain", plain())
     ours, theirs = weights(alone), weights(both)
     assert ours.keys() == theirs.keys()
     for key in ours:
@@ -74,10 +67,10 @@ def test_two_processes_train_the_same_weights_as_one(trained, tmp_path):
     ("name", "where"), [("mutual", "epoch 2, step 5 of stage train"), ("average", "epoch 3, step 2 of stage train")]
 )
 def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
-    place = trained / name
+    place = trained[0] / name
     words = [(place / f"stopped{rank}").read_text() for rank in range(2)]
     assert words == [where, where]
-    whole, cut = run(place / "whole"), run(place / "cut")
+    whole, cut = coterie.Run(place / "whole"), coterie.Run(place / "cut")
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
 
@@ -93,13 +86,11 @@ def test_torchs_own_wrapper_has_the_gradients_of_the_whole_batch_in_each_process
         torch.testing.assert_close(got, expected)
 
 
-def test_the_command_line_trains_one_in_two_processes(tmp_path):
-    out = tmp_path / "run"
-    options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--batch_size", "32"]
-    first, second = in_two_processes("-m", "coterie.cli", "train", *options, "--epochs", "2", "--out", out)
+def test_the_command_line_trains_one_in_two_processes(trained):
+    place, (first, second) = trained
     assert "done; next" in first
     assert "done; next" not in second
-    done = run(out)
+    done = coterie.Run(place / "shell")
     assert [row["epoch"] for row in done.metrics] == [1, 2]
     # All 500 test images, each once: one process measures the delivered networks, and its errors are the same.
     measured = coterie.evaluate(done, student="ensemble")
@@ -107,3 +98,13 @@ def test_the_command_line_trains_one_in_two_processes(tmp_path):
         assert done.card["test"][name]["error"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
         assert done.metrics[-1][f"test_error_{name}"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
     assert done.card["test"]["ensemble"]["nll"] == pytest.approx(measured["nll"], rel=1e-5)
+
+
+def test_detached_outputs_say_the_same_without_gradients():
+    values = torch.randn(4, 2, 3, requires_grad=True)
+    output = PeerOutput(values * 2, features=(values[:, 0] * 2,), ensemble=values.sum(1))
+    cut = output.detach()
+    assert torch.equal(cut.logits, output.logits)
+    assert torch.equal(cut.features[0], output.features[0])
+    assert cut.weights is None
+    assert not any(tensor.requires_grad for tensor in (cut.logits, cut.ensemble, *cut.features))

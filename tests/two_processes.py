@@ -7,6 +7,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 import coterie
+from coterie import cli
 from coterie.methods import One
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
@@ -58,6 +59,8 @@ def main(place: Path) -> None:
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     gradients(place)
+    options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--batch_size", "32"]
+    cli.main(["train", *options, "--epochs", "2", "--out", str(place / "shell")])
 
 
 if __name__ == "__main__":
