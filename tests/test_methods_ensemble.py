@@ -13,7 +13,7 @@ from resuming import go, resumes_exactly, weights
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     return coterie.train(
-        Ensemble(network="resnet8"), digits, epochs=2, out=tmp_path_factory.mktemp("e") / "run", progress=False
+        Ensemble(network="resnet8", members=2), digits, epochs=2, out=tmp_path_factory.mktemp("e") / "run", progress=False
     )
 
 
@@ -22,9 +22,9 @@ def test_members_are_separate_networks_and_the_first_is_the_network_alone(run, a
     plain = load_file(alone.path / "model.safetensors")
     assert all(torch.equal(trained[f"member1.{key}"], value) for key, value in plain.items())
     assert not torch.equal(trained["member1.fc.weight"], trained["member2.fc.weight"])
-    for index in range(3):
+    for index in range(2):
         assert torch.equal(trained[f"ensemble.members.{index}.fc.weight"], trained[f"member{index + 1}.fc.weight"])
-    assert len(load_file(run.path / "model.safetensors")) == 3 * len(plain)
+    assert len(load_file(run.path / "model.safetensors")) == 2 * len(plain)
 
 
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
@@ -40,13 +40,13 @@ def test_the_ensemble_says_the_mean(average, run, digits, tmp_path):
 
 
 def test_every_member_is_measured(run):
-    assert run.card["deliverables"] == ["ensemble", "member1", "member2", "member3"]
-    assert set(run.card["test"]) == {"ensemble", "member1", "member2", "member3"}
+    assert run.card["deliverables"] == ["ensemble", "member1", "member2"]
+    assert set(run.card["test"]) == {"ensemble", "member1", "member2"}
     measured = coterie.evaluate(run)
-    for name in ("member1", "member2", "member3"):
+    for name in ("member1", "member2"):
         assert measured[f"error_{name}"] == coterie.evaluate(run, student=name)["error"]
         assert [row["stage"] for row in run.metrics if f"test_error_{name}" in row] == [name, name]
-    assert run.card["cost"]["ensemble"]["flops"] == 3 * run.card["cost"]["member1"]["flops"]
+    assert run.card["cost"]["ensemble"]["flops"] == 2 * run.card["cost"]["member1"]["flops"]
 
 
 def test_it_is_exported_as_one(run, tmp_path):
