@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import coterie
 from coterie.methods import One
+from coterie.networks import Network
+from coterie.training import checkpoint
 from toys import comparable, go, plain, same, weights
 
 TESTS = Path(__file__).parent
@@ -95,3 +98,18 @@ def test_the_command_line_trains_one_in_two_processes(tmp_path):
         assert done.card["test"][name]["error"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
         assert done.metrics[-1][f"test_error_{name}"] == pytest.approx(measured[f"error_{name}"], abs=1e-9)
     assert done.card["test"]["ensemble"]["nll"] == pytest.approx(measured["nll"], rel=1e-5)
+
+
+def test_two_processes_ask_a_teacher_once_and_write_its_answers_once(tmp_path):
+    out = tmp_path / "run"
+    options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--data.augment", "none"]
+    in_two_processes("-m", "coterie.cli", "train", "--method", "kd", *options, "--epochs", "1", "--out", out)
+    done = run(out)
+    assert done.card["test"]["target"]["error"] == coterie.evaluate(done)["error"]
+    (answers,) = (out / "checkpoints").glob("answers-*")
+    with torch.inference_mode():
+        teacher = Network.of("resnet8").build(10, 1, (8, 8)).eval()
+        teacher.load_state_dict(checkpoint.load(out / "checkpoints" / "stage0.safetensors")["network"])
+        data = done.data()
+        expected = teacher(next(coterie.data.evaluation_batches(data, data.train)).images)
+    torch.testing.assert_close(load_file(answers)["logits"][:, 0], expected, atol=1e-5, rtol=1e-5)

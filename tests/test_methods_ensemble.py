@@ -7,13 +7,18 @@ from safetensors.torch import load_file
 import coterie
 from coterie import UserError
 from coterie.methods import Ensemble, Kd
-from resuming import go, resumes_exactly, weights
+from resuming import go, resumes_exactly
+from toys import weights
 
 
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     return coterie.train(
-        Ensemble(network="resnet8", members=2), digits, epochs=2, out=tmp_path_factory.mktemp("e") / "run", progress=False
+        Ensemble(network="resnet8", members=2),
+        digits,
+        epochs=2,
+        out=tmp_path_factory.mktemp("e") / "run",
+        progress=False,
     )
 
 

@@ -13,7 +13,8 @@ from coterie.methods.kd import Distilling, kd_loss
 from coterie.networks import build
 from coterie.networks.teacher import Teacher
 from coterie.outputs import Batch
-from resuming import go, resumes_exactly, same, weights
+from resuming import go, resumes_exactly
+from toys import same, weights
 
 
 def softmax(values):

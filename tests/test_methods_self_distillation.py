@@ -9,7 +9,8 @@ from coterie import UserError
 from coterie.losses import cross_entropy, kl_divergence
 from coterie.methods import SelfDistillation, Spec
 from coterie.outputs import Batch
-from resuming import go, resumes_exactly, weights
+from resuming import go, resumes_exactly
+from toys import weights
 
 
 def test_a_generation_learns_from_labels_and_from_the_one_before_it():

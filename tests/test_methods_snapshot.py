@@ -12,7 +12,8 @@ import coterie
 from coterie import UserError
 from coterie.methods import Snapshot, Spec
 from coterie.methods.snapshot import cyclic_cosine
-from resuming import go, resumes_exactly, weights
+from resuming import go, resumes_exactly
+from toys import weights
 
 
 @pytest.mark.parametrize(("steps", "cycles"), [(20, 5), (6, 1), (12, 12)])

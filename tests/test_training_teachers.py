@@ -13,7 +13,8 @@ from coterie.methods import Kd, Vanilla
 from coterie.networks.teacher import Input
 from coterie.outputs import answer
 from coterie.training.teachers import open_teacher
-from resuming import go, same
+from resuming import go
+from toys import same
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(digits, finished, tmp_
         ("model.onnx", "an ONNX file cannot teach"),
         (tmp_path / "no.safetensors", "no such file"),
         (tmp_path / "bad.safetensors", "damaged"),
-        (bare, "without coterie's card"),
+        (bare, "has no card of coterie's"),
         ("resnet8", "write resnet8@FILE.safetensors"),
         (f"resnet9@{bare}", "unknown network 'resnet9'"),
         (f"resnet14@{bare}", "weights of another network"),
