@@ -41,6 +41,10 @@ def test_a_run_its_deliverables_and_an_exported_file_say_what_the_run_says(digit
         file = tmp_path / f"{student}.safetensors"
         coterie.export(finished, "safetensors", file, student)
         assert torch.equal(asked(file, digits, images), expected)
+    shutil.copytree(finished.path, tmp_path / "odd@one")  # an @ in a path is no sign of weights by name
+    assert torch.equal(asked(tmp_path / "odd@one", digits, images), target)
+    shutil.copy(tmp_path / "target.safetensors", tmp_path / "odd@file.safetensors")
+    assert torch.equal(asked(tmp_path / "odd@file.safetensors", digits, images), target)
     weights = finished.path / "model.safetensors"
     assert torch.equal(asked(f"resnet8@{weights}", digits, images), target)
 
@@ -56,6 +60,8 @@ def test_a_teacher_of_another_image_size_sees_the_images_in_its_own(digits, imag
     assert adapted.convert(images).shape == (100, 1, 16, 16)
     run = go(Kd(network="resnet8", teacher=f"{teacher.path},{teacher.path}"), digits, tmp_path / "kd", epochs=1)
     assert run.card["image_size"] == [8, 8]
+    asked_twice = 2 * teacher.card["cost"]["target"]["flops"]
+    assert run.card["cost"]["training"]["flops"] == run.card["cost"]["target"]["flops"] + asked_twice
 
 
 def test_weights_of_a_librarys_network_see_images_as_the_library_gives_them(digits, images, tmp_path):
