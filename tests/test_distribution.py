@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import coterie
 from coterie.methods import One
+from coterie.networks import Network
 from coterie.outputs import PeerOutput
+from coterie.training import checkpoint
 from toys import comparable, go, plain, same, weights
 from two_processes import WRAPPERS, branched
 
@@ -82,7 +85,7 @@ def test_torchs_own_wrapper_has_the_gradients_of_the_whole_batch_in_each_process
     coterie.losses.one(net(images), labels).total.backward()
     expected = [parameter.grad for parameter in net.parameters()]
     for rank in range(2):
-        got = torch.load(trained / f"gradients-{wrapper}{rank}.pt", weights_only=True)
+        got = torch.load(trained[0] / f"gradients-{wrapper}{rank}.pt", weights_only=True)
         torch.testing.assert_close(got, expected)
 
 
@@ -108,3 +111,16 @@ def test_detached_outputs_say_the_same_without_gradients():
     assert torch.equal(cut.features[0], output.features[0])
     assert cut.weights is None
     assert not any(tensor.requires_grad for tensor in (cut.logits, cut.ensemble, *cut.features))
+
+
+def test_two_processes_ask_a_teacher_once_and_write_its_answers_once(trained):
+    out = trained[0] / "taught"
+    done = coterie.Run(out)
+    assert done.card["test"]["target"]["error"] == coterie.evaluate(done)["error"]
+    (answers,) = (out / "checkpoints").glob("answers-*")
+    with torch.inference_mode():
+        teacher = Network.of("resnet8").build(10, 1, (8, 8)).eval()
+        teacher.load_state_dict(checkpoint.load(out / "checkpoints" / "stage0.safetensors")["network"])
+        data = done.data()
+        expected = teacher(next(coterie.data.evaluation_batches(data, data.train)).images)
+    torch.testing.assert_close(load_file(answers)["logits"][:, 0], expected, atol=1e-5, rtol=1e-5)

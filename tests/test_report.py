@@ -7,9 +7,11 @@ import torch
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
+from coterie.report.page import _columns, _Measured
 from coterie.report.plots import COLOURS
 from coterie.report.table import means, rows
 from coterie.report.teaching import teaching
+from toys import Handed
 
 
 def test_the_table_has_every_peer_and_the_baseline(finished, alone):
@@ -93,3 +95,27 @@ def test_measures_equal_hand_computed_examples():
     peers = torch.stack([logits, -logits, logits], 1)
     assert disagreement(peers) == pytest.approx(2 / 3)  # of three pairs, two always differ
     assert disagreement(peers[:, :1]) == 0
+
+
+def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alone, tmp_path):
+    options = {"epochs": 1, "progress": False, "tensorboard": False}
+    kd = coterie.train(coterie.methods.Kd(network="resnet8"), digits, out=tmp_path / "kd", **options)
+    snapshot = coterie.methods.Snapshot(network="resnet8")
+    grouped = coterie.train(snapshot, digits, out=tmp_path / "s", **options | {"epochs": 2})
+    text = " ".join(coterie.report([kd, grouped, alone], tmp_path / "r.html").read_text().split())
+    for name in ("kd teacher", "kd target", "snapshot target", "Confusions of snapshot ensemble"):
+        assert name in text
+    error = grouped.card["test"]["ensemble"]["error"]
+    assert f"Trained by snapshot, an ensemble of the same network errs on {error:.2f} %" in text
+    by_name = {row.name: row for row in rows([grouped])}
+    assert by_name["snapshot: snapshot1"].flops == by_name["snapshot: target"].flops
+    assert by_name["snapshot: ensemble"].flops == 2 * by_name["snapshot: target"].flops
+
+
+def test_a_peer_of_several_stages_has_a_curve_for_each(digits, tmp_path):
+    run = coterie.train(Handed(network="resnet8"), digits, epochs=1, out=tmp_path / "h", progress=False)
+    curves = _columns(_Measured(run, run.card, None), "test_error_")
+    assert {name: epochs for name, (epochs, _) in curves.items()} == {
+        "handed target, teacher": [1],
+        "handed target, student": [1, 2],
+    }

@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import coterie
 from coterie import cli
-from coterie.methods import One
+from coterie.methods import Kd, One
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
 
@@ -59,6 +59,8 @@ def main(place: Path) -> None:
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     gradients(place)
+    still = coterie.data.load("digits", train_samples=160, augment="none")
+    go(Kd(network="resnet8"), still, place / "taught", epochs=1)
     options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--batch_size", "32"]
     cli.main(["train", *options, "--epochs", "2", "--out", str(place / "shell")])
 

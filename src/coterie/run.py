@@ -164,11 +164,12 @@ def open_exported(path: Path) -> tuple[dict[str, Any], nn.Module]:
     if card["network"] is None:
         raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
     spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
-    if card["student"] == "target":
-        network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
-    else:
-        options = {**card["options"], "network": card["network"]}
-        network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
+    with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
+        if card["student"] == "target":
+            network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
+        else:
+            options = {**card["options"], "network": card["network"]}
+            network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
     load_weights(network, path, card.get("cut", False))
     return card, network.eval()
 

@@ -13,11 +13,11 @@ To distil it into one network: ``--method kd --method.teacher RUN:ensemble``; or
 --method.teachers 3``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from coterie.errors import UserError
-from coterie.methods.base import Method, Spec, Stage
+from coterie.methods.base import Edge, Method, Spec, Stage
 from coterie.methods.teachers import training_alone
 from coterie.networks.aggregate import Average
 from coterie.networks.ensemble import Ensemble as Group
@@ -59,3 +59,7 @@ class Ensemble(Method):
         group = Group(members, self.average)
         deliver = {"ensemble": group, **dict(zip(self.stage_names(), members, strict=True))}
         yield replace(training_alone(last, members[-1]), deliver=deliver, group=self.stage_names())
+
+    def teaching(self) -> Sequence[Edge]:
+        """Nobody anybody: the members' mean is the ensemble."""
+        return [Edge(name, "ensemble", f"mean {self.average}", teaches=False) for name in self.stage_names()]

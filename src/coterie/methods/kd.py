@@ -11,14 +11,14 @@ teachers are frozen. Logits may be averaged instead of probabilities: p = softma
 be an ensemble (``--method.teacher RUN:ensemble``), which answers by its own rule.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, kl_divergence
-from coterie.methods.base import Spec, Stage, Turn
+from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.teachers import Taught
 from coterie.networks.aggregate import Average, averaged
 from coterie.networks.teacher import Teacher
@@ -93,6 +93,10 @@ class Kd(Taught):
         step = Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha, self.average)
         turn = Turn(step, tuple(student.parameters()))
         yield Stage("student", [turn], network=student, deliver={"target": student}, teacher=teacher)
+
+    def teaching(self) -> Sequence[Edge]:
+        """Every teacher the student."""
+        return [Edge(name, "target", f"soft labels, T = {self.temperature:g}") for name in self.teacher_names()]
 
 
 class Distilling(nn.Module):

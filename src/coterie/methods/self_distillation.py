@@ -19,13 +19,14 @@ The last generation is deployed. Two published forms:
 One run with one teacher is a matter of luck: average over five or more seeds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
 from coterie.methods.teachers import training_alone
 from coterie.networks.ensemble import Ensemble
@@ -76,6 +77,11 @@ class SelfDistillation(Method):
         for name in later:
             stage = self._taught(name, networks, self.build_another(spec))
             yield self._delivering(stage, networks) if name == later[-1] else stage
+
+    def teaching(self) -> Sequence[Edge]:
+        """Every generation the next."""
+        names = (*self.stage_names()[:-1], "target")
+        return [Edge(a, b, f"soft labels, T = {self.temperature:g}") for a, b in pairwise(names)]
 
     def _taught(self, name: str, networks: dict[str, nn.Module], student: nn.Module) -> Stage:
         teacher = Teacher([list(networks.values())[-1]], self.remember)

@@ -62,6 +62,10 @@ class Taught(Method):
             return ()
         return ("teacher",) if self.teachers == 1 else tuple(f"teacher{i + 1}" for i in range(self.teachers))
 
+    def teacher_names(self) -> tuple[str, ...]:
+        """What the teachers are called: by the user, or as the stages that train them."""
+        return self.teacher_stage_names() if self.teacher is None else tuple(self.teacher)
+
     def teacher_stages(self, spec: Spec) -> Generator[Stage, None, Teacher]:
         """Yield the stages that train the teachers, if any, and give the teachers frozen.
 

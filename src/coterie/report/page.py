@@ -55,7 +55,9 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
     shown = list({each.card["method"]: each for each in reversed(measured)}.values())[::-1]
-    taught = next((each for each in shown if each.predictions.ensemble is not None), None)
+    taught = next(
+        (each for each in shown if each.predictions.ensemble is not None and each.card["peers"][0] == "target"), None
+    )
     methods = " and ".join(dict.fromkeys(card["method"] for card in cards))
     page = template.render(
         title=f"{cards[0]['network'] or 'Your network'} on {cards[0]['data']}: {methods}",
@@ -87,6 +89,17 @@ class _Measured:
         found = self.predictions.by_name(self.card["peers"])
         return {label_of(label, peer): logits for peer, logits in found.items()}
 
+    @property
+    def default(self) -> str:
+        """What is deployed unless another is asked for."""
+        return str(self.card["deliverables"][0])
+
+    @property
+    def deployed(self) -> Tensor:
+        """The default deliverable's logits (N, C)."""
+        ensemble = self.predictions.ensemble
+        return ensemble if ensemble is not None and self.default == "ensemble" else self.predictions.logits[:, 0]
+
 
 def label_of(method: str, peer: str) -> str:
     """What the page calls a peer."""
@@ -103,7 +116,7 @@ def _verdicts(measured: list[_Measured]) -> list[str]:
     """For each method a line that compares it with the network alone, over the seeds that both have."""
     wrong: dict[tuple[str, str | None], dict[int, Tensor]] = {}
     for each in measured:
-        said = each.predictions.logits[:, 0].argmax(1)
+        said = each.deployed.argmax(1)
         seeds = wrong.setdefault((each.card["method"], each.card["network"]), {})
         seeds[each.run.config["seed"]] = said != each.predictions.labels
     lines = []
@@ -122,8 +135,10 @@ def _verdicts(measured: list[_Measured]) -> list[str]:
             # The two err on the same images: only those on which exactly one errs tell them apart (McNemar).
             apart = int((alone[shared[0]] != seeds[shared[0]]).sum())
             doubt = f"± {196 * sqrt(apart) / len(seeds[shared[0]]):.2f} from the choice of test images"
+        grouped = any(each.card["method"] == method and each.default == "ensemble" for each in measured)
+        what = "an ensemble of the same network" if grouped else "the same network"
         lines.append(
-            f"Trained by {method}, the same network errs on {mean(ours):.2f} % of the test images; alone on "
+            f"Trained by {method}, {what} errs on {mean(ours):.2f} % of the test images; alone on "
             f"{mean(base):.2f} %: {abs(gain):.2f} points {'fewer' if gain >= 0 else 'more'} ({doubt})."
         )
     return lines
@@ -158,13 +173,14 @@ def _sections(measured: list[_Measured], data: ImageData) -> list[Section]:
         sections.insert(0, _teaching({name: edges for name, edges in drawings if edges}))
     sections += [_gate(each) for each in measured if each.predictions.weights is not None]
     reliable = {name: (logits, each.predictions.labels) for each in measured for name, logits in each.named.items()}
+    deployed = [label_of(each.card["method"], each.default) for each in measured]
     matrices = [
         (
             f"Confusions of {name}",
             plots.confusion_matrix(confusion(logits, labels), data.classes, f"Confusions of {name}"),
         )
         for name, (logits, labels) in reliable.items()
-        if name in ("target", "alone") or name.endswith(" target")
+        if name in deployed
     ]
     text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
     sections.append(
@@ -185,13 +201,21 @@ def _teaching(methods: Mapping[str, Sequence[Edge]]) -> Section:
 
 
 def _columns(measured: _Measured, prefix: str) -> dict[str, plots.Curve]:
-    found: dict[str, plots.Curve] = {}
+    """A figure of every peer over its stage's epochs; where several stages have that peer, a curve for each stage."""
     table: list[Row] = measured.run.metrics
-    for column in dict.fromkeys(key for row in table for key in row if key.startswith(prefix)):
-        points = [(float(row["epoch"]), float(row[column])) for row in table if column in row]
-        name = label_of(measured.card["method"], column.removeprefix(prefix))
-        found[name] = ([epoch for epoch, _ in points], [value for _, value in points])
-    return found
+    places = [(row, key) for row in table for key in row if key.startswith(prefix)]
+    stages: dict[str, set[float | int | str]] = {}
+    for row, key in places:
+        stages.setdefault(key, set()).add(row["stage"])
+    found: dict[str, tuple[list[float], list[float]]] = {}
+    for row, key in places:
+        name = label_of(measured.card["method"], key.removeprefix(prefix))
+        if len(stages[key]) > 1:
+            name += f", {row['stage']}"
+        epochs, values = found.setdefault(name, ([], []))
+        epochs.append(float(row["epoch"]))
+        values.append(float(row[key]))
+    return dict(found)
 
 
 def _gate(measured: _Measured) -> Section:

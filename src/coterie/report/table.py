@@ -42,7 +42,8 @@ def rows(runs: Iterable[Run]) -> list[TableRow]:
         several = f", seed {run.config['seed']}" if methods.count(card["method"]) > 1 else ""
         default = card["deliverables"][0]
         for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
-            cost = card["cost"].get(peer, card["cost"][default])
+            # A peer that is not delivered, a branch or a snapshot, costs what the network costs.
+            cost = card["cost"].get(peer) or card["cost"].get("target") or card["cost"][default]
             found.append(
                 TableRow(
                     name=_name(card, peer) + several,

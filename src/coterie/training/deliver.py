@@ -9,10 +9,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from coterie import __version__
+from coterie.data import ImageData
 from coterie.evaluation.cost import cost
 from coterie.evaluation.predictions import measures
 from coterie.files import replacing, write_text
 from coterie.methods import Method, Stage
+from coterie.networks.teacher import Adapted
 from coterie.networks.zoo import Network
 from coterie.run import Row, portable_state
 from coterie.training.configuration import method_options
@@ -83,5 +85,15 @@ def _measured(
         predictions = predict_split(stage.network, data, "test", setting.accelerator)
         for peer, logits in predictions.by_name(stage.peers).items():
             figures.setdefault(peer, measures(logits, predictions.labels))
-        costs["training"] = vars(cost(stage.network, data.channels, data.image_size))
+        costs["training"] = dict(vars(cost(stage.network, data.channels, data.image_size)))
+        if stage.teacher is not None:
+            costs["training"]["flops"] += sum(_asking(each, data) for each in stage.teacher.members)
     return figures, costs
+
+
+def _asking(member: Adapted, data: ImageData) -> int:
+    """The FLOPs of asking a teacher about an image."""
+    size = (data.channels, data.image_size)
+    if member.conversion is not None:
+        size = (member.conversion[1].channels, member.conversion[1].image_size)
+    return cost(member.network, *size).flops

@@ -44,21 +44,21 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
         UserError: There is no such network, it is damaged or unfinished, or it knows other classes.
     """
     given = Input(data.channels, data.image_size, data.mean, data.std)
-    name, _, file = source.partition("@")
-    if file:
-        return _with_weights(name, file, data, given)
     path = Path(source)
-    if path.suffix == ".onnx":
-        raise UserError(f"{_OPTION} {source}: an ONNX file cannot teach; name the Run, or export safetensors")
-    if path.suffix == ".safetensors":
-        return _of_card(*open_exported(path), source, data, given)
     folder, _, student = source.rpartition(":")
+    name, _, file = source.partition("@")
     if path.is_dir():
         run = Run(path)
         return _of_card(run.card, run.network(), source, data, given)
     if folder and Path(folder).is_dir():
         run = Run(folder)
         return _of_card(run.card, run.network(student), source, data, given)
+    if file and not path.is_file():  # a path may hold an @ too
+        return _with_weights(name, file, data, given)
+    if path.suffix == ".safetensors":
+        return _of_card(*open_exported(path), source, data, given)
+    if path.suffix == ".onnx":
+        raise UserError(f"{_OPTION} {source}: an ONNX file cannot teach; name the Run, or export safetensors")
     if source.startswith(_LIBRARIES):
         return _published(source, data, given)
     if source in OWN:

@@ -1,0 +1,57 @@
+"""What holds for every method."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from coterie.methods import METHODS, Spec
+
+SPEC = Spec(10, 1, (8, 8), 3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_stages_are_the_ones_that_were_announced(name):
+    method = METHODS[name](network="resnet8")
+    stages = list(method.stages(SPEC))
+    assert [stage.name for stage in stages] == list(method.stage_names())
+    found = method.deliverables(SPEC)
+    assert list(found) == list(stages[-1].deliver)
+    for student, network in found.items():
+        shapes = [{k: v.shape for k, v in each.state_dict().items()} for each in (network, stages[-1].deliver[student])]
+        assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_turn_never_holds_what_another_stage_trained(name):
+    trained: set[int] = set()
+    for stage in METHODS[name](network="resnet8").stages(SPEC):
+        own = {id(parameter) for turn in stage.turns for parameter in turn.parameters if parameter.requires_grad}
+        assert all(isinstance(turn.module, nn.Module) for turn in stage.turns)
+        if stage.teacher is not None:
+            taught_by = {id(parameter) for member in stage.teacher.members for parameter in member.parameters()}
+            assert not own & taught_by
+            assert trained >= taught_by
+        trained |= own
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"online"}))  # which composes, and publishes nothing
+def test_a_published_methods_file_is_short(name):
+    path = Path(inspect.getfile(METHODS[name]))
+    assert len(path.read_text().splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"name": "kd"}, {("teacher", "target")}),
+        ({"name": "kd", "teachers": 2}, {("teacher1", "target"), ("teacher2", "target")}),
+        ({"name": "kd", "teacher": "runs/one:ensemble"}, {("runs/one:ensemble", "target")}),
+        ({"name": "self-distillation", "generations": 2}, {("generation0", "generation1"), ("generation1", "target")}),
+        ({"name": "ensemble"}, set()),
+    ],
+)
+def test_who_teaches_whom(options, expected):
+    method = METHODS[options.pop("name")](**options)
+    assert {(edge.source, edge.to) for edge in method.teaching() if edge.teaches} == expected
