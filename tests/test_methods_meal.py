@@ -2,7 +2,10 @@
 
 import csv
 import math
+import re
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,8 @@ import torch
 import coterie
 from coterie import UserError
 from coterie.cli import main
+from coterie.cli.arguments import expanded
+from coterie.cli.train import train_parser
 from coterie.methods import Meal, Spec
 from coterie.methods.adversarial import Discriminating, Imitating, similarity
 from coterie.networks import build
@@ -249,6 +254,7 @@ def test_a_killed_run_resumes_to_the_same_weights(mode, digits, teachers, tmp_pa
     cut = False
     again = go(Meal(**method), digits, tmp_path / "cut", epochs=2, resume=True)
     assert same(whole, again)
+    assert whole.metrics[0]["learning_rate"] > 0.01  # the student's, not the discriminators'
     assert comparable(whole.metrics) == comparable(again.metrics)
     ours, theirs = (load_checkpoint(run.path / "checkpoints" / "stage0.safetensors")["turn0"] for run in (whole, again))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())  # the discriminators too
@@ -279,10 +285,19 @@ def test_the_command_line_trains_evaluates_exports_and_reports(tmp_path, capsys)
     capsys.readouterr()
 
 
+def test_the_documents_commands_are_understood():
+    text = (Path(__file__).parents[1] / "docs" / "noisy_labels.md").read_text(encoding="utf-8")
+    commands = [expanded(shlex.split(line)) for line in re.findall(r"^coterie train (.*)$", text, re.MULTILINE)]
+    parsed = [train_parser(command).parse_args(command) for command in commands]
+    assert [each.method.name for each in parsed] == ["vanilla", "kd", "kd", "meal", "meal"]
+    assert {each.data.noise for each in parsed} == {0.4}
+    assert all(each.method.alpha == each.method.temperature == 1 for each in parsed[1:3])
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"adversarial": "gan"}, "--method.adversarial 'gan'; did you mean|known: "),
+        ({"adversarial": "gan"}, "--method.adversarial 'gan'; known: alternating, grl, joint, none"),
         ({"similarity": "kl"}, "--method.similarity"),
         ({"adversarial_weight": -1.0}, "--method.adversarial_weight is -1.0; use 0 or more"),
         ({"blocks": ("a", "b"), "lengths": (3,)}, "--method.lengths has 1 values, and 2 blocks want 2"),
