@@ -9,6 +9,7 @@ from coterie.methods.ensemble import Ensemble
 from coterie.methods.ffl import Ffl
 from coterie.methods.kd import Kd
 from coterie.methods.kdcl import Kdcl
+from coterie.methods.meal import Meal
 from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
 from coterie.methods.online import Online, OnlineMethod, Point, Teaches
@@ -34,6 +35,7 @@ METHODS: dict[str, type[Method]] = {
         Snapshot,
         Kd,
         SelfDistillation,
+        Meal,
         Compact,
     )
 }
@@ -50,6 +52,7 @@ __all__ = [
     "Independent",
     "Kd",
     "Kdcl",
+    "Meal",
     "Method",
     "OkdDip",
     "One",

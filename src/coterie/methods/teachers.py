@@ -50,7 +50,8 @@ class Taught(Method):
             raise UserError(f"--method.teachers is {self.teachers}; use 1 or more")
         if self.teacher is not None and (not self.teacher or not all(self.teacher)):
             raise UserError("--method.teacher names no teacher; give a Run folder or a file, or leave it out")
-        if self.teacher is not None and (self.teachers > 1 or self.teacher_network is not None):
+        asked = self.teachers != type(self).teachers
+        if self.teacher is not None and (asked or self.teacher_network is not None):
             raise UserError(
                 "--method.teacher names trained teachers; leave out --method.teachers and --method.teacher_network, "
                 "which train new ones"

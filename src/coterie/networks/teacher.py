@@ -108,11 +108,18 @@ class Teacher(nn.Module):
         """Images (B, channels, H, W), normalised as the data are, to every teacher's logits (B, t, C)."""
         return torch.stack([member(images) for member in self.members], 1)
 
-    def answers(self, batch: Batch) -> Tensor:
-        """The teachers' logits (B, t, C) for a batch's first view: remembered ones where they were computed before."""
-        if self._remembered is None:
-            return self(batch.images)
-        return self._remembered[batch.indices]
+    def answers(self, batch: Batch, member: int | None = None) -> Tensor:
+        """The teachers' logits (B, t, C) for a batch's first view: remembered ones where they were computed before.
+
+        Args:
+            batch: The batch.
+            member: The one teacher to ask, (B, 1, C); None for all.
+        """
+        chosen = slice(None) if member is None else slice(member, member + 1)
+        if self._remembered is not None:
+            return self._remembered[batch.indices, chosen]
+        with torch.no_grad():
+            return torch.stack([each(batch.images) for each in self.members[chosen]], 1)
 
     def remember(self, logits: Tensor | None) -> None:
         """Let :meth:`answers` look up instead of asking; right where the images of an index never change.

@@ -49,14 +49,16 @@ class Recipe:
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
 
-        A parameter may carry ``decay_factor``, a multiple of the recipe's weight decay for it alone.
+        A parameter may carry ``decay_factor``, a multiple of the recipe's weight decay, and ``learning_rate``, a peak
+        of its own, for it alone.
         """
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        by_decay: dict[float, list[nn.Parameter]] = {}
+        alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in wanted:
             factor = getattr(parameter, "decay_factor", 1.0) if self.decay_everything or parameter.dim() > 1 else 0.0
-            by_decay.setdefault(factor, []).append(parameter)
-        groups = [{"params": group, "weight_decay": self.weight_decay * factor} for factor, group in by_decay.items()]
+            rate = getattr(parameter, "learning_rate", self.learning_rate)
+            alike.setdefault((rate, self.weight_decay * factor), []).append(parameter)
+        groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in wanted)
         if self.optimiser == "adamw":
             return torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)

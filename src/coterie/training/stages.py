@@ -223,7 +223,8 @@ class StageRun:
         return {
             "stage": self.stage.name,
             "epoch": self.epoch + 1,
-            "learning_rate": self.optimisers[0].param_groups[0]["lr"],
+            # Of a method's small helpers, such as discriminators, the rate may be lower.
+            "learning_rate": max(group["lr"] for each in self.optimisers for group in each.param_groups),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(images / max(self.seconds, 1e-9), 1),
             "loss": loss,
