@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, layout
 from coterie.networks.cuts import list_cuts
-from coterie.networks.graph import CutGraph, cut, output_of, trace, training_flags, undisturbed
+from coterie.networks.graph import Cuts, cut, output_of, trace, undisturbed
 from coterie.networks.slim import slim
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -30,8 +30,7 @@ class SlimmedEnsemble(nn.Module):
 
     Attributes:
         students: Every peer as a whole network, by falling width; the first is the model.
-        at: The module with which the students part.
-        blocks: The modules whose outputs :meth:`with_maps` gives.
+        cuts: Each student's forward in base and tail, which differ from the model's where shortcuts do.
         base_gradient: Whose gradients reach the base.
         in_place: Whether tails overwrite what the base gives, so that each needs its own copy.
     """
@@ -41,17 +40,25 @@ class SlimmedEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.students = nn.ModuleList(students)
-        self.at = at
-        self.blocks = blocks
         self.base_gradient = base_gradient
         self.in_place = False
-        self._cuts: dict[tuple[int, tuple[bool, ...]], CutGraph] = {}
+        self.cuts = [Cuts((at,), outputs=blocks) for _ in students]
         # A name that a tensor has a second time, and its first: the base's, in every student but the model.
         first: dict[int, str] = {}
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
         self._again = {name: there for name, tensor in named if (there := first.setdefault(id(tensor), name)) != name}
         self.register_state_dict_post_hook(_name_once)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_name_again)  # type: ignore[no-untyped-call]
+
+    @property
+    def at(self) -> str:
+        """The module with which the students part."""
+        return self.cuts[0].ats[0]
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """The modules whose outputs :meth:`with_maps` gives."""
+        return self.cuts[0].outputs
 
     @property
     def target(self) -> nn.Module:
@@ -64,33 +71,19 @@ class SlimmedEnsemble(nn.Module):
 
     def with_maps(self, images: Tensor) -> tuple[PeerOutput, tuple[Maps, ...]]:
         """What :meth:`forward` gives, and for each student the outputs of its blocks, as they were computed."""
-        crossing = self._graph(0).trunk(self.target, images)
+        crossing = self.cuts[0].of(self.target, images).trunk(self.target, images)
         logits, maps = [], []
-        for index, student in enumerate(self.students):
-            entering = crossing if index == 0 or self.base_gradient == "all" else tuple(map(_detached, crossing))
+        for student, cuts in zip(self.students, self.cuts, strict=True):
+            entering = crossing
+            if self.base_gradient != "all" and student is not self.target:
+                entering = tuple(value.detach() if isinstance(value, Tensor) else value for value in entering)
             if self.in_place:
                 entering = tuple(value.clone() if isinstance(value, Tensor) else value for value in entering)
-            said, *outputs = self._graph(index).tails[0].run(student, entering)
+            said, *outputs = cuts.of(student, images).tails[0].run(student, entering)
             logits.append(at_least_float32(said))
             maps.append(tuple(outputs))
         stacked = torch.stack(logits, 1)
         return PeerOutput(stacked, ensemble=stacked.mean(1)), tuple(maps)
-
-    def _graph(self, index: int) -> CutGraph:
-        """A student's forward, cut at the end of the base, for the training mode it is in; traced once for each."""
-        student = self.students[index]
-        if torch.compiler.is_compiling():  # the flags of all modules are too much for a compiler's guards
-            key = next(key for key in self._cuts if key[0] == index and key[1][0] == student.training)
-        else:
-            key = (index, training_flags(student))
-        if key not in self._cuts:
-            graph = trace(student)
-            self._cuts[key] = cut(graph, [self.at], [output_of(graph, block) for block in self.blocks])
-        return self._cuts[key]
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Compiled functions are dropped from copies and pickles, and made again where they are needed.
-        return {**self.__dict__, "_cuts": {}}
 
 
 def slimmed_ensemble(
@@ -178,10 +171,6 @@ def _name_again(net: nn.Module, state: dict[str, Any], prefix: str, *details: An
             state[prefix + name] = state[prefix + first]
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tuple[str, ...]]:
     """The module with which the students begin, and those whose outputs end their blocks."""
     stages, ends = getattr(model, "stages", None), getattr(model, "stage_ends", None)
@@ -244,18 +233,20 @@ def _ends(tail: list[str], flops: list[float], shapes: list[tuple[int, ...]]) ->
 def _check(net: SlimmedEnsemble, example: Tensor) -> None:
     """Every student in the group must be itself alone, bit for bit, in both modes, before anyone trains it."""
     with undisturbed(net):
-        crossing = net.eval()._graph(0).trunk(net.target, example)
+        graph = net.cuts[0].of(net.eval().target, example)
+        crossing = graph.trunk(net.target, example)
         before = [value._version for value in crossing if isinstance(value, Tensor)]
-        net._graph(0).tails[0].run(net.target, crossing)
+        graph.tails[0].run(net.target, crossing)
         net.in_place = before != [value._version for value in crossing if isinstance(value, Tensor)]
     for mode in (True, False):
-        for index, student in enumerate(net.students):
+        for student, cuts in zip(net.students, net.cuts, strict=True):
             with undisturbed(net):
                 net.train(mode)
                 torch.manual_seed(0)
                 expected = student(example)
                 torch.manual_seed(0)
-                got = net._graph(index).tails[0].run(student, net._graph(0).trunk(net.target, example))[0]
+                crossing = net.cuts[0].of(net.target, example).trunk(net.target, example)
+                got = cuts.of(student, example).tails[0].run(student, crossing)[0]
             if not torch.equal(expected, got):
                 raise UserError(
                     f"{type(net.target).__name__} slimmed from '{net.at}' on differs from itself by "
