@@ -9,6 +9,7 @@ from coterie.methods.ensemble import Ensemble
 from coterie.methods.ffl import Ffl
 from coterie.methods.kd import Kd
 from coterie.methods.kdcl import Kdcl
+from coterie.methods.oem import Oem
 from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
 from coterie.methods.online import Online, OnlineMethod, Point, Teaches
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
         OkdDip,
         Ffl,
         Pcl,
+        Oem,
         Online,
         Ensemble,
         Snapshot,
@@ -51,6 +53,7 @@ __all__ = [
     "Kd",
     "Kdcl",
     "Method",
+    "Oem",
     "OkdDip",
     "One",
     "Online",

@@ -19,20 +19,13 @@ from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.files import write_text
 from coterie.methods import Edge
 from coterie.report import plots
+from coterie.report.section import Section
+from coterie.report.students import delivers_students, students_section
 from coterie.report.table import rows
 from coterie.report.teaching import teaching
 from coterie.run import Row, Run
 
 _PICTURES = 12
-
-
-@dataclass(frozen=True)
-class Section:
-    """Pictures under one heading."""
-
-    title: str
-    text: str
-    figures: list[tuple[str, str]]
 
 
 def report(runs: Sequence[Run], out: str | Path) -> Path:
@@ -64,7 +57,10 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
         caution=_caution(len(data.test)),
         rows=rows(runs),
         images=f"{len(data.test):,}",
-        sections=_sections(shown, data),
+        sections=[
+            *(students_section(each.run, runs) for each in shown if delivers_students(each.run)),
+            *_sections(shown, data),
+        ],
         pictures=[] if taught is None else _pictures(taught.predictions, data),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in runs],
         version=coterie.__version__,
