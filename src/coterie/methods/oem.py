@@ -16,35 +16,33 @@ the base as ``base_gradient`` says. There is no gate, and no cross-entropy of th
 alone (base and its own tail), or all as the ensemble.
 
 Not ported from the official code: students that ``train()`` and ``eval()`` do not reach, adapters that are made in the
-first step and trained from the second epoch on by another optimiser at half the rate, an inverted flag for the
-gradient into the base, an unused dropout, the best epoch chosen on test data.
+first step and trained from the second epoch on by another optimiser at half the rate, an inverted flag for the gradient
+into the base, the best epoch chosen on test data.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, kl_divergence, mean_squared_error
-from coterie.methods.base import Method, Spec, Stage, Turn
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.teachers import training_alone
 from coterie.networks.slimmed import Adapters, BaseGradient, Maps, SlimmedEnsemble, slimmed_ensemble
 from coterie.networks.zoo import Network
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
 
-def oem_loss(
-    output: PeerOutput, labels: Tensor, wide: Maps, adapted: Sequence[Maps], options: "Oem | None" = None
-) -> LossTerms:
+def oem_loss(output: PeerOutput, labels: Tensor, adapted: Sequence[Maps], options: "Oem | None" = None) -> LossTerms:
     """OEM's loss (equation 7), by terms.
 
     Args:
-        output: Logits (B, S, C) and their mean, the ensemble (B, C).
+        output: Logits (B, S, C), their mean, the ensemble (B, C), and the outputs of blocks; the pseudo teacher's are
+            the first, (B, c, H, W) each.
         labels: Class indices (B,).
-        wide: The pseudo teacher's output of each block, (B, c, H, W).
-        adapted: For each student 2..S its blocks' outputs behind the adapters, of the same shapes.
+        adapted: For each student 2..S its blocks' outputs behind the adapters, of the pseudo teacher's shapes.
         options: The weights and the temperature; None for the paper's.
 
     Returns:
@@ -52,7 +50,8 @@ def oem_loss(
     """
     method = options or Oem()
     assert output.ensemble is not None
-    students, teacher = output.logits.unbind(1), output.ensemble.detach()
+    assert output.blocks is not None
+    students, teacher, wide = output.logits.unbind(1), output.ensemble.detach(), output.blocks[0]
     errors = [mean_squared_error(o, w.detach()) for own in adapted for o, w in zip(own, wide, strict=True)]
     divergence = torch.stack([kl_divergence(logits, teacher, method.temperature) for logits in students]).sum()
     scale = method.temperature**2 if method.temperature_squared else 1.0
@@ -119,14 +118,25 @@ class Oem(Method):
         net = slimmed_ensemble(
             self.build(spec), self.num_students, self.at, example, base_gradient=self.base_gradient, factory=factory
         )
-        names = ("target", *(f"student{number}" for number in range(2, self.num_students + 1)))
-        deliver = dict(zip(names, net.students, strict=True)) | {"ensemble": net}
-        step: nn.Module = _Step(net, Adapters(net, example), self)
-        trained: nn.Module = net
         if self.alone is not None:
-            names, trained = (f"{names[self.alone - 1]}-alone",), net.students[self.alone - 1]
-            step, deliver = CrossEntropy(trained), {names[0]: trained}
-        yield Stage("train", [Turn(step, tuple(step.parameters()))], network=trained, peers=names, deliver=deliver)
+            student, name = net.students[self.alone - 1], f"{self._names[self.alone - 1]}-alone"
+            yield replace(training_alone("train", student), peers=(name,), deliver={name: student})
+            return
+        step = _Step(net, Adapters(net, example), self)
+        deliver = dict(zip(self._names, net.students, strict=True)) | {"ensemble": net}
+        yield Stage("train", [Turn(step, tuple(step.parameters()))], network=net, peers=self._names, deliver=deliver)
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return ("target", *(f"student{number}" for number in range(2, self.num_students + 1)))
+
+    def teaching(self) -> Sequence[Edge]:
+        """The mean teaches every student, and the pseudo teacher's block outputs the slimmer ones."""
+        if self.alone is not None:
+            return ()
+        made = [Edge(name, "ensemble", "mean", teaches=False) for name in self._names]
+        said = [Edge("ensemble", name, f"T = {self.temperature:g}") for name in self._names]
+        return [*made, *said, *(Edge("target", name, "block outputs") for name in self._names[1:])]
 
 
 class _Step(nn.Module):
@@ -135,5 +145,5 @@ class _Step(nn.Module):
         self.net, self.adapters, self.method = net, adapters, method
 
     def forward(self, batch: Batch) -> StepResult:
-        output, (wide, *others) = self.net.with_maps(batch.images)
-        return StepResult(oem_loss(output, batch.labels, wide, self.adapters(others), self.method), output)
+        output = self.net(batch.images)
+        return StepResult(oem_loss(output, batch.labels, self.adapters(output.blocks[1:]), self.method), output)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, untrained
-from coterie.networks.graph import cut, trace, undisturbed
+from coterie.networks.graph import around, cut, trace, undisturbed
 
 
 def slim(
@@ -52,7 +52,7 @@ def slim(
     else:
         student = untrained(model, "fresh", factory)
         with torch.inference_mode(False), torch.enable_grad():
-            _prune(student, share, at, example.cpu().float().clone())
+            _prune(student, share, at, example.clone().to(next(student.parameters())))
     reference = next(model.parameters())
     student.to(reference.device, reference.dtype).train(model.training)
     _adopt(student, model, tail_paths(student, at))
@@ -60,11 +60,11 @@ def slim(
 
 
 def tail_paths(network: nn.Module, at: str) -> set[str]:
-    """Paths of the modules and tensors that run from ``at`` on, in training or in evaluation mode."""
+    """Paths of the modules (whole ones) and tensors that run from ``at`` on, in training or in evaluation mode."""
     paths: set[str] = set()
     with undisturbed(network):
         for mode in (True, False):
-            (tail,) = cut(trace(network.train(mode)), [at]).tails
+            (tail,) = cut(trace(network.train(mode), around([at])), [at]).tails
             paths.update(tail.modules, tail.tensors)
     return paths
 
@@ -92,9 +92,9 @@ def _prune(student: nn.Module, share: Fraction, at: str, example: Tensor) -> Non
     import torch_pruning  # seconds to import, and for networks that are not ours only
 
     tail = tail_paths(student, at)
-    owners = tail | {path.rpartition(".")[0] for path in tail}  # a layer may be traced through, to its tensors
-    layers = {id(module) for path, module in student.named_modules() if path in owners}
-    layers |= {id(tensor) for path, tensor in student.named_parameters() if path in tail}
+    prefixes = tuple(f"{path}." for path in tail)
+    named = [*student.named_modules(), *student.named_parameters()]
+    layers = {id(layer) for path, layer in named if f"{path}.".startswith(prefixes)}
     real = {id(module) for module in student.modules()} | {id(parameter) for parameter in student.parameters()}
     paths = {id(module): path for path, module in student.named_modules()}
     before = _fans_in(student)

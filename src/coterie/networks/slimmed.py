@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, layout
 from coterie.networks.cuts import list_cuts
-from coterie.networks.graph import Cuts, cut, output_of, trace, undisturbed
+from coterie.networks.graph import Cuts, around, cut, output_of, trace, undisturbed
 from coterie.networks.slim import slim
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -23,10 +23,10 @@ _BLOCKS = 3  # above the base: "four blocks of roughly equal depth"
 class SlimmedEnsemble(nn.Module):
     """S networks of falling width over one base; the first is the user's own model at full width.
 
-    Maps images (B, channels, H, W) to a :class:`~coterie.outputs.PeerOutput` with logits (B, S, C) and their plain
-    mean as the ensemble (B, C). The base runs once. Each student is also a whole network by itself, whose base is the
-    model's own modules: it can be run, saved and loaded alone, and ``state_dict`` names the base once. Made by
-    :func:`slimmed_ensemble`. (Walawalkar, Shen, Savvides, ECCV 2020, section 3.1.)
+    Maps images (B, channels, H, W) to a :class:`~coterie.outputs.PeerOutput` with logits (B, S, C), their plain mean
+    as the ensemble (B, C), and the outputs of each student's blocks. The base runs once. Each student is also a whole
+    network by itself, whose base is the model's own modules: it can be run, saved and loaded alone, and ``state_dict``
+    names the base once. Made by :func:`slimmed_ensemble`. (Walawalkar, Shen, Savvides, ECCV 2020, section 3.1.)
 
     Attributes:
         students: Every peer as a whole network, by falling width; the first is the model.
@@ -42,7 +42,7 @@ class SlimmedEnsemble(nn.Module):
         self.students = nn.ModuleList(students)
         self.base_gradient = base_gradient
         self.in_place = False
-        self.cuts = [Cuts((at,), outputs=blocks) for _ in students]
+        self.cuts = [Cuts((at,), around([at, *blocks]), outputs=blocks) for _ in students]
         # A name that a tensor has a second time, and its first: the base's, in every student but the model.
         first: dict[int, str] = {}
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
@@ -57,7 +57,7 @@ class SlimmedEnsemble(nn.Module):
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """The modules whose outputs :meth:`with_maps` gives."""
+        """The modules whose outputs are the students' blocks."""
         return self.cuts[0].outputs
 
     @property
@@ -67,23 +67,19 @@ class SlimmedEnsemble(nn.Module):
 
     def forward(self, images: Tensor) -> PeerOutput:
         """Images (B, channels, H, W) to what all students and their mean say."""
-        return self.with_maps(images)[0]
-
-    def with_maps(self, images: Tensor) -> tuple[PeerOutput, tuple[Maps, ...]]:
-        """What :meth:`forward` gives, and for each student the outputs of its blocks, as they were computed."""
         crossing = self.cuts[0].of(self.target, images).trunk(self.target, images)
-        logits, maps = [], []
+        logits, outputs = [], []
         for student, cuts in zip(self.students, self.cuts, strict=True):
             entering = crossing
             if self.base_gradient != "all" and student is not self.target:
                 entering = tuple(value.detach() if isinstance(value, Tensor) else value for value in entering)
             if self.in_place:
                 entering = tuple(value.clone() if isinstance(value, Tensor) else value for value in entering)
-            said, *outputs = cuts.of(student, images).tails[0].run(student, entering)
+            said, *own = cuts.of(student, images).tails[0].run(student, entering)
             logits.append(at_least_float32(said))
-            maps.append(tuple(outputs))
+            outputs.append(tuple(own))
         stacked = torch.stack(logits, 1)
-        return PeerOutput(stacked, ensemble=stacked.mean(1)), tuple(maps)
+        return PeerOutput(stacked, blocks=tuple(outputs), ensemble=stacked.mean(1))
 
 
 def slimmed_ensemble(
@@ -139,7 +135,7 @@ class Adapters(nn.Module):
     def __init__(self, net: SlimmedEnsemble, example: Tensor) -> None:
         super().__init__()
         with undisturbed(net):
-            (wide, *others) = net.eval().with_maps(example_images(net.target, example))[1]
+            wide, *others = net.eval()(example_images(net.target, example)).blocks
         self.channels_last = [layout(value)[1] or value.dim() == 3 for value in wide]
         self.layers = nn.ModuleList(
             nn.ModuleList(
@@ -179,18 +175,16 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
         return at, ends[stages.index(at) :] if at in stages else ends
     with undisturbed(model):
         model.eval()
-        graph = trace(model)
-        rest = {point.at: point.flops for point in list_cuts(model, graph, example)}
+        rest = {point.at: point.flops for point in list_cuts(model, example)}
         units = _units(rest)
         if at is None:
             at = min(
                 (unit for unit in units if units[unit]), key=lambda unit: abs(rest[unit] - _BLOCKS / (_BLOCKS + 1))
             )
-        halves = cut(graph, [at])  # raises where there is no such module
         place = list(rest)
         tail = [unit for unit in units if at in rest and place.index(unit) >= place.index(at)]
-        if tail:
-            halves = cut(graph, [at], [output_of(graph, unit) for unit in tail])
+        graph = trace(model, around([at, *tail]))
+        halves = cut(graph, [at], [output_of(graph, unit) for unit in tail])  # raises where there is no such module
         outputs = halves.tails[0].run(model, halves.trunk(model, example))[1:]
     blocks = _ends(tail, [units[unit] for unit in tail], [tuple(value.shape) for value in outputs])
     if not blocks:
@@ -237,7 +231,7 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
         crossing = graph.trunk(net.target, example)
         before = [value._version for value in crossing if isinstance(value, Tensor)]
         graph.tails[0].run(net.target, crossing)
-        net.in_place = before != [value._version for value in crossing if isinstance(value, Tensor)]
+    net.in_place = before != [value._version for value in crossing if isinstance(value, Tensor)]
     for mode in (True, False):
         for student, cuts in zip(net.students, net.cuts, strict=True):
             with undisturbed(net):
