@@ -3,12 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 
+import onnx
 import pytest
 import torch
 
 import coterie
 from coterie import UserError
 from coterie.cli import main
+from coterie.evaluation import latencies
+from coterie.export import Exported
 from coterie.losses import mean_squared_error
 from coterie.methods import Oem, Spec
 from coterie.methods.oem import oem_loss
@@ -157,7 +160,7 @@ class Stopped(Oem):
             yield replace(each, after_step=interrupting(self.stop))
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [3, 7])
 def test_a_run_resumes_exactly(step, digits, tmp_path):
     whole = go(Stopped(network="resnet8"), digits, tmp_path / "whole", epochs=2)
     with pytest.raises(Interrupted):
@@ -218,9 +221,29 @@ def test_a_student_is_trained_alone_as_its_baseline(digits, tmp_path):
     own.load_state_dict(baseline.model.state_dict())
 
 
-def test_the_report_has_a_table_of_all_students(run, digits, tmp_path):
+def test_an_exported_student_is_timed(run, tmp_path):
+    exported = coterie.export(run, "onnx", tmp_path / "third.onnx", "3")
+    times = latencies([exported.path, exported.path], 1, (8, 8), runs=10)
+    assert len(times) == 2
+    assert all(0 < time < 1000 for time in times)
+
+
+def test_the_report_has_a_table_of_all_students(run, digits, tmp_path, monkeypatch):
+    exports = []
+
+    def identity(run, format, path, student):  # exporting six networks takes longer than all else here
+        exports.append((format, student))
+        kind, shape = onnx.TensorProto.FLOAT, ["batch", 1, 8, 8]
+        values = [onnx.helper.make_tensor_value_info(name, kind, shape) for name in ("images", "logits")]
+        node = onnx.helper.make_node("Identity", ["images"], ["logits"])
+        graph = onnx.helper.make_graph([node], "identity", values[:1], values[1:])
+        onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
+        return Exported(path, 0.0, 1)
+
+    monkeypatch.setattr("coterie.report.students.export", identity)
     alone = go(Oem(network="resnet8", num_students=3, alone=3), digits, tmp_path / "alone", epochs=1)
     page = coterie.report([alone, run], tmp_path / "page.html").read_text()
+    assert exports == [("onnx", name) for name in NAMES]
     table = page.split("The students of oem")[1].split("</table>")[0]
     rows = [row.split("</td><td>") for row in table.split("<tr><td>")[1:]]
     assert [row[0] for row in rows] == NAMES
