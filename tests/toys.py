@@ -196,8 +196,8 @@ def comparable(rows):
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in rows]
 
 
-def resumed(toy, digits, tmp_path):
+def resumed(toy, digits, tmp_path, **options):
     # `stop` is part of the configuration: the file is told that it was never set.
     config = tmp_path / "cut" / "config.yaml"
     config.write_text(re.sub(r"stop: \d+", "stop: null", config.read_text()))
-    return go(toy(network="resnet8"), digits, tmp_path / "cut", resume=True)
+    return go(toy(network="resnet8"), digits, tmp_path / "cut", resume=True, **options)

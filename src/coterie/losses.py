@@ -15,7 +15,7 @@ from coterie.outputs import at_least_float32
 if TYPE_CHECKING:
     from coterie.methods.one import one_loss as one
 
-__all__ = ["cross_entropy", "divergence", "kl_divergence", "one", "ramp_up"]
+__all__ = ["cross_entropy", "divergence", "kl_divergence", "mean_squared_error", "one", "ramp_up"]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -61,6 +61,17 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> 
         student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
         teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
         return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
+
+
+def mean_squared_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """The squared difference of two tensors of one shape, mean over all elements. Neither side is detached.
+
+    Args:
+        student: Features of any shape.
+        teacher: Of the same shape.
+    """
+    with _no_autocast(student):
+        return functional.mse_loss(at_least_float32(student), at_least_float32(teacher))
 
 
 def ramp_up(progress: float, length: float) -> float:

@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class PeerOutput:
-    """What a group of peers says of a batch. Every tensor but the maps is widened to float32 at least.
+    """What a group of peers says of a batch. Every tensor but maps and blocks is widened to float32 at least.
 
     Attributes:
         logits: (B, m, C); peer 0 is the target.
@@ -57,6 +57,8 @@ class PeerOutput:
             convolution; None where the network does not offer it.
         maps: Per peer, its last feature map (B, D, H, W) or token sequence, in the precision it was computed in; None
             where it was not asked for.
+        blocks: Per peer, the outputs of its blocks, (B, D, H, W) or token sequences, as they were computed; None where
+            they are not compared.
         trunk: The principal feature tensor of the shared trunk; None where nothing is shared.
         weights: The gate's weight of each peer for each image (B, m), summing to 1 over m; None without a gate.
         ensemble: The peers' combined logits (B, C); None where the peers are not combined.
@@ -65,6 +67,7 @@ class PeerOutput:
     logits: Tensor
     features: tuple[Tensor, ...] | None = None
     maps: tuple[Tensor, ...] | None = None
+    blocks: tuple[tuple[Tensor, ...], ...] | None = None
     trunk: Tensor | None = None
     weights: Tensor | None = None
     ensemble: Tensor | None = None

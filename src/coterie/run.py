@@ -81,20 +81,33 @@ class Run:
         """One of the run's deliverables, trained, in evaluation mode.
 
         Args:
-            student: Its name, for example ``"target"`` or ``"ensemble"``; None for the default one.
+            student: As for :meth:`student`.
 
         Raises:
             UserError: There is no such deliverable, its weights are damaged, or the network was the user's own module.
         """
-        card = self.card
-        students = card["deliverables"]
-        student = student or students[0]
-        if student not in students:
-            raise unknown_name("student", student, students)
+        student = self.student(student)
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
             network = self.method().deliverables(self.spec())[student]
-        load_weights(network, self.weights_path(student), card.get("cut", False))
+        load_weights(network, self.weights_path(student), self.card.get("cut", False))
         return network.eval()
+
+    def student(self, name: str | None = None) -> str:
+        """The name of a deliverable.
+
+        Args:
+            name: Itself, for example ``"target"`` or ``"ensemble"``; or its number, counted from 1; None for the
+                default one, which is the first.
+
+        Raises:
+            UserError: There is no such deliverable.
+        """
+        students: list[str] = self.card["deliverables"]
+        numbered = {str(number): each for number, each in enumerate(students, 1)}
+        name = students[0] if name is None else name
+        if name not in students and name not in numbered:
+            raise unknown_name("student", name, students)
+        return name if name in students else numbered[name]
 
     def weights_path(self, student: str) -> Path:
         """The file of a deliverable's weights: the default one is ``model.safetensors``."""

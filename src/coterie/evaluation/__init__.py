@@ -1,6 +1,7 @@
 """What a network's answers are worth, and what it costs."""
 
 from coterie.evaluation.cost import Cost, cost
+from coterie.evaluation.latency import latencies
 from coterie.evaluation.predictions import (
     Predictions,
     as_peer_output,
@@ -19,6 +20,7 @@ __all__ = [
     "cost",
     "disagreement",
     "errors_and_nll",
+    "latencies",
     "measures",
     "predict_batches",
 ]

@@ -77,7 +77,7 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
     with torch.inference_mode():
         expected = Logits(network)(images)
     card = run.card
-    card["student"] = student or card["deliverables"][0]
+    card["student"] = run.student(student)
     with replacing(path) as temporary:
         if format == "onnx":
             _write_onnx(network, images, card, temporary)

@@ -10,6 +10,7 @@ from coterie.methods.ffl import Ffl
 from coterie.methods.kd import Kd
 from coterie.methods.kdcl import Kdcl
 from coterie.methods.meal import Meal
+from coterie.methods.oem import Oem
 from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
 from coterie.methods.online import Online, OnlineMethod, Point, Teaches
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
         OkdDip,
         Ffl,
         Pcl,
+        Oem,
         Online,
         Ensemble,
         Snapshot,
@@ -54,6 +56,7 @@ __all__ = [
     "Kdcl",
     "Meal",
     "Method",
+    "Oem",
     "OkdDip",
     "One",
     "Online",

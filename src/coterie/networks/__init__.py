@@ -3,6 +3,22 @@
 from coterie.networks.aggregate import Gate, gated
 from coterie.networks.branch import branch, cuts
 from coterie.networks.native import NativeEnsemble
+from coterie.networks.slim import slim
+from coterie.networks.slimmed import SlimmedEnsemble, slimmed_ensemble
 from coterie.networks.zoo import OWN, Network, NetworkLike, build, names
 
-__all__ = ["OWN", "Gate", "NativeEnsemble", "Network", "NetworkLike", "branch", "build", "cuts", "gated", "names"]
+__all__ = [
+    "OWN",
+    "Gate",
+    "NativeEnsemble",
+    "Network",
+    "NetworkLike",
+    "SlimmedEnsemble",
+    "branch",
+    "build",
+    "cuts",
+    "gated",
+    "names",
+    "slim",
+    "slimmed_ensemble",
+]

@@ -55,7 +55,7 @@ def branch(
     fans = (num_branches,) if isinstance(num_branches, int) else tuple(num_branches)
     if min(fans, default=0) < 1:
         raise UserError(f"num_branches is {num_branches}; a network has at least one branch, its own")
-    example = _example(model, example)
+    example = example_images(model, example)
     with undisturbed(model):
         model.eval()
         at = default_cut(model, example) if at is None else at
@@ -79,7 +79,7 @@ def branch(
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
         tails += [_tail(untrained(model, init, factory), parts, share) for _ in range(copies - 1)]
-    width, channels_last = _layout(features)
+    width, channels_last = layout(features)
     net = NativeEnsemble(
         model,
         tails,
@@ -106,10 +106,10 @@ def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
     """Every module at which ``model`` can be branched, with its tail's share of the FLOPs."""
     with undisturbed(model):
         model.eval()
-        return list_cuts(model, _example(model, example))
+        return list_cuts(model, example_images(model, example))
 
 
-def _layout(features: Tensor) -> tuple[int, bool]:
+def layout(features: Tensor) -> tuple[int, bool]:
     """Channels of a feature map and whether they come last; maps are taken to be square or channels-first."""
     if features.dim() == 4:
         channels_last = features.shape[1] == features.shape[2] != features.shape[3]
@@ -117,7 +117,7 @@ def _layout(features: Tensor) -> tuple[int, bool]:
     return features.shape[-1], False
 
 
-def _example(model: nn.Module, example: Tensor | None) -> Tensor:
+def example_images(model: nn.Module, example: Tensor | None) -> Tensor:
     """Two or more images of the right shape on the model's device: batch norm in training mode needs two."""
     if example is None:
         config = getattr(model, "pretrained_cfg", None) or {}

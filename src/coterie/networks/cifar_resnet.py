@@ -8,10 +8,13 @@ each stage and calls that ResNet-110: it has in fact 164 layers, 1.727 M paramet
 OKDDip's has 12 bottlenecks a stage, which does make 110 layers (1.171 M parameters, 3.35e8 FLOPs).
 """
 
+from fractions import Fraction
 from math import sqrt
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
+
+from coterie.errors import UserError
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
@@ -37,6 +40,27 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+def slimmed_widths(widths: tuple[int, ...], stages: tuple[str, ...], share: Fraction, at: str) -> tuple[int, ...]:
+    """Channels of each stage, those from ``at`` on cut to int(c share), at least 1.
+
+    (Walawalkar, Shen, Savvides 2020, section 3.1: student i of S keeps the share (S - i + 1) / S of every layer above
+    the common base.)
+
+    Args:
+        widths: Channels of each stage at full width.
+        stages: The names of their modules.
+        share: In (0, 1].
+        at: The first stage to be cut.
+
+    Raises:
+        UserError: ``at`` is no stage.
+    """
+    if at not in stages:
+        raise UserError(f"this network is slimmed from a stage on, and '{at}' is none; use one of {', '.join(stages)}")
+    first = stages.index(at)
+    return widths[:first] + tuple(max(1, int(channels * share)) for channels in widths[first:])
 
 
 class BasicBlock(nn.Module):
@@ -91,23 +115,39 @@ class CifarResNet(nn.Module):
         blocks: Blocks in each stage.
         num_classes: C.
         in_channels: Channels of the images.
+        widths: Channels of each stage's blocks, before their expansion. The stem's are 16 whatever they are.
     """
 
     last_stage: ClassVar[str] = "layer3"  # where the papers' branches begin
+    stages: ClassVar[tuple[str, ...]] = ("layer1", "layer2", "layer3")
+    stage_ends: ClassVar[tuple[str, ...]] = stages  # whose outputs students of several widths compare
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], blocks: int, num_classes: int, in_channels: int
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: int,
+        num_classes: int,
+        in_channels: int,
+        widths: tuple[int, ...] = (16, 32, 64),
     ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, 16)
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(block, 16, 16, blocks, 1)
-        self.layer2 = _stage(block, 16 * block.expansion, 32, blocks, 2)
-        self.layer3 = _stage(block, 32 * block.expansion, 64, blocks, 2)
+        first, second, third = widths
+        self.layer1 = _stage(block, 16, first, blocks, 1)
+        self.layer2 = _stage(block, first * block.expansion, second, blocks, 2)
+        self.layer3 = _stage(block, second * block.expansion, third, blocks, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64 * block.expansion, num_classes)
+        self.fc = nn.Linear(third * block.expansion, num_classes)
         initialise(self)
+
+    def slimmed(self, share: Fraction, at: str) -> "CifarResNet":
+        """The same network, newly initialised, with a share of the channels in every stage from ``at`` on."""
+        first = [cast(BasicBlock | Bottleneck, stage[0]) for stage in (self.layer1, self.layer2, self.layer3)]
+        widths = slimmed_widths(tuple(block.conv1.out_channels for block in first), self.stages, share, at)
+        sizes = len(self.layer1), self.fc.out_features, self.conv1.in_channels
+        return CifarResNet(type(first[0]), *sizes, widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""

@@ -1,11 +1,12 @@
 """DenseNet-BC for CIFAR (Huang et al. 2017): three dense blocks of bottleneck layers, compression 1/2."""
 
-from typing import ClassVar
+from fractions import Fraction
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise
+from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise, slimmed_widths
 
 
 class DenseLayer(nn.Module):
@@ -49,25 +50,48 @@ class DenseNetBC(nn.Module):
         growth: k.
         num_classes: C.
         in_channels: Channels of the images.
+        growths: Each block's own k; None for k in all. The stem's width is 2 k whatever they are.
     """
 
     last_stage: ClassVar[str] = "dense3"  # where the papers' branches begin
+    stages: ClassVar[tuple[str, ...]] = ("dense1", "dense2", "dense3")
+    stage_ends: ClassVar[tuple[str, ...]] = ("trans1", "trans2", "dense3")  # whose outputs students compare
 
-    def __init__(self, depth: int, growth: int, num_classes: int, in_channels: int) -> None:
+    def __init__(
+        self,
+        depth: int,
+        growth: int,
+        num_classes: int,
+        in_channels: int,
+        growths: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
         layers = (depth - 4) // 6
         width = 2 * growth
+        first, second, third = growths or (growth,) * 3
         self.conv1 = conv3x3(in_channels, width)
-        self.dense1, width = _dense(width, growth, layers)
+        self.dense1, width = _dense(width, first, layers)
         self.trans1, width = Transition(width), width // 2
-        self.dense2, width = _dense(width, growth, layers)
+        self.dense2, width = _dense(width, second, layers)
         self.trans2, width = Transition(width), width // 2
-        self.dense3, width = _dense(width, growth, layers)
+        self.dense3, width = _dense(width, third, layers)
         self.bn = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(width, num_classes)
         initialise(self)
+
+    def slimmed(self, share: Fraction, at: str) -> "DenseNetBC":
+        """The same network, newly initialised, with a share of the growth in every dense block from ``at`` on."""
+        blocks = (self.dense1, self.dense2, self.dense3)
+        growths = tuple(cast(DenseLayer, block[0]).conv2.out_channels for block in blocks)
+        return DenseNetBC(
+            6 * len(self.dense1) + 4,
+            self.conv1.out_channels // 2,
+            self.fc.out_features,
+            self.conv1.in_channels,
+            slimmed_widths(growths, self.stages, share, at),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""

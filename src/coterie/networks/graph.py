@@ -279,14 +279,17 @@ class Cuts:
         ats: Where it is cut, see :func:`cut`; nowhere for the whole forward.
         inside: The modules whose forwards are followed; all others are called as they are.
         maps: Whether the last feature map is tapped beside what the classifier reads.
+        outputs: Modules whose outputs are tapped, in place of these two.
     """
 
-    def __init__(self, ats: tuple[str, ...], inside: Collection[str], maps: bool = False) -> None:
-        self.ats, self.inside, self.maps = ats, inside, maps
+    def __init__(
+        self, ats: tuple[str, ...], inside: Collection[str], maps: bool = False, outputs: tuple[str, ...] = ()
+    ) -> None:
+        self.ats, self.inside, self.maps, self.outputs = ats, inside, maps, outputs
         self._graphs: dict[tuple[Hashable, ...], CutGraph] = {}
 
     def of(self, network: nn.Module, images: torch.Tensor) -> CutGraph:
-        """The segments as the modules are set now; the last returns logits, features and the map."""
+        """The segments as the modules are set now; the last returns logits and what is tapped."""
         if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
             for known, graph in reversed(self._graphs.items()):
                 if known[0] == network.training:
@@ -294,7 +297,9 @@ class Cuts:
         key = frozen_facts(network, self.inside)
         if key not in self._graphs:
             traced = trace(network, self.inside)
-            taps = [classifier_input(traced, network)]
+            taps: list[fx.Node | None] = [output_of(traced, path) for path in self.outputs]
+            if not self.outputs:
+                taps.append(classifier_input(traced, network))
             if self.maps:
                 taps.append(last_map(traced, network, images))
             self._graphs[key] = cut(traced, self.ats, [tap for tap in taps if tap is not None])

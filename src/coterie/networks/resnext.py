@@ -1,10 +1,11 @@
 """ResNeXt-29 for CIFAR (Xie et al. 2017, section 5.3): three stages of three grouped bottlenecks."""
 
-from typing import ClassVar
+from fractions import Fraction
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
-from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise, shortcut
+from coterie.networks.cifar_resnet import conv1x1, conv3x3, initialise, shortcut, slimmed_widths
 
 
 class ResNeXtBlock(nn.Module):
@@ -35,22 +36,46 @@ class ResNeXt29(nn.Module):
         num_classes: C.
         in_channels: Channels of the images.
         groups: Cardinality.
-        width: Width of a group in the first stage, doubled in each that follows.
+        widths: Width of a group in each stage.
+        outputs: Channels between the blocks of each stage.
     """
 
     last_stage: ClassVar[str] = "layer3"  # where the papers' branches begin
+    stages: ClassVar[tuple[str, ...]] = ("layer1", "layer2", "layer3")
+    stage_ends: ClassVar[tuple[str, ...]] = stages  # whose outputs students of several widths compare
 
-    def __init__(self, num_classes: int, in_channels: int, groups: int = 8, width: int = 64) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        groups: int = 8,
+        widths: tuple[int, ...] = (64, 128, 256),
+        outputs: tuple[int, ...] = (256, 512, 1024),
+    ) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, 64)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(64, 256, groups * width, groups, 1)
-        self.layer2 = _stage(256, 512, 2 * groups * width, groups, 2)
-        self.layer3 = _stage(512, 1024, 4 * groups * width, groups, 2)
+        self.layer1 = _stage(64, outputs[0], groups * widths[0], groups, 1)
+        self.layer2 = _stage(outputs[0], outputs[1], groups * widths[1], groups, 2)
+        self.layer3 = _stage(outputs[1], outputs[2], groups * widths[2], groups, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(1024, num_classes)
+        self.fc = nn.Linear(outputs[2], num_classes)
         initialise(self)
+
+    def slimmed(self, share: Fraction, at: str) -> "ResNeXt29":
+        """The same network, newly initialised: from ``at`` on as many groups, each a share as wide, and so between."""
+        first = [cast(ResNeXtBlock, stage[0]) for stage in (self.layer1, self.layer2, self.layer3)]
+        groups = first[0].conv2.groups
+        widths = tuple(block.conv2.out_channels // groups for block in first)
+        outputs = tuple(block.conv3.out_channels for block in first)
+        return ResNeXt29(
+            self.fc.out_features,
+            self.conv1.in_channels,
+            groups,
+            slimmed_widths(widths, self.stages, share, at),
+            slimmed_widths(outputs, self.stages, share, at),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""

@@ -1,6 +1,6 @@
 """One self-contained page from one or more Runs: figures, pictures, and what they mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import sqrt
@@ -19,20 +19,13 @@ from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.files import write_text
 from coterie.methods import Edge
 from coterie.report import plots
+from coterie.report.section import Section
+from coterie.report.students import delivers_students, students_section
 from coterie.report.table import rows
 from coterie.report.teaching import teaching
 from coterie.run import Row, Run
 
 _PICTURES = 12
-
-
-@dataclass(frozen=True)
-class Section:
-    """Pictures under one heading."""
-
-    title: str
-    text: str
-    figures: list[tuple[str, str]]
 
 
 def report(runs: Sequence[Run], out: str | Path) -> Path:
@@ -54,7 +47,7 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
     measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(runs, cards, strict=True)]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
-    shown = list({each.card["method"]: each for each in reversed(measured)}.values())[::-1]
+    shown = _first_of_each_method(measured)
     taught = next(
         (each for each in shown if each.predictions.ensemble is not None and each.card["peers"][0] == "target"), None
     )
@@ -66,7 +59,10 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
         caution=_caution(len(data.test)),
         rows=rows(runs),
         images=f"{len(data.test):,}",
-        sections=_sections(shown, data),
+        sections=[
+            *(students_section(each.run, runs) for each in _first_of_each_method(measured, delivers_students)),
+            *_sections(shown, data),
+        ],
         pictures=[] if taught is None else _pictures(taught.predictions, data),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in runs],
         version=coterie.__version__,
@@ -112,10 +108,18 @@ def _predictions(run: Run, data: ImageData) -> Predictions:
     return predict_batches(network, evaluation_batches(data, data.test))
 
 
+def _first_of_each_method(
+    measured: Sequence[_Measured], wanted: Callable[[Run], bool] = lambda run: True
+) -> list[_Measured]:
+    return list({each.card["method"]: each for each in reversed(measured) if wanted(each.run)}.values())[::-1]
+
+
 def _verdicts(measured: list[_Measured]) -> list[str]:
     """For each method a line that compares it with the network alone, over the seeds that both have."""
     wrong: dict[tuple[str, str | None], dict[int, Tensor]] = {}
     for each in measured:
+        if each.card["deliverables"][0].endswith("-alone"):  # a slimmer network's own baseline
+            continue
         said = each.deployed.argmax(1)
         seeds = wrong.setdefault((each.card["method"], each.card["network"]), {})
         seeds[each.run.config["seed"]] = said != each.predictions.labels

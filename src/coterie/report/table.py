@@ -1,6 +1,6 @@
 """The table of a report: every peer and ensemble of every run, with errors and costs."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -41,7 +41,7 @@ def rows(runs: Iterable[Run]) -> list[TableRow]:
     for run, card in cards:
         several = f", seed {run.config['seed']}" if methods.count(card["method"]) > 1 else ""
         default = card["deliverables"][0]
-        for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
+        for peer, figures in sorted(card["test"].items(), key=_place(card)):
             # A peer that is not delivered, a branch or a snapshot, costs what the network costs.
             cost = card["cost"].get(peer) or card["cost"].get("target") or card["cost"][default]
             found.append(
@@ -63,7 +63,7 @@ def means(runs: Iterable[Run]) -> list[str]:
     """A line for each peer that several runs have: its mean test error and their standard deviation."""
     errors: dict[str, list[float]] = {}
     for card in (run.card for run in runs):
-        for peer, figures in sorted(card["test"].items(), key=lambda item: _place(item[0])):
+        for peer, figures in sorted(card["test"].items(), key=_place(card)):
             errors.setdefault(_name(card, peer), []).append(figures["error"])
     return [
         f"{name}: {mean(values):.2f} % error, mean of {len(values)} runs (standard deviation {stdev(values):.2f})"
@@ -76,5 +76,7 @@ def _name(card: dict[str, Any], peer: str) -> str:
     return f"{card['network'] or 'own module'} alone" if card["method"] == "vanilla" else f"{card['method']}: {peer}"
 
 
-def _place(peer: str) -> tuple[int, str]:
-    return ({"target": 0, "ensemble": 2}.get(peer, 1), peer)
+def _place(card: dict[str, Any]) -> Callable[[tuple[str, Any]], int]:
+    """Sorts a card's figures: its peers in their order, then what is combined of them."""
+    peers: list[str] = card["peers"]
+    return lambda item: peers.index(item[0]) if item[0] in peers else len(peers)

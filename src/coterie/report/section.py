@@ -1,0 +1,23 @@
+"""What a page is made of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table and pictures under one heading.
+
+    Attributes:
+        title: The heading.
+        text: A line or two of explanation.
+        figures: (caption, SVG) of each picture.
+        header: The table's columns; empty where there is no table.
+        rows: Its rows, as text.
+    """
+
+    title: str
+    text: str
+    figures: Sequence[tuple[str, str]] = ()
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
