@@ -108,7 +108,7 @@ def test_any_named_module_can_begin_the_tail():
     assert two_stages.gate.linear.in_features == 16
     assert hasattr(two_stages.branches[0], "layer2")
     assert not hasattr(branch(build("resnet8", 6), 2, example=example).branches[0], "layer2")
-    with pytest.raises(UserError, match="layer1, layer2, layer3"):
+    with pytest.raises(UserError, match="did you mean 'layer3'"):
         branch(build("resnet8", 6), 2, at="layer9", example=example)
     with pytest.raises(UserError, match="nothing comes before"):
         branch(build("resnet8", 6), 2, at="conv1", example=example)
@@ -162,7 +162,7 @@ class Resists(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced_is_refused_in_one_line():
-    with pytest.raises(UserError, match="Resists cannot be cut") as caught:
+    with pytest.raises(UserError, match=r"Resists cannot be cut at fc: .*py:\d+.* cannot be traced") as caught:
         branch(Resists(), 2, at="fc", example=torch.zeros(2, 3, 8, 8))
     assert "\n" not in str(caught.value)
 

@@ -13,9 +13,9 @@ from coterie.losses import cross_entropy, divergence, ramp_up
 from coterie.methods.base import Method, Spec, Stage, Turn
 from coterie.methods.peers import Independent
 from coterie.networks.aggregate import FusedFeatures, FusedMaps, GateForm, MeanLogits
-from coterie.networks.graph import undisturbed
 from coterie.networks.peers import Group, Separate, frozen_statistics
 from coterie.networks.targets import TARGETS, Validated
+from coterie.networks.tracing import undisturbed
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
 if TYPE_CHECKING:

@@ -11,11 +11,14 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, unknown_name
 from coterie.networks.aggregate import Gate, GateForm
+from coterie.networks.check import check
 from coterie.networks.cuts import CutPoint, default_cut, list_cuts
-from coterie.networks.graph import Cuts, Segment, around, cut, trace, undisturbed, with_classifier
+from coterie.networks.graph import Segment
 from coterie.networks.native import NativeEnsemble, Values, principal
+from coterie.networks.segments import Cuts
+from coterie.networks.tracing import undisturbed
 
 Init = Literal["fresh", "copy"]
 
@@ -59,11 +62,12 @@ def branch(
     with undisturbed(model):
         model.eval()
         at = default_cut(model, example) if at is None else at
-        ats = (at,) if isinstance(at, str) else tuple(at)
+        ats = _known(model, (at,) if isinstance(at, str) else tuple(at))
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
-        inside = with_classifier(model, around(ats))
-        halves = cut(trace(model, inside), ats)
+        graphs = Cuts(ats, maps)
+        check(model, graphs, example)
+        halves = graphs.of(model, example)
         values = crossing = halves.trunk(model, example)
         in_place = False
         for segment in halves.tails:
@@ -73,7 +77,7 @@ def branch(
         if not isinstance(values[0], Tensor):
             raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
         model.train()
-        halves_in_training = cut(trace(model, inside), ats)
+        halves_in_training = graphs.of(model, example)
     features = principal(crossing)
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
@@ -84,7 +88,7 @@ def branch(
         model,
         tails,
         Gate(width, prod(fans), gate, channels_last),
-        Cuts(ats, inside, maps),
+        graphs,
         fans,
         share=share,
         in_place=in_place,
@@ -94,8 +98,15 @@ def branch(
     net.branches.to(reference.device, reference.dtype)
     net.gate.to(reference.device)
     net.train(model.training)
-    _check(net, example)
     return net
+
+
+def _known(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
+    paths = [path for path, _ in model.named_modules() if path]
+    for at in ats:
+        if at not in paths:
+            raise unknown_name("module", at, paths)
+    return ats
 
 
 def _versions(values: Values) -> list[int]:
@@ -181,24 +192,3 @@ def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
             root.add_module(part, nn.Module())
         root = cast(nn.Module, root._modules[part])
     return root, name
-
-
-def _check(net: NativeEnsemble, example: Tensor) -> None:
-    """Branch 0 must be the model, bit for bit, in both modes, before anyone trains it."""
-    for mode in (True, False):
-        with undisturbed(net):
-            net.train(mode)
-            torch.manual_seed(0)
-            expected = net.target(example)
-            torch.manual_seed(0)
-            graph = net.cuts.of(net.target, example)
-            values = graph.trunk(net.target, example)
-            for segment in graph.tails:
-                values = segment.run(net.target, values)
-            got = values[0]
-        if not torch.equal(expected, got):
-            gap = (expected - got).abs().max().item()
-            raise UserError(
-                f"{type(net.target).__name__} cut at {' and '.join(net.at)} differs from itself by {gap:.2g} in "
-                f"{'training' if mode else 'evaluation'} mode; cut at another module"
-            )

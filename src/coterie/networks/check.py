@@ -1,17 +1,129 @@
-"""Whether a branched model computes exactly what the model computes, asked before anyone trains it."""
+"""Whether a model cut into segments computes exactly what the model computes, asked before anyone trains it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from coterie.networks.native import NativeEnsemble
+from coterie.errors import UserError
+from coterie.networks.segments import Cuts
+from coterie.networks.tracing import generators, same_generators, undisturbed
+
+_DROP = 0.1
 
 
-def alone(net: "NativeEnsemble", images: Tensor) -> Tensor:
-    """Images (B, channels, H, W) to the logits (B, C) of branch 0: the target, run through the cut."""
-    graph = net.cuts.of(net.target, images)
-    values = graph.trunk(net.target, images)
+def through_cuts(model: nn.Module, graphs: Cuts, images: Tensor) -> Tensor:
+    """Images (B, channels, H, W) to logits (B, C), by the model's segments one after the other."""
+    graph = graphs.of(model, images)
+    values = graph.trunk(model, images)
     for segment in graph.tails:
-        values = segment.run(net.target, values)
+        values = segment.run(model, values)
     return values[0]
+
+
+def check(model: nn.Module, graphs: Cuts, example: Tensor) -> None:
+    """Compare a model with its segments; where a trace has frozen something, run the forward again instead.
+
+    Both run in both modes, with drop rates above 0, on random images of the example's shape and of another batch and,
+    where the model takes it, another image size: what a trace has frozen shows. Compared are logits, bit for bit,
+    the buffers, and the random generators afterwards.
+
+    Raises:
+        UserError: They differ, or the model cannot be cut there.
+    """
+    wrong = _difference(model, graphs, example)
+    if wrong and not graphs.resists:
+        graphs.give_up_tracing(f"what is traced has {wrong}")
+        wrong = _difference(model, graphs, example)
+    if wrong:
+        raise UserError(
+            f"{type(model).__name__} cut at {' and '.join(graphs.ats)} has {wrong} ({graphs.resists}); "
+            "cut at another module"
+        )
+
+
+def _difference(model: nn.Module, graphs: Cuts, example: Tensor) -> str:
+    """What differs, in words; empty where nothing does."""
+    for mode in (True, False):
+        took_another_size = False
+        for images in _images(example):
+            if took_another_size:
+                break
+            with undisturbed(model), _dropping(model):
+                model.train(mode)
+                try:
+                    expected = _outcome(model, lambda: model(images))  # noqa: B023
+                except Exception:
+                    if images.shape == example.shape:
+                        raise
+                    continue
+                took_another_size = images.shape[2:] != example.shape[2:]
+                try:
+                    found = expected.unlike(_outcome(model, lambda: through_cuts(model, graphs, images)))  # noqa: B023
+                except UserError:
+                    raise
+                except Exception as error:
+                    found = f"an error, {type(error).__name__}: {str(error).splitlines()[0][:120]},"
+            if found:
+                shape = "x".join(map(str, images.shape))
+                return f"{found} in {'training' if mode else 'evaluation'} mode on images {shape}"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    logits: Tensor
+    buffers: list[Tensor]
+    generators: dict[str, Any]
+
+    def unlike(self, other: "_Outcome") -> str:
+        if self.logits.shape != other.logits.shape:
+            return f"logits of shape {tuple(other.logits.shape)}, not {tuple(self.logits.shape)},"
+        if not _equal(self.logits, other.logits):
+            return f"logits that differ by {(self.logits - other.logits).abs().max().item():.2g}"
+        if not all(map(_equal, self.buffers, other.buffers)):
+            return "other buffers after the forward"
+        if not same_generators(self.generators, other.generators):
+            return "other random numbers drawn"
+        return ""
+
+
+def _outcome(model: nn.Module, run: Callable[[], Tensor]) -> _Outcome:
+    with undisturbed(model):
+        torch.manual_seed(0)
+        logits = run()
+        return _Outcome(logits, [buffer.clone() for buffer in model.buffers()], generators())
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.is_meta or one.shape != other.shape:
+        return one.shape == other.shape
+    return torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _images(example: Tensor) -> Iterator[Tensor]:
+    """Random images of the example's shape, of another size and batch, and of another batch."""
+    batch, channels, height, width = example.shape
+    step = 32 if min(height, width) >= 128 else 8
+    other = (height - step, width - 2 * step) if min(height, width) > 2 * step else (height + step, width + 2 * step)
+    for shape in (example.shape, (batch + 1, channels, *other), (batch + 1, channels, height, width)):
+        yield torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
+@contextmanager
+def _dropping(model: nn.Module) -> Iterator[None]:
+    """Set drop rates of 0 above it."""
+    changed = []
+    for module in model.modules():
+        for name in ("p", "drop_prob") if "drop" in type(module).__name__.lower() else ():
+            if vars(module).get(name) in (0, 0.0):
+                changed.append((module, name, vars(module)[name]))
+                setattr(module, name, _DROP)
+    try:
+        yield
+    finally:
+        for module, name, value in changed:
+            setattr(module, name, value)

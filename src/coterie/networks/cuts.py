@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules import module as hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from coterie.errors import UserError
 
@@ -131,7 +132,7 @@ def _default(model: nn.Module, forward: _Forward) -> str | None:
         largest[index] = max(largest[index], largest[index + 1])
     drops = [index for index in range(1, len(calls)) if largest[index] < largest[index - 1]]
     # A global pool and a classifier are no stage: maps must still be computed.
-    drops = [index for index in drops if any(call.flops and call.area for call in calls[index:])]
+    drops = [index for index in drops if any(call.flops and call.area > 1 for call in calls[index:])]
     for place in range(len(drops) - 1, -1, -1):
         since = drops[place - 1] if place else 1
         call = next(
@@ -173,27 +174,41 @@ def _measured(model: nn.Module, example: Tensor) -> _Forward:
     return _run(model, example)
 
 
+class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up FLOPs. Torch's own counter hooks modules too, which fails where a parameter is an argument."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
+
+
 def _run(model: nn.Module, images: Tensor) -> _Forward:
     forward = _Forward(images.shape[2], images.shape[3])
-    with FlopCounterMode(display=False) as counter, _noted(model, forward, counter):
+    counter = _Flops()  # type: ignore[no-untyped-call]
+    with counter, _noted(model, forward, counter):
         model(images)
-    forward.flops = counter.get_total_flops()
+    forward.flops = counter.total
     return forward
 
 
 @contextmanager
-def _noted(model: nn.Module, forward: _Forward, counter: FlopCounterMode) -> Iterator[None]:
+def _noted(model: nn.Module, forward: _Forward, counter: _Flops) -> Iterator[None]:
     paths = {module: path for path, module in model.named_modules()}
     stack: list[_Call] = []
 
     def begin(module: nn.Module, _: Any) -> None:
         if module in paths:
-            stack.append(_Call(paths[module], tuple(stack), len(forward.calls), counter.get_total_flops()))
+            stack.append(_Call(paths[module], tuple(stack), len(forward.calls), counter.total))
 
     def end(module: nn.Module, _: Any, output: Any) -> None:
         if module in paths:
             call = stack.pop()
-            call.flops = counter.get_total_flops() - call.flops_before
+            call.flops = counter.total - call.flops_before
             call.area = forward.area(output)
             forward.calls.append(call)
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from coterie.networks.aggregate import Gate, gated
-from coterie.networks.graph import CutGraph, Cuts
+from coterie.networks.graph import CutGraph
+from coterie.networks.segments import Cuts
 from coterie.outputs import PeerOutput, at_least_float32
 
 Values = tuple[Any, ...]
@@ -25,7 +26,7 @@ class NativeEnsemble(nn.Module):
         target: The user's own model. Training this module trains it; its state dict is a plain model's.
         branches: The auxiliary tails (whole networks where nothing is shared), level by level where cuts are nested.
         gate: Weighs the branches by the trunk's features.
-        cuts: The target's forward in segments.
+        cuts: Cuts the target's forward into the trunk and the tails' segments.
         fans: How many copies each level makes of its segment; their product is m.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.

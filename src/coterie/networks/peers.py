@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from coterie.networks.graph import Cuts, around, with_classifier
 from coterie.networks.native import tapped
+from coterie.networks.segments import Cuts
 from coterie.outputs import PeerOutput, at_least_float32
 
 
@@ -29,7 +29,7 @@ class Separate(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.cuts: list[Cuts] | None = None
         if features or maps:
-            self.cuts = [Cuts((), with_classifier(network, around([])), maps) for network in networks]
+            self.cuts = [Cuts((), maps) for network in networks]
 
     @property
     def target(self) -> nn.Module:

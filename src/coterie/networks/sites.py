@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from coterie.errors import UserError, unknown_name
-from coterie.networks.graph import undisturbed
+from coterie.networks.tracing import undisturbed
 
 _INPUT = ":in"
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, untrained
-from coterie.networks.graph import around, cut, trace, undisturbed
+from coterie.networks.graph import cut
+from coterie.networks.tracing import around, trace, undisturbed
 
 
 def slim(

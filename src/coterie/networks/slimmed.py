@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, layout
 from coterie.networks.cuts import list_cuts
-from coterie.networks.graph import Cuts, around, cut, output_of, trace, undisturbed
+from coterie.networks.graph import cut, output_of
+from coterie.networks.segments import Cuts
 from coterie.networks.slim import slim
+from coterie.networks.tracing import around, trace, undisturbed
 from coterie.outputs import PeerOutput, at_least_float32
 
 Maps = tuple[Tensor, ...]
@@ -42,7 +44,7 @@ class SlimmedEnsemble(nn.Module):
         self.students = nn.ModuleList(students)
         self.base_gradient = base_gradient
         self.in_place = False
-        self.cuts = [Cuts((at,), around([at, *blocks]), outputs=blocks) for _ in students]
+        self.cuts = [Cuts((at,), outputs=blocks) for _ in students]
         # A name that a tensor has a second time, and its first: the base's, in every student but the model.
         first: dict[int, str] = {}
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.graph import undisturbed
+from coterie.networks.tracing import undisturbed
 
 Target = Literal["flops", "params"]
 

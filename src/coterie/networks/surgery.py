@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.graph import undisturbed
 from coterie.networks.structure import Structure, Target, dependencies
+from coterie.networks.tracing import undisturbed
 
 # A budget that is met to half a percent is met: one channel may cost more than what is then left.
 _ENOUGH = 0.995

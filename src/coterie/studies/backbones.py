@@ -6,11 +6,11 @@ norm's statistics and the random generator's state, in both modes. :func:`sweep`
 asks on the meta device, where nothing is computed, only whether it branches and its stretches fit together.
 """
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.methods.one import one_loss
-from coterie.networks.branch import branch
-from coterie.networks.check import alone
-from coterie.networks.native import NativeEnsemble, cuts
+from coterie.networks.branch import branch, cuts
+from coterie.networks.check import through_cuts
+from coterie.networks.native import NativeEnsemble
 
 CLASSES = 10
-_SIZES = (64, 128)  # tried before the size that a network is published for
+_SIZES = (64, 128)  # tried before the sizes that a network is published for
 _DROPS: tuple[dict[str, Any], ...] = (
     {"drop_rate": 0.1, "drop_path_rate": 0.1},
     {"drop_rate": 0.1},
@@ -146,17 +146,39 @@ def _study(name: str, found: dict[str, Any]) -> None:
     chosen = next((point for point in cuts(model, images) if point.default), None)
     if chosen is not None:
         found |= {"tail_flops": round(chosen.flops, 4), "tail_parameters": round(chosen.parameters, 4)}
-    untouched = copy.deepcopy(model)
+    untouched = [_pass(model, model, images, mode) for mode in (False, True)]
     net = branch(model, 2, example=images)
     found["at"] = net.at[0]
-    found["crossing"] = len(net.cuts.of(net.target, images).trunk(model, images))
-    model.load_state_dict(untouched.state_dict())
-    differ = [what for mode in (False, True) for what in _differences(net, untouched, images, mode)]
-    found["exact"], found["gradients"] = not [what for what in differ if "gradient" not in what], not differ
+    with torch.no_grad():
+        found["crossing"] = len(net.cuts.of(model.eval(), images).trunk(model, images))
+    cut = partial(through_cuts, model, net.cuts)
+    branched = [_pass(model, cut, images, mode) for mode in (False, True)]
+    pairs = [(what, one[what], other[what]) for one, other in zip(untouched, branched, strict=True) for what in one]
+    differ = {what for what, one, other in pairs if not all(map(torch.equal, one, other))}
+    del untouched, branched, pairs
+    found["exact"], found["gradients"] = not differ - {"gradients"}, "gradients" not in differ
     found["state"] = _state_is_plain(net, make)
     found["steps"] = _steps(net, images)
     if differ:
-        found["reason"] = f"differ: {', '.join(differ[:4])}"
+        found["reason"] = f"differ: {', '.join(sorted(differ))}"
+
+
+def _pass(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, mode: bool) -> dict[str, list[Tensor]]:
+    """What a forward, and in training mode its backward, gives and leaves; buffers are put back."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    model.train(mode)
+    torch.manual_seed(1)
+    with torch.set_grad_enabled(mode):
+        logits = forward(images)
+    found = {"logits": [logits.detach()], "random state": [torch.get_rng_state()]}
+    found["buffers"] = [buffer.clone() for buffer in model.buffers()]
+    if mode:
+        torch.autograd.backward(logits.square().sum())
+        found["gradients"] = [torch.empty(0) if p.grad is None else p.grad for p in model.parameters()]
+        model.zero_grad()
+    for buffer, before in zip(model.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return found
 
 
 def _maker(name: str) -> tuple[Callable[[], nn.Module], tuple[str, ...]]:
@@ -189,69 +211,37 @@ def _torchvision_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Mo
 
 def _side(name: str, make: Callable[[], nn.Module]) -> int:
     """The smallest of a few image sizes that a network takes, tried on shapes alone."""
-    published = _published_side(name)
+    published = _published_sides(name)
     with torch.device("meta"):
-        model = make()
-        for side in _SIZES:
+        model = make().train()
+        for side in (*_SIZES, *published[:-1]):
             try:
                 with torch.no_grad():
-                    model.train()(torch.zeros(2, 3, side, side))
+                    model(torch.zeros(2, 3, side, side))
             except Exception:
                 continue
             return side
-    return published
+    return published[-1]
 
 
-def _published_side(name: str) -> int:
+def _published_sides(name: str) -> list[int]:
+    """The smallest and the usual size of images that timm gives for a network; 224 pixels for torchvision's."""
     library, _, bare = name.partition("/")
-    if library == "timm":
-        import timm
+    if library != "timm":
+        return [224]
+    import timm
 
-        config = timm.get_pretrained_cfg(bare)
-        return int(config.input_size[-1]) if config is not None else 224
-    return 224
-
-
-def _differences(net: NativeEnsemble, untouched: nn.Module, images: Tensor, mode: bool) -> list[str]:
-    """What differs between the branched model and an untouched copy of it."""
-    model, word = net.target, "training" if mode else "evaluation"
-    net.train(mode)
-    untouched.train(mode)
-    torch.manual_seed(1)
-    expected = untouched(images)
-    state = torch.get_rng_state()
-    torch.manual_seed(1)
-    got = alone(net, images)
-    found = []
-    if not torch.equal(expected, got):
-        found.append(f"logits in {word} by {(expected - got).abs().max().item():.2g}")
-    if not torch.equal(state, torch.get_rng_state()):
-        found.append(f"random state in {word}")
-    found += _unequal(untouched.named_buffers(), model.named_buffers(), f"in {word}")
-    if mode:
-        expected.square().sum().backward()
-        got.square().sum().backward()
-        gradients = [((n, p.grad) for n, p in each.named_parameters()) for each in (untouched, model)]
-        found += _unequal(*gradients, "'s gradient")
-        net.zero_grad()
-        untouched.zero_grad()
-    return found
-
-
-def _unequal(ours: Iterable[tuple[str, Any]], theirs: Iterable[tuple[str, Any]], what: str) -> list[str]:
-    pairs = zip(ours, theirs, strict=True)
-    return [f"{name} {what}" for (name, a), (_, b) in pairs if (a is None) != (b is None) or not _equal(a, b)]
-
-
-def _equal(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is None or other is None or torch.equal(one, other)
+    config = timm.get_pretrained_cfg(bare)
+    sizes = [config.min_input_size, config.input_size] if config is not None else []
+    return [size[-1] for size in sizes if size] or [224]
 
 
 def _state_is_plain(net: NativeEnsemble, make: Callable[[], nn.Module]) -> bool:
-    plain = make()
+    with torch.device("meta"):
+        plain = make()
     if list(plain.state_dict()) != list(net.target.state_dict()):
         return False
-    plain.load_state_dict(net.target.state_dict())
+    plain.load_state_dict(net.target.state_dict(), assign=True)
     owners: dict[int, str] = {}
     for key, tensor in net.state_dict().items():
         # Weights that a model shares inside itself are named twice by it too.
@@ -265,7 +255,7 @@ def _steps(net: NativeEnsemble, images: Tensor) -> bool:
     labels = torch.tensor([0, 1])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.001)
     net.train()
-    one_loss(net(images), labels).total.backward()
+    torch.autograd.backward(one_loss(net(images), labels).total)
     optimiser.step()
     finite = all(bool(p.isfinite().all()) for p in net.parameters())
     with torch.no_grad():

@@ -1,0 +1,233 @@
+"""A model's forward as a graph, traced with torch.fx; and running a model without leaving anything on it.
+
+Only forwards around a cut are followed. Every other module is called as it is, so that nothing of it is frozen: no
+mode, no shape, no branch of its Python code.
+"""
+
+import random
+import traceback
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import fx, nn
+
+_SCALARS = (bool, int, float, str, type(None))
+_TORCH = str(Path(torch.__file__).parent)
+_SCALARS = (bool, int, float, str, type(None))
+_FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randperm", "tensor", "zeros")
+
+
+class Resists(Exception):
+    """A forward that torch.fx cannot follow, or whose trace would freeze what changes from call to call."""
+
+
+class _Tracer(fx.Tracer):
+    """Follows the forwards of the modules ``inside``; None follows all that torch and timm do not call leaves."""
+
+    def __init__(self, inside: Collection[str] | None) -> None:
+        factories = tuple(getattr(torch, name) for name in _FACTORIES)
+        super().__init__(autowrap_functions=_timm_functions() + factories, param_shapes_constant=True)
+        self._autowrap_search.append(torch)  # torch.arange(n) of a traced n is no method that a proxy could see
+        self.inside = inside
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if self.inside is not None:
+            return module_qualified_name not in self.inside
+        return super().is_leaf_module(m, module_qualified_name) or isinstance(m, _timm_leaves())
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.submodule_paths is not None and m not in self.submodule_paths:
+            return forward(*args, **kwargs)  # made in the forward around registered ones, as layers[:-1] is
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        # A buffer is read where it is used: what a forward computes from it would else be computed once, in the trace.
+        if isinstance(attr_val, torch.Tensor) and not isinstance(attr_val, nn.Parameter):
+            name = next((name for name, buffer in self.root.named_buffers() if buffer is attr_val), None)
+            if name is not None:
+                return self.create_proxy("get_attr", name, (), {})
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        # Other arguments keep their defaults: a proxy in their place would never be None.
+        images = self.create_proxy("placeholder", "images", (), {})
+        return lambda root, value: root.forward(value), [self.root, images]
+
+
+def _timm_leaves() -> tuple[type[nn.Module], ...]:
+    from timm.models import _features_fx as registry
+
+    return tuple(cast(set[type[nn.Module]], registry.get_notrace_modules()))
+
+
+def _timm_functions() -> tuple[Callable[..., Any], ...]:
+    from timm.models import _features_fx as registry
+
+    return tuple(registry.get_notrace_functions())
+
+
+def around(paths: Iterable[str]) -> frozenset[str]:
+    """The modules that hold the modules ``paths``, the root ("") among them."""
+    parents = {""}
+    for path in paths:
+        parts = path.split(".")
+        parents |= {".".join(parts[:length]) for length in range(1, len(parts))}
+    return frozenset(parents)
+
+
+def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
+    """The forward of ``model`` as it is now; the model is left as it was.
+
+    Args:
+        model: Any module that takes images.
+        inside: Paths of the modules whose forwards are followed, as :func:`around` a cut; all others are called
+            as they are, so that nothing of them is frozen. None follows every module that torch.fx can.
+
+    Raises:
+        Resists: A forward cannot be followed; names its class, file and line, and the reason.
+    """
+    tracer = _Tracer(inside)
+    with _restored(model) as wrote:
+        _forget(model)
+        before = generators()
+        try:
+            graph = tracer.trace(model)
+        except Exception as error:
+            raise Resists(f"{_place(error, model)} cannot be traced, {first_line(error)}") from error
+        if not same_generators(before, generators()):
+            raise Resists(f"the forward of {type(model).__name__} draws random numbers that a trace would freeze")
+        constants = {name: value for name, value in vars(model).items() if name.startswith("_tensor_constant")}
+        for name in constants:
+            del vars(model)[name]
+        if wrote():
+            raise Resists(f"the forward of {type(model).__name__} sets {wrote()}, which a trace would do only once")
+    for node in list(graph.nodes):
+        if node.op == "get_attr" and node.target in constants:
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(graph.call_function(_Constant(constants[str(node.target)])))
+            graph.erase_node(node)
+    return graph
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[Callable[[], str]]:
+    """Undo what a forward leaves on the modules; gives a function that names an attribute that it has set."""
+    saved = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
+    caches = [
+        (cache, cache.copy())
+        for _, _, attributes in saved
+        for cache in attributes.values()
+        if isinstance(cache, (dict, list, set))
+    ]
+
+    def wrote() -> str:
+        for path, module, attributes in saved:
+            for name, value in vars(module).items():
+                if name not in attributes or value is not attributes[name]:
+                    return f"{path}.{name}".lstrip(".")
+        return ""
+
+    try:
+        yield wrote
+    finally:
+        for _, module, attributes in saved:
+            for name in set(vars(module)) - set(attributes):
+                del vars(module)[name]
+            vars(module).update(attributes)
+        for cache, content in caches:  # what a forward remembers while it is traced are no tensors
+            cache.clear()
+            cache.extend(content) if isinstance(cache, list) else cache.update(content)
+
+
+def _forget(model: nn.Module) -> None:
+    """Empty what forwards have remembered, which a trace would else take for good."""
+    for module in model.modules():
+        for name, cache in vars(module).items():
+            if isinstance(cache, dict) and not name.startswith("_") and any(map(torch.is_tensor, cache.values())):
+                cache.clear()
+
+
+def generators() -> dict[str, Any]:
+    """The states of the random generators that a forward may draw from."""
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def move_generators(states: dict[str, Any]) -> None:
+    """Set the random generators to what :func:`generators` gave."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+
+
+def same_generators(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two states of the random generators are equal."""
+    tensors = all(torch.equal(one[name], other[name]) for name in ("cpu", "cuda") if name in one and name in other)
+    keys = bool((one["numpy"][1] == other["numpy"][1]).all()) and one["numpy"][2:] == other["numpy"][2:]
+    return tensors and keys and one["python"] == other["python"]
+
+
+def _place(error: BaseException, model: nn.Module) -> str:
+    """The class, file and line of the innermost module that an error was raised in."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    for frame, line in reversed(frames):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and not frame.f_code.co_filename.startswith(_TORCH):
+            name = next((f"'{path}'" for path, module in model.named_modules() if path and module is owner), "itself")
+            return f"{type(owner).__name__} ({name}, {frame.f_code.co_filename}:{line})"
+    return f"the forward of {type(model).__name__}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". To learn more")[0][:160]
+
+
+class _Constant:
+    """A tensor that the forward makes from nothing, as a function without arguments."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+        self.__name__ = f"constant_{id(self)}"
+        self.__module__ = __name__
+        self.__qualname__ = self.__name__
+
+    def __call__(self) -> torch.Tensor:
+        return self.value.clone()  # the forward may write into it
+
+
+def frozen_facts(model: nn.Module, inside: Collection[str]) -> tuple[Hashable, ...]:
+    """What a trace freezes of the modules that it follows: their modes, switches and rates, and where the model is."""
+    first = next(model.parameters(), None)
+    facts: list[Hashable] = [model.training, *((first.device, first.dtype) if first is not None else ())]
+    for path in sorted(inside):
+        module = model.get_submodule(path)
+        facts.append((path, *(item for item in vars(module).items() if isinstance(item[1], _SCALARS))))
+    return tuple(facts)
+
+
+@contextmanager
+def undisturbed(*modules: nn.Module) -> Iterator[None]:
+    """Run a block after which modes, buffers, attributes and random generators are as before."""
+    buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
+    states = generators()
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        for module in modules:
+            stack.enter_context(_restored(module))
+        try:
+            yield
+        finally:
+            move_generators(states)
+            for buffer, value in buffers:
+                buffer.copy_(value)
