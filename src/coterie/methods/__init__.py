@@ -15,6 +15,7 @@ from coterie.methods.pcl import Pcl
 from coterie.methods.peers import Branched, Independent
 from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
+from coterie.methods.srm import Srm
 from coterie.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -33,6 +34,7 @@ METHODS: dict[str, type[Method]] = {
         Snapshot,
         Kd,
         SelfDistillation,
+        Srm,
     )
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "SelfDistillation",
     "Snapshot",
     "Spec",
+    "Srm",
     "Stage",
     "Teaches",
     "Turn",
