@@ -161,7 +161,7 @@ class LearningDictionaries(nn.Module):
         return StepResult(LossTerms({"reconstruction": torch.stack(losses).sum()}))
 
     def labelling(self) -> "Labelling":
-        """What the dictionaries as they are now say of the teacher as it is now, both frozen."""
+        """What the dictionaries say of the teacher, or of its drifted copy as it is now."""
         moving = self.features.moving
         teacher = self.features.teacher if moving is None else Teacher([moving])
         return Labelling(_Read(teacher, self.pairs), self.codings, self.atoms)
@@ -172,7 +172,7 @@ class Labelling(nn.Module):
 
     def __init__(self, features: _Read, codings: nn.ModuleList, atoms: tuple[int, ...]) -> None:
         super().__init__()
-        self.features, self.codings, self.atoms = features, codings.requires_grad_(False), atoms
+        self.features, self.codings, self.atoms = features, codings, atoms
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Codes]:
