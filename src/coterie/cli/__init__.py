@@ -89,9 +89,9 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; user errors are one line on standard error and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    logging.getLogger("coterie").handlers = [
-        RichHandler(console=Console(stderr=True), show_time=False, show_path=False)
-    ]
+    log = logging.getLogger("coterie")
+    log.handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    log.setLevel(logging.INFO)
     try:
         if not given or given[0] in ("-h", "--help"):
             _overview()

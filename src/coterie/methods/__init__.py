@@ -18,6 +18,7 @@ from coterie.methods.pcl import Pcl
 from coterie.methods.peers import Branched, Independent
 from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
+from coterie.methods.srm import Srm
 from coterie.methods.vanilla import Vanilla
 
 METHODS: dict[str, type[Method]] = {
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
         SelfDistillation,
         Meal,
         Compact,
+        Srm,
     )
 }
 
@@ -66,6 +68,7 @@ __all__ = [
     "SelfDistillation",
     "Snapshot",
     "Spec",
+    "Srm",
     "Stage",
     "Teaches",
     "Turn",
