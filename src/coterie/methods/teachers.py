@@ -95,7 +95,7 @@ class Taught(Method):
         return Network(self.teacher_network).build(spec.num_classes, spec.channels, spec.image_size)
 
 
-def training_alone(name: str, network: nn.Module, deliver: Mapping[str, nn.Module] | None = None) -> Stage:
+def training_alone(name: str, network: nn.Module) -> Stage:
     """The stage that trains a network alone with cross-entropy; its one peer is called as the stage is."""
     turn = Turn(CrossEntropy(network), tuple(network.parameters()))
-    return Stage(name, [turn], network=network, peers=(name,), deliver=deliver or {})
+    return Stage(name, [turn], network=network, peers=(name,))
