@@ -32,7 +32,7 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import UserError
-from coterie.methods.base import Spec, Stage, Turn
+from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
 from coterie.methods.teachers import Taught, training_alone
 from coterie.methods.vanilla import CrossEntropy
@@ -126,6 +126,15 @@ class Srm(Taught):
         turn = Turn(step, (*student.parameters(), *step.heads.parameters()), adam)
         yield Stage("initialisation", [turn], schedule=self._falling(30 / 160, 130 / 160))
         yield replace(self._last(student, teacher, example), peers=("target",), deliver={"target": student})
+
+    def teaching(self) -> Sequence[Edge]:
+        """Every teacher the student, by codes first and soft labels after."""
+        how = (
+            f"sparse codes, then soft labels, T = {self.temperature:g}"
+            if self.last == "distillation"
+            else "sparse codes"
+        )
+        return [Edge(name, "target", how) for name in self.teacher_names()]
 
     def _last(self, student: nn.Module, teacher: Teacher, example: torch.Tensor) -> Stage:
         if self.last == "fine-tuning":

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.vanilla import CrossEntropy
 from coterie.networks.teacher import Teacher
 from coterie.networks.zoo import Network
@@ -84,6 +84,10 @@ class Taught(Method):
             trained.append(self._untrained_teacher(spec))
             yield training_alone(name, trained[-1])
         return Teacher(trained, self.remember)
+
+    def teaching(self) -> Sequence[Edge]:
+        """Every teacher the student."""
+        return [Edge(name, "target", "soft labels") for name in self.teacher_names()]
 
     def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
         """The student; its teachers are not needed for its shape."""
