@@ -10,13 +10,14 @@ import yaml
 from safetensors.torch import save_file
 
 import coterie
+from coterie.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 
 
-def snippet(title):
-    """The first Python block below a title of the README."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"\n## {title}\n")[1]
+def snippet(title, page="README.md"):
+    """The first Python block below a title of a page."""
+    text = re.split(rf"\n#+ {title}\n", (ROOT / page).read_text(encoding="utf-8"))[1]
     return re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
 
 
@@ -51,6 +52,28 @@ def test_the_readmes_serving_lines_load_the_weights(place):
     exec(snippet("Serving without coterie"), names)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(names["model"](images), trained(images))
+
+
+def test_the_composed_method_of_the_docs_trains(place):
+    names = {}
+    exec(snippet("Composing a method", "docs/methods.md"), names)
+    run = names["run"]
+    assert run.card["method"] == "online"
+    assert {edge.to for edge in run.method().teaching()} == {
+        "target",
+        "branch1",
+        "branch2",
+        "ensemble",
+        "the mean of the logits",
+    }
+
+
+def test_every_method_is_on_the_page_of_methods_and_every_drawing_is_there():
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    for name, method in METHODS.items():
+        assert f"`{name}`" in page
+        drawn = (ROOT / "docs" / "teaching" / f"{name}.svg").is_file()
+        assert drawn == (bool(method().teaching()) and name != "online")
 
 
 def test_changelog_and_citation_know_this_version():

@@ -129,12 +129,8 @@ class Srm(Taught):
 
     def teaching(self) -> Sequence[Edge]:
         """Every teacher the student, by codes first and soft labels after."""
-        how = (
-            f"sparse codes, then soft labels, T = {self.temperature:g}"
-            if self.last == "distillation"
-            else "sparse codes"
-        )
-        return [Edge(name, "target", how) for name in self.teacher_names()]
+        then = f", then soft labels, T = {self.temperature:g}" if self.last == "distillation" else ""
+        return [Edge(name, "target", f"sparse codes{then}") for name in self.teacher_names()]
 
     def _last(self, student: nn.Module, teacher: Teacher, example: torch.Tensor) -> Stage:
         if self.last == "fine-tuning":
