@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from importlib import import_module
 
 import onnx
 import pytest
@@ -240,7 +241,7 @@ def test_the_report_has_a_table_of_all_students(run, digits, tmp_path, monkeypat
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
         return Exported(path, 0.0, 1)
 
-    monkeypatch.setattr("coterie.report.students.export", identity)
+    monkeypatch.setattr(import_module("coterie.report.students"), "export", identity)
     alone = go(Oem(network="resnet8", num_students=3, alone=3), digits, tmp_path / "alone", epochs=1)
     page = coterie.report([alone, run], tmp_path / "page.html").read_text()
     assert exports == [("onnx", name) for name in NAMES]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.branch import example_images, untrained
 from coterie.networks.graph import cut
+from coterie.networks.structure import dependencies, is_output
 from coterie.networks.tracing import around, trace, undisturbed
 
 
@@ -52,8 +53,7 @@ def slim(
         student: nn.Module = slimmed(share, at)
     else:
         student = untrained(model, "fresh", factory)
-        with torch.inference_mode(False), torch.enable_grad():
-            _prune(student, share, at, example.clone().to(next(student.parameters())))
+        _prune(student, share, at, example.to(next(student.parameters())))
     reference = next(model.parameters())
     student.to(reference.device, reference.dtype).train(model.training)
     _adopt(student, model, tail_paths(student, at))
@@ -90,31 +90,20 @@ def _adopt(student: nn.Module, model: nn.Module, tail: set[str], place: str = ""
 
 def _prune(student: nn.Module, share: Fraction, at: str, example: Tensor) -> None:
     """Cut the channel groups of a newly initialised network's tail, in place."""
-    import torch_pruning  # seconds to import, and for networks that are not ours only
-
-    tail = tail_paths(student, at)
-    prefixes = tuple(f"{path}." for path in tail)
-    named = [*student.named_modules(), *student.named_parameters()]
-    layers = {id(layer) for path, layer in named if f"{path}.".startswith(prefixes)}
-    real = {id(module) for module in student.modules()} | {id(parameter) for parameter in student.parameters()}
-    paths = {id(module): path for path, module in student.named_modules()}
+    prefixes = tuple(f"{path}." for path in tail_paths(student, at))
+    paths: dict[int, str] = {id(layer): path for path, layer in student.named_modules()}
+    paths |= {id(parameter): path for path, parameter in student.named_parameters()}
     before = _fans_in(student)
-    student.requires_grad_(True)  # the dependencies are read off the gradient's graph
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(
-            # Something after the classifier makes its classes known as the output's, which no group may cut.
-            student,
-            example,
-            output_transform=lambda logits: logits + 0,
-            verbose=False,
-        )
-        for group in graph.get_all_groups(ignored_layers=_attention(student)):
-            targets = [item.dep.target for item in group]
-            members = [target.module for target in targets if id(target.module) in real]
-            if any(target.type == torch_pruning.ops.OPTYPE.OUTPUT for target in targets):
-                continue
-            if all(id(member) in layers for member in members):
-                group.prune(_surplus(len(group[0].idxs), [_groups(member, paths) for member in members], share))
+        with dependencies(student, example) as graph:
+            for group in graph.get_all_groups(ignored_layers=_attention(student)):
+                targets = [item.dep.target for item in group]
+                layers = {paths[id(each.module)]: each.module for each in targets if id(each.module) in paths}
+                in_tail = all(f"{path}.".startswith(prefixes) for path in layers)
+                if in_tail and not any(is_output(each) for each in targets):
+                    groups = [_groups(path, layer) for path, layer in layers.items()]
+                    group.prune(_surplus(len(group[0].idxs), groups, share))
+                    paths |= {id(parameter): path for path, parameter in student.named_parameters()}
         with undisturbed(student):
             student.train()(example)
     except UserError:
@@ -142,7 +131,7 @@ def _surplus(channels: int, groups: list[int], share: Fraction) -> list[int]:
     return [number * size + index for number in range(count) for index in range(kept, size)]
 
 
-def _groups(layer: Any, paths: dict[int, str]) -> int:
+def _groups(path: str, layer: Any) -> int:
     """How many groups of channels a layer computes apart; 1 for depthwise convolutions, whose groups go with them."""
     if isinstance(layer, nn.GroupNorm):
         return layer.num_groups
@@ -151,8 +140,8 @@ def _groups(layer: Any, paths: dict[int, str]) -> int:
         return 1
     if groups in (layer.in_channels, layer.out_channels):
         raise UserError(
-            f"'{paths[id(layer)]}' ({layer.in_channels} to {layer.out_channels} channels in {groups} groups) cannot be "
-            "slimmed; slim the network from a later module on"
+            f"'{path}' ({layer.in_channels} to {layer.out_channels} channels in {groups} groups) cannot be slimmed; "
+            "slim the network from a later module on"
         )
     return groups
 

@@ -199,14 +199,19 @@ def dependencies(network: nn.Module, example: Tensor) -> Iterator[Any]:
             module.training = mode
 
 
-def _can_be_cut(group: Any) -> bool:
-    """Whether every channel of a tied group has a batch norm, and none is an answer or of a grouped convolution."""
+def is_output(target: Any) -> bool:
+    """Whether a node of the dependency graph is the network's answer, which keeps its classes."""
     from torch_pruning.ops import OPTYPE
 
+    return target.type == OPTYPE.OUTPUT
+
+
+def _can_be_cut(group: Any) -> bool:
+    """Whether every channel of a tied group has a batch norm, and none is an answer or of a grouped convolution."""
     covered: set[int] = set()
     for item in group:
         module = item.dep.target.module
-        if item.dep.target.type == OPTYPE.OUTPUT or isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
+        if is_output(item.dep.target) or isinstance(module, (nn.GroupNorm, nn.LayerNorm)):
             return False
         if isinstance(module, nn.Conv2d) and module.groups > 1 and not _depthwise(module):
             return False
