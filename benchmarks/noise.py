@@ -43,8 +43,8 @@ def students(teachers: Sequence[str]) -> dict[str, Method]:
 def main() -> None:
     """Train what is missing, and rewrite the results after every run."""
     rows: list[dict[str, Any]] = []
-    for noise in (0.0, 0.2, 0.4):
-        for seed in range(3):
+    for seed in range(3):
+        for noise in (0.0, 0.2, 0.4):
             data = coterie.data.load("digits", train_samples=300, noise=noise)
             place = RUNS / f"{round(100 * noise)}" / f"{seed}"
             alone = trained(Ensemble(network=NETWORK), data, place / "teachers", seed)
@@ -79,7 +79,7 @@ def add(rows: list[dict[str, Any]], noise: float, method: str, seed: int, run: c
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds with their standard deviations, and the paired difference to ``vanilla``."""
     found = []
-    for noise, method in dict.fromkeys((row["noise"], row["method"]) for row in rows):
+    for noise, method in sorted(dict.fromkeys((row["noise"], row["method"]) for row in rows), key=lambda pair: pair[0]):
         errors, alone = _by_seed(rows, noise, method), _by_seed(rows, noise, "vanilla")
         differences = [errors[seed] - alone[seed] for seed in errors]
         clean = [row["train_error_clean"] for row in rows if (row["noise"], row["method"]) == (noise, method)]
