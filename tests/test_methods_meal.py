@@ -4,7 +4,6 @@ import csv
 import math
 import re
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,10 @@ from coterie.methods.adversarial import Discriminating, Imitating, similarity
 from coterie.networks import build
 from coterie.networks.adversary import deception, discrimination
 from coterie.outputs import Batch
-from coterie.training import Interrupted
-from coterie.training.checkpoint import load as load_checkpoint
+from coterie.training.checkpoint import load
 from coterie.training.recipes import Recipe
 from coterie.training.stages import only
-from toys import comparable, go, interrupting, same
+from resuming import go, resumes_exactly
 
 MODES = ("joint", "grl", "alternating", "none")
 SPEC = Spec(10, 1, (8, 8))
@@ -234,37 +232,25 @@ def test_discriminators_learn_at_their_own_rate_on_the_recipes_schedule():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_killed_run_resumes_to_the_same_weights(mode, digits, teachers, tmp_path, monkeypatch):
-    def stages(self, spec):
-        *_, stage = original(self, spec)
-        yield replace(stage, after_step=interrupting(7 if cut else None))
+def test_a_killed_run_resumes_to_the_same_weights(mode, digits, teachers, tmp_path):
+    def make():
+        return Meal(network="resnet8", teacher=teachers, adversarial=mode)
 
-    original = Meal.stages
-    monkeypatch.setattr(Meal, "stages", stages)
-    method = {"network": "resnet8", "teacher": teachers, "adversarial": mode}
-    cut = False
-    whole = go(Meal(**method), digits, tmp_path / "whole", epochs=2)
-    cut = True
-    with pytest.raises(Interrupted, match="epoch 2, step 2"):
-        go(Meal(**method), digits, tmp_path / "cut", epochs=2)
-    state = load_checkpoint(tmp_path / "cut" / "checkpoints" / "last.safetensors")
-    names = [name for module in state["modules"].values() for name in module]
-    assert any("discriminators.0.layers.0.weight" in name for name in names) == (mode != "none")
-    assert not any("members" in name for name in names)
-    cut = False
-    again = go(Meal(**method), digits, tmp_path / "cut", epochs=2, resume=True)
-    assert same(whole, again)
-    assert whole.metrics[0]["learning_rate"] > 0.01  # the student's, not the discriminators'
-    assert comparable(whole.metrics) == comparable(again.metrics)
-    ours, theirs = (load_checkpoint(run.path / "checkpoints" / "stage0.safetensors")["turn0"] for run in (whole, again))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())  # the discriminators too
+    assert resumes_exactly(make, digits, tmp_path, "student", 7)
+    whole, cut = (load(tmp_path / name / "checkpoints" / "last.safetensors")["modules"] for name in ("whole", "cut"))
+    ours, theirs = ({f"{part}.{n}": v for part in run for n, v in run[part].items()} for run in (whole, cut))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())  # the discriminators' too
+    assert any("discriminators.0.layers.0.weight" in name for name in ours) == (mode != "none")
+    assert not any("members" in name for name in ours)
+    rates = [row["learning_rate"] for row in coterie.Run(tmp_path / "whole").metrics]
+    assert rates[0] > 0.01  # the student's, not the discriminators'
 
 
 @pytest.fixture(scope="module")
 def teachers(digits, tmp_path_factory):
     """Two trained networks, as a user names them."""
     out = tmp_path_factory.mktemp("teachers") / "ensemble"
-    go(coterie.methods.Ensemble(network="resnet8", members=2), digits, out, epochs=2)
+    go(coterie.methods.Ensemble(network="resnet8", members=2), digits, out)
     return [f"{out}:member1", f"{out}:member2"]
 
 
