@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 from dataclasses import replace
 from math import e, log
 
@@ -252,6 +253,21 @@ def test_the_given_teacher_does_not_change_what_the_student_learns_first(alone, 
     assert run.metrics[-1]["test_error_target"] < 60
     assert not any(key.startswith("train_error") for row in run.metrics[:12] for key in row)
     assert set(weights(run)) == {f"target.{key}" for key in coterie.networks.build("resnet8", 10, 1).state_dict()}
+
+
+def test_the_precision_of_a_run_whose_first_stage_trains_no_classifier(alone, digits, tmp_path, monkeypatch):
+    seen = []
+
+    def resolve(choice, device, flops):
+        seen.append(flops)
+        raise UserError("seen enough")
+
+    # The module, whose name is also that of the function in it.
+    monkeypatch.setattr(sys.modules["coterie.training.train"], "resolve_precision", resolve)
+    for method in (Srm(network="resnet8", teacher=str(alone.path)), coterie.methods.Vanilla(network="resnet8")):
+        with pytest.raises(UserError, match="seen enough"):
+            go(method, digits, tmp_path / "run", epochs=1)
+    assert seen[0] == seen[1] > 0
 
 
 def pair_of(first, second):
