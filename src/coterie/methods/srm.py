@@ -12,8 +12,8 @@ answers. At matched sites l the teacher's features are t (B, C, H, W), the stude
 
        L = Σ_l [ CE(z, y) + BCE(mean_HW sigmoid(z), h) ]              the local and the global term, means over the rest
 
-3. The student without D', its classifier as it began, is trained as by ``kd``. Or, to see what it learned without
-   labels, by cross-entropy alone: as a whole, or its classifier on frozen features (a linear probe).
+3. The student without D', its classifier as it began, is trained as by ``kd``; or by cross-entropy alone, as a whole,
+   or its classifier on frozen features (a linear probe of what it learned without labels).
 
 The paper's method section was not at hand: what is built is its released code, with its defects as options. There the
 softmax of CE is of sigmoid(z) (``pixel_logits``), the teacher's batch norms drift in stage 1 (``teacher_bn``; never in
@@ -28,8 +28,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-import torch
-from torch import nn
+from torch import Tensor, nn, zeros
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -53,7 +52,6 @@ class Srm(Taught):
         network: The student: a name, a factory, or a module of yours.
         epochs: Stage name to its own number of epochs; the stages are ``teacher`` (none where one is given),
             ``dictionaries``, ``initialisation``, and the one that ``last`` names.
-        teachers: One: its features are read.
         sites: Where the student is read, separated by commas: modules, or ``MODULE:in`` for what they are given. None
             takes the ends of both networks' stages, where these are of the same size, and what the classifiers read.
         teacher_sites: Where the teacher is read, as many; None for modules of the same names.
@@ -65,13 +63,13 @@ class Srm(Taught):
         teacher_bn: The teacher's batch norms in stage ``dictionaries``: ``eval``, or ``train`` (official code).
         last: The last stage: ``distillation``, ``fine-tuning`` (cross-entropy alone), or ``probe`` (only the
             classifier, by cross-entropy).
-        temperature: T of the soft targets (the middle of the paper's grid).
-        alpha: α, the share of the soft targets, from 0 to 1 (the middle of the paper's grid).
+        temperature: T of the soft targets (the middle of the official code's grid).
+        alpha: α, the share of the soft targets, from 0 to 1 (the middle of the official code's grid).
         dictionary_rate: Adam's learning rate in stage ``dictionaries``.
         initial_rate: Adam's learning rate in stage ``initialisation`` (over few epochs 1e-2 learns more).
         initial_decay: Its weight decay (L2).
-        schedule: Of these two: the run's ``recipe``, which in few epochs comes further; or the ``paper``'s for CIFAR,
-            which divides the rate by 10 after 10 and 70 % of the first, 19 and 81 % of the second.
+        schedule: Of these two: the run's ``recipe``; or the ``paper``'s (CIFAR), which divides the rate by 10 after 10
+            and 70 % of the first stage, 19 and 81 % of the second, and in few epochs comes less far.
     """
 
     name = "srm"
@@ -98,15 +96,14 @@ class Srm(Taught):
         self.sites, self.teacher_sites = _listed(self.sites), _listed(self.teacher_sites)
         if self.teachers > 1 or (self.teacher is not None and len(self.teacher) > 1):
             raise UserError("method 'srm' reads one teacher's features; name one, and leave --method.teachers out")
-        for option in ("mu", "temperature", "dictionary_rate", "initial_rate"):
-            if getattr(self, option) <= 0:
-                raise UserError(f"--method.{option} is {getattr(self, option)}; use a positive number")
+        for option in ("mu", "temperature", "dictionary_rate", "initial_rate", "initial_decay"):
+            value = getattr(self, option)
+            if value < 0 or (value == 0 and option != "initial_decay"):
+                raise UserError(f"--method.{option} is {value}; use a positive number")
         if not 0 < self.lam <= 1:
             raise UserError(f"--method.lam is {self.lam}; it is the share of atoms kept, for example 0.02")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"--method.alpha is {self.alpha}; it is the soft targets' share, from 0 to 1")
-        if self.initial_decay < 0:
-            raise UserError(f"--method.initial_decay is {self.initial_decay}; use 0 or more")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teacher's, if it is trained first, ``dictionaries``, ``initialisation``, and the last."""
@@ -116,12 +113,10 @@ class Srm(Taught):
         """As the file says; the last delivers ``target``, the student. Two in between train no classifier."""
         teacher = yield from self.teacher_stages(spec)
         student = self.build(spec)
-        example = torch.zeros(2, spec.channels, *spec.image_size)
-        member = teacher.members[0]
+        example, member = zeros(2, spec.channels, *spec.image_size), teacher.members[0]
         pairs = paired(student, member, example, self.sites, self.teacher_sites, self.unequal == "pool")
         learning = LearningDictionaries(teacher, pairs, self.mu, self.lam, self.teacher_bn == "train")
-        adam = partial(Adam, lr=self.dictionary_rate)
-        turn = Turn(learning, tuple(learning.codings.parameters()), adam)
+        turn = Turn(learning, tuple(learning.codings.parameters()), partial(Adam, lr=self.dictionary_rate))
         yield Stage("dictionaries", [turn], schedule=self._falling(0.1, 0.7))
         step = Initialising(student, learning.labelling(), pairs, self.target, self.pixel_logits)
         adam = partial(Adam, lr=self.initial_rate, weight_decay=self.initial_decay)
@@ -131,14 +126,10 @@ class Srm(Taught):
 
     def teaching(self) -> Sequence[Edge]:
         """Every teacher the student, by codes first and soft labels after."""
-        how = (
-            f"sparse codes, then soft labels, T = {self.temperature:g}"
-            if self.last == "distillation"
-            else "sparse codes"
-        )
-        return [Edge(name, "target", how) for name in self.teacher_names()]
+        soft = f", then soft labels, T = {self.temperature:g}" if self.last == "distillation" else ""
+        return [Edge(name, "target", f"sparse codes{soft}") for name in self.teacher_names()]
 
-    def _last(self, student: nn.Module, teacher: Teacher, example: torch.Tensor) -> Stage:
+    def _last(self, student: nn.Module, teacher: Teacher, example: Tensor) -> Stage:
         if self.last == "fine-tuning":
             return training_alone(self.last, student)
         if self.last == "probe":
