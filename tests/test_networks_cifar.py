@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coterie import UserError
 from coterie.networks import OWN, build
+from coterie.networks.sites import described
 
 SMALL = ("resnet8", "resnet110-bottleneck12", "densenet-bc-100-12")
 
@@ -62,6 +63,26 @@ def test_flops_and_parameters_of_network_and_branch(name):
 )
 def test_parameters_are_those_of_the_reference_implementations(name, exact):
     assert parameters(build(name, 10)) == exact
+
+
+# SRM's networks, counted from its official code: parameters, multiply-adds (1e6), and the sites that it matches.
+@pytest.mark.parametrize(
+    ("name", "exact", "millions", "sites"),
+    [
+        ("allcnn-0.66", 2_182_413, 160, {"block1": (63, 16), "block2": (126, 8), "block4": (253, 4)}),
+        ("densenet121-cifar", 7_058_788, 888, {"trans1": (128, 16), "trans2": (256, 8), "dense4": (1024, 4)}),
+    ],
+)
+def test_srms_networks(name, exact, millions, sites):
+    torch.manual_seed(0)
+    model, images = build(name, 100), torch.zeros(1, 3, 32, 32)
+    assert parameters(model) == exact
+    assert flops(model, images) / 2e6 == pytest.approx(millions, abs=0.6)
+    found = {site.path: (site.channels, site.size[0]) for site in described(model, list(sites), images)}
+    assert found == sites
+    biases = torch.cat([module.bias.flatten() for module in convolutions(model).values()])
+    assert biases.mean().item() == pytest.approx(0, abs=5 / sqrt(len(biases)))
+    assert biases.std().item() == pytest.approx(1, rel=5 / sqrt(2 * len(biases)))
 
 
 def test_depth_is_what_the_name_says():

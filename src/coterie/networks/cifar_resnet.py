@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A padded 3x3 convolution without bias."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=False)
+def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A padded 3x3 convolution."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=bias)
 
 
-def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 1x1 convolution without bias."""
-    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+def conv1x1(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
+    """A 1x1 convolution."""
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
 
 
 def initialise(network: nn.Module) -> None:

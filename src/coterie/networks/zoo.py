@@ -12,8 +12,9 @@ from torch import nn
 
 from coterie.errors import UserError, unknown_name
 from coterie.networks import libraries
+from coterie.networks.allcnn import AllCNN
 from coterie.networks.cifar_resnet import BasicBlock, Bottleneck, CifarResNet
-from coterie.networks.densenet import DenseNetBC
+from coterie.networks.densenet import DenseNet121, DenseNetBC
 from coterie.networks.libraries import Preprocessing
 from coterie.networks.resnext import ResNeXt29
 from coterie.networks.weights import load_matching
@@ -57,6 +58,8 @@ OWN: dict[str, Entry] = _resnets() | {
     "resnext29-8x64d": Entry(ResNeXt29, "CIFAR ResNeXt of 29 layers, 8 groups of width 64"),
     "densenet-bc-100-12": Entry(partial(DenseNetBC, 100, 12), "CIFAR DenseNet-BC, L = 100, k = 12"),
     "densenet-bc-190-40": Entry(partial(DenseNetBC, 190, 40), "CIFAR DenseNet-BC, L = 190, k = 40"),
+    "densenet121-cifar": Entry(DenseNet121, "DenseNet-121 for small images, SRM's teacher on CIFAR-100"),
+    "allcnn-0.66": Entry(partial(AllCNN, 0.66), "all-convolutional network, SRM's student on CIFAR-100"),
 }
 
 

@@ -89,7 +89,7 @@ def train(
     )
     iterator = _stages(method, spec, seed)
     first = next(iterator)
-    options = options.resolved(of_first(_resolve(options.precision, first, data, accelerator)))
+    options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
     config = configuration(method, data, options)
     if previous is not None:
         resume_differences(path, config, previous)
@@ -265,7 +265,7 @@ def _previous(path: Path, resume: bool, reporter: Reporter) -> dict[str, Any] | 
     return Run(path).config
 
 
-def _resolve(choice: str, stage: Stage, data: ImageData, accelerator: Accelerator) -> str:
+def _resolve(choice: str, stage: Stage, method: Method, spec: Spec, data: ImageData, accelerator: Accelerator) -> str:
     if choice == "trial":
         import copy
 
@@ -275,9 +275,11 @@ def _resolve(choice: str, stage: Stage, data: ImageData, accelerator: Accelerato
         size = min(64, len(data.train))
         batch = next(iter(training_batches(data, batch_size=size, seed=0, stage=0, epoch=0, views=stage.views)))
         return try_precisions(module, batch.to(accelerator.device))
-    flops = 0
-    if stage.network is not None:
-        flops = cost(stage.network, data.channels, data.image_size).flops
+    network = stage.network
+    if network is None:  # the first stage trains no classifier: what is delivered is as large as what later ones train
+        with torch.random.fork_rng(devices=[]):
+            network = next(iter(method.deliverables(spec).values()))
+    flops = cost(network, data.channels, data.image_size).flops
     return resolve_precision(choice, accelerator.device, flops)  # type: ignore[arg-type]
 
 
