@@ -3,9 +3,9 @@
     python benchmarks/overhead.py        # about three minutes on two cores; writes benchmarks/overhead.json
 
 One branch computes what the model computes; added are the gate, which is a pool and a linear layer, and the calls of
-the cut forward. A step is forward and backward, in training mode: of the sum of the model's logits on one side, of the
-ensemble's on the other, so that the gate learns too. A pair is one step of each on the same images, and sides take
-turns at going first; ratios are taken pair by pair, because machines drift. Both sides own weights of their own.
+the cut forward. A step is forward and backward in training mode: of the sum of the model's logits on one side, of the
+ensemble's on the other, so that the gate learns too. A pair is one step of each on the same images, and the sides take
+turns at going first; ratios are taken pair by pair, because machines drift. Each side has weights of its own.
 """
 
 import copy

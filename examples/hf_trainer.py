@@ -10,16 +10,10 @@ from pathlib import Path
 
 import torch
 from sklearn.datasets import load_digits
-from timm.layers import register_notrace_module
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification, Trainer, TrainingArguments
-from transformers.models.resnet.modeling_resnet import ResNetEmbeddings
 
 import coterie
-
-# Its forward asks for the image's channels and raises an error if they are wrong. Such a test of values cannot be
-# recorded in a graph, so the module is taken as one piece.
-register_notrace_module(ResNetEmbeddings)
 
 
 class Logits(nn.Module):

@@ -304,6 +304,27 @@ def test_a_moving_average_of_it_is_a_network_too(name):
     assert torch.equal(average(images()).logits[:, 0], expected)
 
 
+def test_activation_checkpointing_inside_a_stage_goes_on_in_a_branched_network():
+    """The gradients are the same, and less is kept for them."""
+
+    def step(net):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x
+        ):
+            loss = loss_of(net)
+        loss.backward()
+        return sum(kept), gradients(net)
+
+    model = timm.create_model("convnext_atto", num_classes=6, depths=(2, 2, 2, 2), dims=(8, 12, 16, 24))
+    net = branch(model, 2, at="stages.3", example=images())
+    twin = copy.deepcopy(net)
+    net.target.set_grad_checkpointing()
+    (kept, got), (everything, expected) = step(net), step(twin)
+    torch.testing.assert_close(got, expected)
+    assert kept < 0.7 * everything
+
+
 @every_network
 def test_functional_call_runs_it_with_other_weights(name):
     net = grown(name).eval()
