@@ -11,7 +11,7 @@ from coterie.evaluation import cost
 from coterie.networks import build
 from coterie.networks.resource import Resource
 from coterie.networks.structure import Structure, find_structure
-from coterie.networks.surgery import cut, resize, silence, within_budget
+from coterie.networks.surgery import cut, ranked, resize, silence, within_budget
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 
@@ -190,7 +190,7 @@ def test_budgets_are_met(name, target, share):
     network = lively(name)
     structure = find_structure(network, IMAGE)
     values = Resource(structure, target).values(network).detach()
-    alive = within_budget(values, structure, target, share, 0.1)
+    alive = within_budget(values, structure, target, share, 0.1, multiple=8)
     silence(network, structure, alive)
     images = torch.randn(2, 3, 32, 32)
     before = cost(network, 3, (32, 32))
@@ -214,6 +214,32 @@ def test_the_best_channels_are_kept():
         assert worth[~part].tolist() == sorted(worth.tolist())[: int((~part).sum())]
     with pytest.raises(UserError, match=r"--method.params 0.05: .* keeps 0\.\d+ of its parameters"):
         within_budget(values, structure, "params", 0.05)
+
+
+@pytest.mark.parametrize("share", [0.7, 0.5, 0.3])
+def test_widths_are_multiples_where_the_budget_allows(share):
+    structure = find_structure(network := lively("torchvision/mobilenet_v2"), IMAGE)
+    values = Resource(structure, "flops").values(network).detach()
+    alive = within_budget(values, structure, "flops", share, 0.1, multiple=8)
+    odd = [part for part in torch.split(alive, list(structure.sizes)) if int(part.sum()) % 8 and not part.all()]
+    assert len(odd) <= 1  # where one bundle is much of the budget, single channels fill it
+    for part, worth in zip(alive.split(structure.sizes), values.split(structure.sizes), strict=True):
+        assert part.all() or worth[part].min() >= worth[~part].max()
+
+
+def test_ranked_values_leave_each_group_its_share():
+    network, example = tied()
+    structure = find_structure(network, example)
+    values = torch.rand(structure.channels)
+    shares = torch.tensor([1.0, 0.5])
+    places = torch.split(ranked(values, structure, shares), list(structure.sizes))
+    assert [sorted(each.tolist()) for each in places] == [
+        pytest.approx([share * (index + 1) / size for index in range(size)])
+        for share, size in zip((1.0, 0.5), structure.sizes, strict=True)
+    ]
+    assert [int(each.argmax()) for each in places] == [
+        int(each.argmax()) for each in torch.split(values, list(structure.sizes))
+    ]
 
 
 def test_constants_of_dead_channels_are_folded_into_biases():

@@ -18,7 +18,6 @@ distillation. Every other structure but ``learned`` is given it too, without the
 """
 
 import copy
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import cos, pi
@@ -40,8 +39,6 @@ from coterie.networks.structure import Structure, Target, find_structure
 from coterie.networks.surgery import cut, ranked, rescale, within_budget
 from coterie.networks.teacher import Teacher
 from coterie.networks.zoo import Network
-
-log = logging.getLogger("coterie")
 
 
 @dataclass(kw_only=True)
@@ -66,6 +63,8 @@ class Compact(Taught):
         strength: c in multiples of c*, at which a channel that nothing holds is gone by the end of ``shrink``.
         threshold: The |γ| up to which a channel counts as dead while shrinking.
         least: The share of the channels of each tied group that is kept in any case.
+        multiple: Channels are kept in multiples of so many, where a group has them and the budget allows: runtimes are
+            built for widths of 8 or 16, and others can take longer than the uncut network; 1 for the finest choice.
         proximal: Whether γ is shrunk by a proximal step (exact zeros) and not by the penalty's gradient.
         fold: Whether the constants that dead channels say go into the biases of layers that read them.
         start: ``inherit`` fine-tunes what is left; ``scratch`` retrains the slim network anew (MorphNet).
@@ -88,6 +87,7 @@ class Compact(Taught):
     strength: float = 2.0
     threshold: float = 0.01
     least: float = 0.1
+    multiple: int = 8
     proximal: bool = True
     fold: bool = True
     start: Literal["inherit", "scratch"] = "inherit"
@@ -108,6 +108,8 @@ class Compact(Taught):
                 raise UserError(f"--method.{name} is {getattr(self, name)}; it is a share from 0 to 1")
         if min(self.strength, self.threshold, self.match_weight, *self.blocks.values(), 0) < 0:
             raise UserError("--method.strength, threshold, match_weight and the weights of blocks are 0 or more")
+        if self.multiple < 1:
+            raise UserError(f"--method.multiple is {self.multiple}; use 1 or more (runtimes like 8 or 16)")
         if self.temperature <= 0:
             raise UserError(f"--method.temperature is {self.temperature}; use a positive number, for example 4")
         if self.blockwise == "matched" and self.teacher_network is not None:
@@ -138,14 +140,14 @@ class Compact(Taught):
         with torch.random.fork_rng(devices=[]):  # the teacher is what `vanilla` trains with the same seed
             student = self.build(spec)
         structure = find_structure(student, example)
-        within_budget(torch.ones(structure.channels), structure, self.target, self.budget, self.least)  # or refuses
+        self._kept(torch.ones(structure.channels), structure)  # refuses a budget that cannot be met
         teacher = yield from self.teacher_stages(spec)
         if not _copied(student, teacher) and self.blockwise == "matched":
             raise UserError("--method.blockwise matched needs a teacher of the network's own kind; give another")
         yield self._shrink(student, teacher, structure)
         _decay_scales(student, structure, 1.0)
         if self.structure != "none":
-            alive = within_budget(self._ranking(student, structure), structure, self.target, self.budget, self.least)
+            alive = self._kept(self._ranking(student, structure), structure)
             cut(student, structure, alive, example, fold=self.fold)
             yield from _estimated(student)
             if self.start == "scratch":
@@ -168,17 +170,9 @@ class Compact(Taught):
 
     def _shrink(self, student: nn.Module, teacher: Teacher, structure: Structure) -> Stage:
         _decay_scales(student, structure, 0.0)  # it would shrink all channels alike
-        aim = Aim(
-            self.target,
-            self.budget,
-            self.strength,
-            self.threshold,
-            self.least,
-            self.proximal,
-            self.blockwise == "sequential",
-            self.rate,
-        )
-        pressure = Pressure(structure, aim, self.blocks)
+        sequential = self.blockwise == "sequential"
+        settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
+        pressure = Pressure(structure, Aim(self.target, self.budget, *settings), self.blocks)
         learned = self.structure == "learned"
         matching = None
         if learned and self.blockwise == "matched":
@@ -198,6 +192,9 @@ class Compact(Taught):
         if self.distil in ("both", stage):
             return Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
         return CrossEntropy(student)
+
+    def _kept(self, values: Tensor, structure: Structure) -> Tensor:
+        return within_budget(values, structure, self.target, self.budget, self.least, self.multiple)
 
     def _ranking(self, student: nn.Module, structure: Structure) -> Tensor:
         values = Resource(structure, self.target).to(next(student.parameters()).device).values(student).detach()

@@ -1,6 +1,6 @@
 """Cutting channels out of a network: which ones for a budget, and the cut. Shapes: N channels that can be cut."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 
 import torch
@@ -10,48 +10,49 @@ from coterie.errors import UserError
 from coterie.networks.structure import Structure, Target, dependencies
 from coterie.networks.tracing import undisturbed
 
-# A budget that is met to half a percent is met: one channel may cost more than what is then left.
-_ENOUGH = 0.995
+# A budget of which so much is used is met; and used so little, it is not: one bundle may cost more than what is left.
+_ENOUGH, _NEARLY = 0.995, 0.98
 
 
-def within_budget(values: Tensor, structure: Structure, target: Target, share: float, least: float = 0.0) -> Tensor:
+def within_budget(
+    values: Tensor, structure: Structure, target: Target, share: float, least: float = 0.0, multiple: int = 1
+) -> Tensor:
     """The channels of the largest values that cost at most a share of the full network, bool (N,).
 
-    A bisection finds the threshold above which all channels fit; then those below it follow, in order, that still fit.
+    Channels come in bundles of ``multiple``, in the order of their values in each tied group, a bundle being worth the
+    mean of its own. A bisection finds the threshold above which all bundles fit; then those below it follow, in order,
+    that still fit. Where that leaves more than 2 % of the budget unused, single channels follow.
 
     Args:
         values: Of the channels (N,).
         structure: Theirs.
         target: What is counted.
         share: The budget, of the full network's cost, in (0, 1].
-        least: The share of each group's channels that is kept whatever their values, and never less than one.
+        least: The share of each group's channels that is kept whatever their values, and never less than a bundle.
+        multiple: Channels in a bundle; the last of a group may have fewer.
 
     Raises:
         UserError: The budget is too small for that.
     """
-    values = values.detach().cpu().double()
-    kept = _best_of_each(values, structure, least)
-    limit = share * structure.count(torch.ones_like(kept), target)
-    smallest = structure.count(kept, target)
+    limit = share * structure.count(torch.ones(structure.channels, dtype=torch.bool), target)
+    bundles, kept = _bundles(values.detach().cpu().double(), structure, least, multiple)
+    alive = _joined(bundles[:kept], structure)
+    smallest = structure.count(alive, target)
     if smallest > limit:
-        whole = limit / share
         raise UserError(
-            f"--method.{target} {share:g}: cut as far as it goes the network keeps {smallest / whole:.3g} of its "
-            f"{_NAMES[target]}; use that or more, or a smaller --method.least (now {least:g})"
+            f"--method.{target} {share:g}: cut as far as it goes the network keeps {smallest * share / limit:.3g} of "
+            f"its {_NAMES[target]}; use that or more, or less of --method.least (now {least:g}) and --method.multiple "
+            f"(now {multiple})"
         )
-    order = (-values.masked_fill(kept, torch.inf)).argsort(stable=True)
-    low, high = int(kept.sum()), len(order)  # so many fit; so many may not
+    low, high = kept, len(bundles)  # so many fit; so many may not
     while low < high:
         middle = (low + high + 1) // 2
-        fits = structure.count(_first(order, middle), target) <= limit
+        fits = structure.count(_joined(bundles[:middle], structure), target) <= limit
         low, high = (middle, high) if fits else (low, middle - 1)
-    alive = _first(order, low)
-    for channel in order[low:].tolist():
-        if structure.count(alive, target) >= _ENOUGH * limit:
-            break
-        alive[channel] = True
-        if structure.count(alive, target) > limit:
-            alive[channel] = False
+    alive = _joined(bundles[:low], structure)
+    _fill(alive, bundles[low:], structure, target, limit)
+    if structure.count(alive, target) < _NEARLY * limit:
+        _fill(alive, [each for bundle in bundles[low:] for each in torch.split(bundle, 1)], structure, target, limit)
     return alive
 
 
@@ -174,19 +175,40 @@ def resize(network: nn.Module, shapes: Mapping[str, torch.Size]) -> None:
                 setattr(module, name, nn.Parameter(empty) if isinstance(tensor, nn.Parameter) else empty)
 
 
-def _first(order: Tensor, count: int) -> Tensor:
-    alive = torch.zeros(len(order), dtype=torch.bool)
-    alive[order[:count]] = True
+def _bundles(values: Tensor, structure: Structure, least: float, multiple: int) -> tuple[list[Tensor], int]:
+    """Bundles of channels, best first, and how many of them at the beginning are kept in any case."""
+    bundles, worth, start = [], [], 0
+    for part in torch.split(values, list(structure.sizes)):
+        order = (-part).argsort(stable=True)
+        needed = max(1, ceil(least * len(part)))
+        for place in range(0, len(part), multiple):
+            inside = order[place : place + multiple]
+            bundles.append(start + inside)
+            worth.append(torch.inf if place < needed else part[inside].mean().item())
+        start += len(part)
+    order = (-torch.tensor(worth)).argsort(stable=True)
+    return [bundles[index] for index in order.tolist()], sum(value == torch.inf for value in worth)
+
+
+def _joined(bundles: Sequence[Tensor], structure: Structure) -> Tensor:
+    alive = torch.zeros(structure.channels, dtype=torch.bool)
+    alive[torch.cat(list(bundles))] = True
     return alive
 
 
-def _best_of_each(values: Tensor, structure: Structure, least: float) -> Tensor:
-    """The channels that every group keeps, bool (N,)."""
-    parts = []
-    for part in torch.split(values, list(structure.sizes)):
-        order = (-part).argsort(stable=True)
-        parts.append(_first(order, max(1, ceil(least * len(part)))))
-    return torch.cat(parts)
+def _fill(alive: Tensor, bundles: Sequence[Tensor], structure: Structure, target: Target, limit: float) -> None:
+    """Make alive, in order, what fits under the limit; nothing of a group after what did not fit of it."""
+    full: set[int] = set()
+    for bundle in bundles:
+        group = int(structure.group[bundle[0]])
+        if group in full or alive[bundle].all():
+            continue
+        if structure.count(alive, target) >= _ENOUGH * limit:
+            return
+        alive[bundle] = True
+        if structure.count(alive, target) > limit:
+            alive[bundle] = False
+            full.add(group)
 
 
 @torch.no_grad()
