@@ -3,8 +3,8 @@
 python benchmarks/demo.py            # resumes where it stopped; writes benchmarks/demo.json
 
 Each row of the results: test error in % of the network alone and of ONE's target, seed by seed in pairs, the mean gain
-and its standard error. One thread; every setting sees the same split of the digits, as the demo does. The order in which
-a version of the code or a processor adds numbers moves a single error by half a point: read the means.
+and its standard error. One thread; every setting sees the same split of the digits, as the demo does. The order in
+which a version of the code or a processor adds numbers moves a single error by half a point: read the means.
 """
 
 import json
