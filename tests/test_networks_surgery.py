@@ -283,10 +283,12 @@ def test_a_network_without_batch_norm_is_refused():
 
 def test_finding_a_structure_leaves_the_network_as_it_was():
     network = lively("resnet20").train()
+    network.compile(backend="aot_eager")
     network.fc.requires_grad_(False)
     before = copy.deepcopy(network.state_dict())
     find_structure(network, IMAGE)
     assert network.training
+    assert network._compiled_call_impl is not None
     assert not network.fc.weight.requires_grad
     assert network.conv1.weight.requires_grad
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

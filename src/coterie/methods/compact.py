@@ -18,20 +18,20 @@ distillation. Every other structure but ``learned`` is given it too, without the
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import cos, pi
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import UserError
-from coterie.methods.base import Spec, Stage, Turn
+from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
-from coterie.methods.shrinking import Aim, Matching, Pressure, Shrinking
+from coterie.methods.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
 from coterie.methods.teachers import Taught
 from coterie.methods.vanilla import CrossEntropy
 from coterie.networks.resource import Resource
@@ -142,14 +142,14 @@ class Compact(Taught):
         structure = find_structure(student, example)
         self._kept(torch.ones(structure.channels), structure)  # refuses a budget that cannot be met
         teacher = yield from self.teacher_stages(spec)
-        if not _copied(student, teacher) and self.blockwise == "matched":
+        if not copied(student, teacher) and self.blockwise == "matched":
             raise UserError("--method.blockwise matched needs a teacher of the network's own kind; give another")
         yield self._shrink(student, teacher, structure)
-        _decay_scales(student, structure, 1.0)
+        decay_scales(student, structure, 1.0)
         if self.structure != "none":
             alive = self._kept(self._ranking(student, structure), structure)
             cut(student, structure, alive, example, fold=self.fold)
-            yield from _estimated(student)
+            yield from estimated(student)
             if self.start == "scratch":
                 student = Network.of(self.network).build_fresh(spec.num_classes, spec.channels, spec.image_size)
                 cut(student, structure, alive, example)
@@ -164,12 +164,17 @@ class Compact(Taught):
             teacher=teacher if self.distil in ("both", "finetune") else None,
         )
 
+    def teaching(self) -> Sequence[Edge]:
+        """The network before it was cut what is left of it."""
+        how = f"soft labels, T = {self.temperature:g}"
+        return [Edge(name, "target", how) for name in self.teacher_names() if self.distil != "neither"]
+
     def _untrained_teacher(self, spec: Spec) -> nn.Module:
         # A module of the user's own is the student: its copy is trained first.
         return copy.deepcopy(self.build(spec)) if self.teacher_network is None else super()._untrained_teacher(spec)
 
     def _shrink(self, student: nn.Module, teacher: Teacher, structure: Structure) -> Stage:
-        _decay_scales(student, structure, 0.0)  # it would shrink all channels alike
+        decay_scales(student, structure, 0.0)  # it would shrink all channels alike
         sequential = self.blockwise == "sequential"
         settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
         pressure = Pressure(structure, Aim(self.target, self.budget, *settings), self.blocks)
@@ -205,35 +210,3 @@ class Compact(Taught):
 
     def _cosine(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         return LambdaLR(optimiser, lambda step: self.rate * 0.5 * (1 + cos(pi * min(step / steps, 1))))
-
-
-def _copied(student: nn.Module, teacher: Teacher) -> bool:
-    """Whether the student is of the first teacher's architecture, in which case it is now its copy."""
-    first = teacher.members[0]
-    state, own = first.network.state_dict(), student.state_dict()
-    same = {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in own.items()}
-    if not same or first.conversion is not None:
-        return False
-    student.load_state_dict(state)
-    return True
-
-
-def _decay_scales(network: nn.Module, structure: Structure, factor: float) -> None:
-    for path, _ in structure.norms:
-        setattr(network.get_submodule(path).weight, "decay_factor", factor)  # noqa: B010
-
-
-def _estimated(network: nn.Module) -> Iterator[Stage]:
-    """The stage in which nothing learns and batch norms take the mean statistics of the training images."""
-    norms = {each: each.momentum for each in network.modules() if isinstance(each, nn.BatchNorm2d)}
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-    turn = Turn(CrossEntropy(network), tuple(network.parameters())[-1:], lambda parameters: SGD(parameters, lr=0.0))
-    yield Stage("prune", [turn], network=network, epochs=1, schedule=_constant, selects=False)
-    for norm, momentum in norms.items():
-        norm.momentum = momentum
-
-
-def _constant(optimiser: Optimizer, steps: int) -> LambdaLR:
-    return LambdaLR(optimiser, lambda step: 1.0)

@@ -1,21 +1,24 @@
-"""The step that shrinks a network's channels while it learns: what :mod:`coterie.methods.compact` puts on another step.
+"""How :mod:`coterie.methods.compact` shrinks a network's channels while it learns, and readies it once it is cut.
 
 Shapes: N channels that can be cut, L layers; C0 is the cost of the full network and R_L a layer's penalty
 (:mod:`coterie.networks.resource`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import unknown_name
+from coterie.methods.base import Stage, Turn
+from coterie.methods.vanilla import CrossEntropy
 from coterie.networks.resource import Resource
 from coterie.networks.structure import Structure, Target, blocks_of
+from coterie.networks.teacher import Teacher
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32
 
 
@@ -87,7 +90,7 @@ class Pressure(nn.Module):
         return LambdaLR(optimiser, lambda step: self.aim.rate)
 
     def forward(self, network: nn.Module, progress: float) -> Tensor:
-        """The term. Its gradient is the proximal step's affair where there is one.
+        """The term; with the proximal step, which is all of its gradient, the share of C0 that is alive instead.
 
         Args:
             network: Whose channels are shrunk.
@@ -95,8 +98,9 @@ class Pressure(nn.Module):
         """
         with torch.autocast(self.block.device.type, enabled=False):
             values = self.resource.values(network)
-            term = self.c * (values * self._weights(values.detach(), progress)).sum()
-        return term.detach() if self.aim.proximal else term
+            if self.aim.proximal:
+                return self.resource.layer_costs(values.detach() > self.aim.threshold).sum()
+            return self.c * (values * self._weights(values.detach(), progress)).sum()
 
     @torch.no_grad()
     def step(self, network: nn.Module, progress: float) -> None:
@@ -182,15 +186,50 @@ class Shrinking(nn.Module):
         self.network = (network,)  # a tuple: the step that learns has it among its modules
 
     def forward(self, batch: Batch) -> StepResult:
-        """A batch to the step's loss and the terms ``penalty`` and ``matching``."""
+        """A batch to the step's loss and the terms ``penalty`` (or ``cost``) and ``matching``."""
         terms: dict[str, Tensor] = {}
         if self.matching is None:
             result: StepResult = self.learn(batch)
         else:
             result, terms["matching"] = self.matching(self.learn, batch)
         if self.pressure is not None:
-            terms["penalty"] = self.pressure(self.network[0], batch.progress)
+            name = "cost" if self.pressure.aim.proximal else "penalty"
+            terms[name] = self.pressure(self.network[0], batch.progress)
         return StepResult(LossTerms({**result.loss.terms, **terms}), result.output)
+
+
+def estimated(network: nn.Module) -> Iterator[Stage]:
+    """The stage in which nothing learns and batch norms take the mean statistics of the training images."""
+    norms = {each: each.momentum for each in network.modules() if isinstance(each, nn.BatchNorm2d)}
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+    # A turn has parameters, and this one's stay as they are.
+    turn = Turn(CrossEntropy(network), tuple(network.parameters())[-1:], lambda parameters: SGD(parameters, lr=0.0))
+    yield Stage("prune", [turn], network=network, epochs=1, schedule=_constant, selects=False)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+
+
+def copied(student: nn.Module, teacher: Teacher) -> bool:
+    """Whether the student is of the first teacher's architecture, in which case it is now its copy."""
+    first = teacher.members[0]
+    state, own = first.network.state_dict(), student.state_dict()
+    same = {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in own.items()}
+    if not same or first.conversion is not None:
+        return False
+    student.load_state_dict(state)
+    return True
+
+
+def decay_scales(network: nn.Module, structure: Structure, factor: float) -> None:
+    """Set what weight decay counts for the scales of the norms of channels that can be cut."""
+    for path, _ in structure.norms:
+        setattr(network.get_submodule(path).weight, "decay_factor", factor)  # noqa: B010
+
+
+def _constant(optimiser: Optimizer, steps: int) -> LambdaLR:
+    return LambdaLR(optimiser, lambda step: 1.0)
 
 
 def _block_of(path: str, blocks: Sequence[str]) -> int:

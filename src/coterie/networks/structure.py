@@ -170,6 +170,8 @@ def dependencies(network: nn.Module, example: Tensor) -> Iterator[Any]:
     """
     import torch_pruning  # seconds to import
 
+    compiled, network._compiled_call_impl = network._compiled_call_impl, None  # a compiled forward is one step to it
+
     frozen = [parameter for parameter in network.parameters() if not parameter.requires_grad]
     modes = [(module, module.training) for module in network.modules()]
     reference = next(network.parameters())
@@ -193,6 +195,7 @@ def dependencies(network: nn.Module, example: Tensor) -> Iterator[Any]:
                 ) from error
             yield graph
     finally:
+        network._compiled_call_impl = compiled
         for parameter in frozen:
             parameter.requires_grad_(False)
         for module, mode in modes:

@@ -141,11 +141,19 @@ def _verdicts(measured: list[_Measured]) -> list[str]:
             doubt = f"± {196 * sqrt(apart) / len(seeds[shared[0]]):.2f} from the choice of test images"
         grouped = any(each.card["method"] == method and each.default == "ensemble" for each in measured)
         what = "an ensemble of the same network" if grouped else "the same network"
+        ours_is, base_is = (_first(measured, each, network).card for each in (method, "vanilla"))
+        if ours_is.get("cut"):
+            share = ours_is["cost"]["target"]["flops"] / base_is["cost"]["target"]["flops"]
+            what = f"the same network, cut to {share:.0%} of its FLOPs,"
         lines.append(
             f"Trained by {method}, {what} errs on {mean(ours):.2f} % of the test images; alone on "
             f"{mean(base):.2f} %: {abs(gain):.2f} points {'fewer' if gain >= 0 else 'more'} ({doubt})."
         )
     return lines
+
+
+def _first(measured: list[_Measured], method: str, network: str | None) -> _Measured:
+    return next(each for each in measured if (each.card["method"], each.card["network"]) == (method, network))
 
 
 def _caution(images: int) -> str:
