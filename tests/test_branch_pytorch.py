@@ -304,7 +304,23 @@ def test_a_moving_average_of_it_is_a_network_too(name):
     assert torch.equal(average(images()).logits[:, 0], expected)
 
 
-def test_activation_checkpointing_inside_a_stage_goes_on_in_a_branched_network():
+def small_vit():
+    return timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=32, patch_size=8, depth=4)
+
+
+CHECKPOINTED = {
+    "inside a stage": (
+        lambda: timm.create_model("convnext_atto", num_classes=6, depths=(2, 2, 2, 2), dims=(8, 12, 16, 24)),
+        "stages.3",
+    ),
+    "blocks of the root": (small_vit, "blocks.2"),
+    "stages of the root": (lambda: timm.create_model("resnet10t", num_classes=6), "layer4"),
+}
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("where", CHECKPOINTED)
+def test_activation_checkpointing_goes_on_in_a_branched_network(where, before):
     """The gradients are the same, and less is kept for them."""
 
     def step(net):
@@ -316,9 +332,16 @@ def test_activation_checkpointing_inside_a_stage_goes_on_in_a_branched_network()
         loss.backward()
         return sum(kept), gradients(net)
 
-    model = timm.create_model("convnext_atto", num_classes=6, depths=(2, 2, 2, 2), dims=(8, 12, 16, 24))
-    net = branch(model, 2, at="stages.3", example=images())
-    twin = copy.deepcopy(net)
+    make, at = CHECKPOINTED[where]
+    model = make()
+    twin = copy.deepcopy(model)
+    if before:
+        model.set_grad_checkpointing()
+    torch.manual_seed(0)
+    net = branch(model, 2, at=at, example=images())
+    torch.manual_seed(0)
+    twin = branch(twin, 2, at=at, example=images())
+    twin.load_state_dict(net.state_dict())
     net.target.set_grad_checkpointing()
     (kept, got), (everything, expected) = step(net), step(twin)
     torch.testing.assert_close(got, expected)

@@ -12,9 +12,10 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import UserError
-from coterie.networks.tracing import undisturbed
+from coterie.networks.tracing import RECOMPUTED, undisturbed
 
 LAYERS = (nn.Linear, nn.Conv2d)  # what a classifier is
 
@@ -170,7 +171,8 @@ def output_of(graph: fx.Graph, path: str) -> fx.Node:
 
 
 def _runs_in(node: fx.Node, at: str) -> bool:
-    return at in module_path(node) or (node.op == "call_module" and node.target == at)
+    called = node.op == "call_module" and f"{node.target}.".startswith(f"{at}.")  # itself, or one of its own alone
+    return called or at in module_path(node)
 
 
 def _top_modules(nodes: list[fx.Node]) -> str:
@@ -193,6 +195,9 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     for node in nodes:
         if node.op == "output":
             results.append(fx.map_arg(node.args[0], lambda source: copies[source]))
+        elif RECOMPUTED in node.meta:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: copies[source])
+            copies[node] = graph.call_function(_recomputed, (graph.get_attr(str(node.target)), *args), kwargs)
         else:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
     graph.output((*results, *(copies[node] for node in returned)))
@@ -202,6 +207,11 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)  # readable tracebacks
     exec(compile(code.src, name, "exec"), scope)
     return cast(Callable[..., Any], scope["forward"])
+
+
+def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """A module's call under activation checkpointing."""
+    return checkpoint(module, *args, use_reentrant=False, **kwargs)
 
 
 def _item(values: tuple[Any, ...], index: int) -> Any:

@@ -4,6 +4,7 @@ Only forwards around a cut are followed. Every other module is called as it is, 
 mode, no shape, no branch of its Python code.
 """
 
+import inspect
 import random
 import traceback
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -13,10 +14,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import fx, nn
 
+_CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
+RECOMPUTED = "recomputed"  # marks a node whose module runs under activation checkpointing
 _SCALARS = (bool, int, float, str, type(None))
 _TORCH = str(Path(torch.__file__).parent)
+_CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
+RECOMPUTED = "recomputed"  # marks a node whose module runs under activation checkpointing
 _SCALARS = (bool, int, float, str, type(None))
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randperm", "tensor", "zeros")
 
@@ -33,6 +39,7 @@ class _Tracer(fx.Tracer):
         super().__init__(autowrap_functions=_timm_functions() + factories, param_shapes_constant=True)
         self._autowrap_search.append(torch)  # torch.arange(n) of a traced n is no method that a proxy could see
         self.inside = inside
+        self.recomputing = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self.inside is not None:
@@ -53,6 +60,31 @@ class _Tracer(fx.Tracer):
             if name is not None:
                 return self.create_proxy("get_attr", name, (), {})
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_node(self, kind: str, *details: Any, **more: Any) -> fx.Node:
+        node = super().create_node(kind, *details, **more)
+        if self.recomputing and kind == "call_module":
+            node.meta[RECOMPUTED] = True
+        return node
+
+    @contextmanager
+    def marking_checkpoints(self) -> Iterator[None]:
+        """Within the block, modules that run under activation checkpointing are marked, which a trace else forgets."""
+        plain = torch.utils.checkpoint.checkpoint
+
+        def marked(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            own = {name: value for name, value in kwargs.items() if name not in _CHECKPOINT_OPTIONS}
+            before, self.recomputing = self.recomputing, True
+            try:
+                return function(*args, **own)
+            finally:
+                self.recomputing = before
+
+        torch.utils.checkpoint.checkpoint = marked  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            torch.utils.checkpoint.checkpoint = plain
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # Other arguments keep their defaults: a proxy in their place would never be None.
@@ -97,7 +129,8 @@ def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
         _forget(model)
         before = generators()
         try:
-            graph = tracer.trace(model)
+            with tracer.marking_checkpoints():
+                graph = tracer.trace(model)
         except Exception as error:
             raise Resists(f"{_place(error, model)} cannot be traced, {first_line(error)}") from error
         if not same_generators(before, generators()):
