@@ -13,9 +13,10 @@ from coterie.methods.meal import Meal
 from coterie.methods.oem import Oem
 from coterie.methods.okddip import OkdDip
 from coterie.methods.one import One
-from coterie.methods.online import Online, OnlineMethod, Point, Teaches
+from coterie.methods.online import Online, OnlineMethod
 from coterie.methods.pcl import Pcl
 from coterie.methods.peers import Branched, Independent
+from coterie.methods.point import Point, Teaches
 from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
 from coterie.methods.srm import Srm

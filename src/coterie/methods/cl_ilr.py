@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.errors import UserError, unknown_name
-from coterie.methods.online import OnlineMethod, Point, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
+from coterie.methods.point import Point, Teaches
 
 _WEIGHTS = ("paper", "okddip-code")
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.errors import unknown_name
-from coterie.methods.online import OnlineMethod, Point, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
+from coterie.methods.point import Point, Teaches
 
 _UPDATES = ("sequential", "simultaneous")
 

@@ -1,9 +1,6 @@
 """What trains a point of the space of online methods: its group of peers, its loss, and the turns of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,14 +9,12 @@ from torch.optim.swa_utils import AveragedModel
 from coterie.losses import cross_entropy, divergence, ramp_up
 from coterie.methods.base import Method, Spec, Stage, Turn
 from coterie.methods.peers import Independent
+from coterie.methods.point import Point, Teaches
 from coterie.networks.aggregate import FusedFeatures, FusedMaps, GateForm, MeanLogits
 from coterie.networks.peers import Group, Separate, frozen_statistics
 from coterie.networks.targets import TARGETS, Validated
 from coterie.networks.tracing import undisturbed
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
-
-if TYPE_CHECKING:
-    from coterie.methods.online import Point, Teaches
 
 _GATES: dict[str, GateForm] = {"gate": "relu-softmax", "gate-softmax": "softmax"}
 

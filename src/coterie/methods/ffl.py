@@ -16,8 +16,9 @@ with all sub-networks (``ensemble``).
 from dataclasses import dataclass
 
 from coterie.errors import UserError
-from coterie.methods.online import OnlineMethod, Point, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched, Independent
+from coterie.methods.point import Point, Teaches
 
 
 @dataclass(kw_only=True)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.errors import UserError, unknown_name
-from coterie.methods.online import OnlineMethod, Point, Source, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
+from coterie.methods.point import Point, Source, Teaches
 
 _SOURCES: dict[str, Source] = {
     "naive": "best",

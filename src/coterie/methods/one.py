@@ -22,8 +22,9 @@ from torch import Tensor
 
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, divergence
-from coterie.methods.online import Aggregator, OnlineMethod, Point, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
+from coterie.methods.point import Aggregator, Point, Teaches
 from coterie.networks.aggregate import GateForm
 from coterie.networks.branch import Init
 from coterie.outputs import LossTerms, PeerOutput

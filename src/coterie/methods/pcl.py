@@ -15,8 +15,9 @@ w ramps up over the first 80 of 300 epochs. The coefficients are not verified in
 from dataclasses import dataclass
 
 from coterie.errors import UserError
-from coterie.methods.online import OnlineMethod, Point, Teaches
+from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
+from coterie.methods.point import Point, Teaches
 
 
 @dataclass(kw_only=True)
