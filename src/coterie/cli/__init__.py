@@ -1,4 +1,4 @@
-"""The command line: ``coterie train | evaluate | predict | export | report | list``."""
+"""The command line: ``coterie train | evaluate | predict | export | report | list | study``."""
 
 import logging
 import signal
@@ -24,6 +24,7 @@ from coterie.cli.runs import (
     run_predict,
     run_report,
 )
+from coterie.cli.study import run_study, study_parser
 from coterie.cli.train import run_train, train_parser
 from coterie.errors import UserError, unknown_name
 from coterie.training import Interrupted
@@ -82,6 +83,12 @@ COMMANDS: dict[str, Command] = {
         "coterie list cuts --network timm/resnet18",
         list_parser,
         run_list,
+    ),
+    "study": Command(
+        "Measure again which backbones branch exactly.",
+        "coterie study backbones --only resnet --out backbones.json",
+        study_parser,
+        run_study,
     ),
 }
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
@@ -117,6 +118,9 @@ def list_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("what", help="methods, networks, datasets, recipes or cuts")
     parser.add_argument("--all", action="store_true", help="networks: every name of timm and torchvision too")
     parser.add_argument("--network.name", type=str, default="resnet32", help="cuts: of which network; short: --network")
+    parser.add_argument(
+        "--data.image_size", type=int | None, default=None, help="cuts: for square images of so many pixels"
+    )
     return parser
 
 
@@ -127,10 +131,7 @@ def run_list(given: Namespace) -> None:
         "networks": lambda: [(name, OWN[name].summary if name in OWN else "") for name in names(given.all)],
         "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
         "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
-        "cuts": lambda: [
-            (point.at, f"{point.flops:.1%} of the FLOPs in the tail")
-            for point in coterie.networks.cuts(coterie.networks.build(given.network.name))
-        ],
+        "cuts": lambda: _cuts(given.network.name, given.data.image_size),
     }
     if given.what not in listings:
         raise unknown_name("listing", given.what, listings)
@@ -138,3 +139,17 @@ def run_list(given: Namespace) -> None:
         print(f"{name:28} {text}".rstrip())
     if given.what == "networks" and not given.all:
         print("and timm/NAME and torchvision/NAME; --all lists them")
+
+
+def _cuts(name: str, image_size: int | None) -> list[tuple[str, str]]:
+    size = None if image_size is None else (image_size, image_size)
+    network = coterie.networks.build(name, image_size=size)
+    example = None if size is None else torch.zeros(2, 3, *size)
+    return [
+        (
+            point.at,
+            f"{point.flops:6.1%} of the FLOPs and {point.parameters:6.1%} of the parameters in the tail"
+            + ("  (default)" if point.default else ""),
+        )
+        for point in coterie.networks.cuts(network, example)
+    ]

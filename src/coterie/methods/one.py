@@ -26,7 +26,7 @@ from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
 from coterie.methods.point import Aggregator, Point, Teaches
 from coterie.networks.aggregate import GateForm
-from coterie.networks.branch import Init
+from coterie.networks.fresh import Init
 from coterie.outputs import LossTerms, PeerOutput
 
 _AGGREGATORS: dict[GateForm, Aggregator] = {

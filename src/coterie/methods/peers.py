@@ -12,7 +12,8 @@ from torch import nn
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec
 from coterie.networks.aggregate import GateForm
-from coterie.networks.branch import Init, branch, untrained
+from coterie.networks.branch import branch
+from coterie.networks.fresh import Init, untrained
 from coterie.networks.peers import Separate
 from coterie.networks.zoo import Network
 

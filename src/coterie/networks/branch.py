@@ -1,26 +1,24 @@
 """Any classifier as a native ensemble: a shared trunk, and its upper layers several times over."""
 
-import copy
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from math import prod
 from operator import mul
-from typing import Literal, cast
+from typing import cast
 
-import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from coterie.errors import UserError, unknown_name
 from coterie.networks.aggregate import Gate, GateForm
 from coterie.networks.check import check
 from coterie.networks.cuts import CutPoint, default_cut, list_cuts
+from coterie.networks.fresh import Init, untrained
 from coterie.networks.graph import Segment
 from coterie.networks.native import NativeEnsemble, Values, principal
 from coterie.networks.segments import Cuts
+from coterie.networks.shapes import example_images, layout
 from coterie.networks.tracing import undisturbed
-
-Init = Literal["fresh", "copy"]
 
 
 def branch(
@@ -50,7 +48,8 @@ def branch(
         share: False makes every branch a whole network of its own (the gate still reads the model's trunk).
         rescale: Divide gradients by the number of copies at each cut (collaborative learning's form).
         maps: Let the output hold each branch's last feature map too.
-        factory: Makes a newly initialised model for fresh branches; None re-initialises copies layer by layer.
+        factory: Makes a newly initialised model for fresh branches; None for the model's own
+            name in its library, or each layer's own initialisation.
 
     Raises:
         UserError: The model cannot be cut there; or what was cut does not compute exactly what the model computes.
@@ -66,7 +65,7 @@ def branch(
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
         graphs = Cuts(ats, maps)
-        check(model, graphs, example)
+        resized = check(model, graphs, example)
         halves = graphs.of(model, example)
         values = crossing = halves.trunk(model, example)
         in_place = False
@@ -74,22 +73,22 @@ def branch(
             before = _versions(values)
             values, entered = segment.run(model, values), values
             in_place |= before != _versions(entered)
-        if not isinstance(values[0], Tensor):
-            raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
+        again = None if resized is None else principal(halves.trunk(model, resized), len(resized))
         model.train()
         halves_in_training = graphs.of(model, example)
-    features = principal(crossing)
+    features = principal(crossing, len(example))
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
         tails += [_tail(untrained(model, init, factory), parts, share) for _ in range(copies - 1)]
-    width, channels_last = layout(features)
+    width, channels_last = layout(features, example, again)
     net = NativeEnsemble(
         model,
         tails,
         Gate(width, prod(fans), gate, channels_last),
         graphs,
         fans,
+        depth=features.dim(),
         share=share,
         in_place=in_place,
         rescale=rescale,
@@ -110,7 +109,7 @@ def _known(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _versions(values: Values) -> list[int]:
-    return [value._version for value in values if isinstance(value, Tensor)]
+    return [leaf._version for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
@@ -118,52 +117,6 @@ def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
     with undisturbed(model):
         model.eval()
         return list_cuts(model, example_images(model, example))
-
-
-def layout(features: Tensor) -> tuple[int, bool]:
-    """Channels of a feature map and whether they come last; maps are taken to be square or channels-first."""
-    if features.dim() == 4:
-        channels_last = features.shape[1] == features.shape[2] != features.shape[3]
-        return features.shape[3 if channels_last else 1], channels_last
-    return features.shape[-1], False
-
-
-def example_images(model: nn.Module, example: Tensor | None) -> Tensor:
-    """Two or more images of the right shape on the model's device: batch norm in training mode needs two."""
-    if example is None:
-        config = getattr(model, "pretrained_cfg", None) or {}
-        side = getattr(model, "image_size", 224)
-        channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
-        size = config.get("input_size", (channels, side, side))
-        example = torch.zeros(2, channels, *size[1:])
-    reference = next(model.parameters())
-    example = example.detach().to(reference.device, reference.dtype)
-    return example if len(example) > 1 else torch.cat([example, example + 1])
-
-
-def untrained(model: nn.Module, init: Init, factory: Callable[[], nn.Module] | None) -> nn.Module:
-    """Another network of the same architecture, newly initialised, or a copy with a fresh classifier."""
-    if init == "fresh" and factory is not None:
-        return factory()
-    twin = copy.deepcopy(model)
-    if init == "copy":
-        classifier = [module for module in twin.modules() if isinstance(module, nn.Linear)][-1:]
-        for module in classifier:
-            module.reset_parameters()
-        return twin
-    raw = []
-    for name, module in twin.named_modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-        else:
-            raw += [f"{name}.{own}".lstrip(".") for own, _ in module.named_parameters(recurse=False)]
-    if raw:
-        warnings.warn(
-            f"these parameters have no initialiser (no reset_parameters) and start as copies: {', '.join(raw)}",
-            stacklevel=4,
-        )
-    return twin
 
 
 def _tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn.Module:

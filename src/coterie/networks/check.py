@@ -1,8 +1,10 @@
 """Whether a model cut into segments computes exactly what the model computes, asked before anyone trains it."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.segments import Cuts
-from coterie.networks.tracing import generators, same_generators, undisturbed
+from coterie.networks.tracing import first_line, generators, same_generators, undisturbed
 
 _DROP = 0.1
 
@@ -24,53 +26,61 @@ def through_cuts(model: nn.Module, graphs: Cuts, images: Tensor) -> Tensor:
     return values[0]
 
 
-def check(model: nn.Module, graphs: Cuts, example: Tensor) -> None:
+def check(model: nn.Module, graphs: Cuts, example: Tensor) -> Tensor | None:
     """Compare a model with its segments; where a trace has frozen something, run the forward again instead.
 
     Both run in both modes, with drop rates above 0, on random images of the example's shape and of another batch and,
     where the model takes it, another image size: what a trace has frozen shows. Compared are logits, bit for bit,
     the buffers, and the random generators afterwards.
 
+    Returns:
+        Images of another size that the model takes; None where it takes only the example's.
+
     Raises:
         UserError: They differ, or the model cannot be cut there.
     """
-    wrong = _difference(model, graphs, example)
+    usual, *others = _images(example)
+    taken = next((images for images in others if _takes(model, images)), None)
+    given = [usual] if taken is None else [usual, taken]
+    wrong = _difference(model, graphs, given)
     if wrong and not graphs.resists:
         graphs.give_up_tracing(f"what is traced has {wrong}")
-        wrong = _difference(model, graphs, example)
+        wrong = _difference(model, graphs, given)
     if wrong:
         raise UserError(
             f"{type(model).__name__} cut at {' and '.join(graphs.ats)} has {wrong} ({graphs.resists}); "
             "cut at another module"
         )
+    return taken if taken is not None and taken.shape[2:] != example.shape[2:] else None
 
 
-def _difference(model: nn.Module, graphs: Cuts, example: Tensor) -> str:
+def _difference(model: nn.Module, graphs: Cuts, given: list[Tensor]) -> str:
     """What differs, in words; empty where nothing does."""
-    for mode in (True, False):
-        took_another_size = False
-        for images in _images(example):
-            if took_another_size:
-                break
-            with undisturbed(model), _dropping(model):
-                model.train(mode)
-                try:
-                    expected = _outcome(model, lambda: model(images))  # noqa: B023
-                except Exception:
-                    if images.shape == example.shape:
-                        raise
-                    continue
-                took_another_size = images.shape[2:] != example.shape[2:]
-                try:
-                    found = expected.unlike(_outcome(model, lambda: through_cuts(model, graphs, images)))  # noqa: B023
-                except UserError:
-                    raise
-                except Exception as error:
-                    found = f"an error, {type(error).__name__}: {str(error).splitlines()[0][:120]},"
-            if found:
-                shape = "x".join(map(str, images.shape))
-                return f"{found} in {'training' if mode else 'evaluation'} mode on images {shape}"
+    for mode, images in itertools.product((True, False), given):
+        with undisturbed(model), _dropping(model):
+            model.train(mode)
+            expected = _outcome(model, model, images)
+            try:
+                found = expected.unlike(_outcome(model, partial(through_cuts, model, graphs), images))
+            except UserError:
+                raise
+            except Exception as error:  # where a shape is frozen, an operation may fail
+                found = f"an error, {type(error).__name__}: {first_line(error)},"
+        if found:
+            shape = "x".join(map(str, images.shape))
+            return f"{found} in {'training' if mode else 'evaluation'} mode on images {shape}"
     return ""
+
+
+def _takes(model: nn.Module, images: Tensor) -> bool:
+    """Whether the model takes images of this size, in both modes."""
+    with undisturbed(model):
+        try:
+            for mode in (True, False):
+                model.train(mode)(images)
+        except Exception:
+            return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -91,10 +101,12 @@ class _Outcome:
         return ""
 
 
-def _outcome(model: nn.Module, run: Callable[[], Tensor]) -> _Outcome:
+def _outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> _Outcome:
     with undisturbed(model):
         torch.manual_seed(0)
-        logits = run()
+        logits = forward(images)
+        if not isinstance(logits, Tensor):
+            raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
         return _Outcome(logits, [buffer.clone() for buffer in model.buffers()], generators())
 
 

@@ -1,5 +1,6 @@
 """Where a network can be cut, what each cut costs, and which one is taken by default."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from coterie.errors import UserError
+from coterie.networks.tracing import undisturbed
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
@@ -76,6 +78,7 @@ class _Call:
 
     Attributes:
         path: The module's.
+        kind: The module's class.
         outer: The calls around it, from the outermost in.
         began: How many calls had ended when it began.
         flops_before: FLOPs of the forward before it.
@@ -84,6 +87,7 @@ class _Call:
     """
 
     path: str
+    kind: type[nn.Module]
     outer: tuple["_Call", ...]
     began: int
     flops_before: int
@@ -112,6 +116,11 @@ class _Forward:
                 first.setdefault(call.path, call)
         return [call for call in first.values() if call.began]
 
+    def in_repeated_block(self, call: _Call) -> bool:
+        """Whether it stands inside one of three or more blocks of a kind: no stage begins there."""
+        kinds = Counter((around.kind, around.outer[-1:]) for around in self.calls)
+        return any(kinds[around.kind, around.outer[-1:]] > 2 for around in call.outer)
+
     def area(self, value: Any) -> int:
         """Places of a map, channels first or last; 0 for what has not the images' proportions (heads by tokens)."""
         if isinstance(value, Tensor) and value.dim() == 4:
@@ -135,12 +144,18 @@ def _default(model: nn.Module, forward: _Forward) -> str | None:
     drops = [index for index in drops if any(call.flops and call.area > 1 for call in calls[index:])]
     for place in range(len(drops) - 1, -1, -1):
         since = drops[place - 1] if place else 1
-        call = next(
-            (c for inner in calls[drops[place] :] for c in (*inner.outer, inner) if c.path and c.began >= since), None
-        )
-        if call is not None and _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
+        later = (call for inner in calls[drops[place] :] for call in (*inner.outer, inner))
+        call = next((call for call in later if call.began >= since and _learns(model, call)), None)
+        if call is None or forward.in_repeated_block(call):
+            continue
+        if _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
             return call.path
     return _closest_to_a_third(forward)
+
+
+def _learns(model: nn.Module, call: _Call) -> bool:
+    """Whether a module has parameters: a pool before a stage is done once, in the trunk."""
+    return bool(call.path) and next(model.get_submodule(call.path).parameters(), None) is not None
 
 
 def _closest_to_a_third(forward: _Forward) -> str | None:
@@ -167,7 +182,7 @@ def _measured(model: nn.Module, example: Tensor) -> _Forward:
     """Run the model once, on shapes alone where it can."""
     if not example.is_meta:
         try:
-            with FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            with undisturbed(model), FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 return _run(model, fake.from_tensor(example))
         except Exception:  # the forward depends on values: it is run
             pass
@@ -203,7 +218,7 @@ def _noted(model: nn.Module, forward: _Forward, counter: _Flops) -> Iterator[Non
 
     def begin(module: nn.Module, _: Any) -> None:
         if module in paths:
-            stack.append(_Call(paths[module], tuple(stack), len(forward.calls), counter.total))
+            stack.append(_Call(paths[module], type(module), tuple(stack), len(forward.calls), counter.total))
 
     def end(module: nn.Module, _: Any, output: Any) -> None:
         if module in paths:

@@ -1,11 +1,13 @@
 """A native ensemble: one network's upper layers several times over, on a trunk that all share."""
 
 from collections.abc import Sequence
+from functools import partial
 from math import prod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from coterie.networks.aggregate import Gate, gated
 from coterie.networks.graph import CutGraph
@@ -28,6 +30,7 @@ class NativeEnsemble(nn.Module):
         gate: Weighs the branches by the trunk's features.
         cuts: Cuts the target's forward into the trunk and the tails' segments.
         fans: How many copies each level makes of its segment; their product is m.
+        depth: Dimensions of the tensor that the gate reads.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
         rescale: Whether gradients are divided by the number of copies at each cut, so that what lies below learns
@@ -45,6 +48,7 @@ class NativeEnsemble(nn.Module):
         cuts: Cuts,
         fans: tuple[int, ...],
         *,
+        depth: int,
         share: bool,
         in_place: bool,
         rescale: bool = False,
@@ -54,6 +58,7 @@ class NativeEnsemble(nn.Module):
         self.branches = nn.ModuleList(branches)
         self.gate = gate
         self.fans = fans
+        self.depth = depth
         self.share = share
         self.in_place = in_place
         self.rescale = rescale
@@ -69,7 +74,7 @@ class NativeEnsemble(nn.Module):
         graph = self.cuts.of(self.target, views[0])
         together = len(views) == 1 and self.share
         crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
-        features = principal(crossing)
+        features = principal(crossing, len(views[0]), self.depth)
         weights = self.gate(features)
         logits = at_least_float32(torch.stack([tail[0] for tail in tails], 1))
         read, maps = tapped(tails)
@@ -113,7 +118,7 @@ class NativeEnsemble(nn.Module):
         if not self.in_place and not self.rescale:
             return values
         scale = 1 / self.fans[level] if self.rescale else 1.0
-        return tuple(_own(value, scale) if isinstance(value, Tensor) else value for value in values)
+        return cast(Values, pytree.tree_map_only(Tensor, partial(_own, scale=scale), values))
 
 
 class _Rescaled(torch.autograd.Function):
@@ -142,8 +147,16 @@ def tapped(tails: Sequence[Values]) -> tuple[tuple[Tensor, ...] | None, tuple[Te
     return read, maps
 
 
-def principal(crossing: tuple[Any, ...]) -> Tensor:
-    """The tensor that the gate reads: the last computed of the largest number of dimensions up to 4."""
-    tensors = [value for value in crossing if isinstance(value, Tensor) and value.is_floating_point()]
-    depth = max(min(tensor.dim(), 4) for tensor in tensors)
+def principal(crossing: tuple[Any, ...], batch: int, depth: int | None = None) -> Tensor:
+    """The tensor that the gate reads: the last computed of those that hold something for each image.
+
+    Args:
+        crossing: What crosses the cut: tensors, and structures of tensors.
+        batch: B; tables of positions and the like, which all images share, are passed over.
+        depth: Its number of dimensions; None for the largest up to 4.
+    """
+    leaves = [leaf for leaf in pytree.tree_leaves(crossing) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    tensors = [leaf for leaf in leaves if leaf.dim() > 1 and len(leaf) == batch] or leaves
+    if depth is None:
+        depth = max(min(tensor.dim(), 4) for tensor in tensors)
     return [tensor for tensor in tensors if tensor.dim() == depth][-1]

@@ -38,7 +38,7 @@ def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool 
     Raises:
         UserError: A cut is not reached, or no module comes before it.
     """
-    inside = _with_containers(model, around(ats))
+    inside = _with_containers(model, around(ats), ats)
     seen = _Seen(ats)
     while True:
         seen = _Seen(ats)
@@ -46,7 +46,7 @@ def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool 
         last = next((path for _, path in reversed(seen.calls) if _holds_layer(model, path)), None)
         if last is None or isinstance(model.get_submodule(last), LAYERS):
             break
-        inside = _with_containers(model, inside | around([f"{last}.*"]))
+        inside = _with_containers(model, inside | around([f"{last}.*"]), ats)
     missing = next((at for at in ats[seen.reached :]), None)
     if missing is not None:
         raise UserError(f"no module '{missing}' runs in the forward of {type(model).__name__} in this order")
@@ -269,11 +269,11 @@ def _found(root: nn.Module, base: nn.Module, path: str) -> nn.Module:
         return base.get_submodule(path)
 
 
-def _with_containers(model: nn.Module, inside: frozenset[str]) -> frozenset[str]:
+def _with_containers(model: nn.Module, inside: frozenset[str], ats: tuple[str, ...]) -> frozenset[str]:
     """``inside``, and the lists and sequences in these modules: their parents may walk through them."""
     found = set(inside)
     for path, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) and path.rpartition(".")[0] in found:
+        if isinstance(module, _CONTAINERS) and path not in ats and path.rpartition(".")[0] in found:
             found.add(path)
     return frozenset(found)
 

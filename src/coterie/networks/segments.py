@@ -91,8 +91,9 @@ class Cuts:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Cuts":
         # They hold no state, so that a copy keeps them: it may be exported or called functionally before it ever ran.
+        # Only where the forward is run again do they know their model.
         twin = copy.copy(self)
-        twin._graphs = dict(self._graphs)
+        twin._graphs = {} if self.resists else dict(self._graphs)
         return twin
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.branch import example_images, untrained
+from coterie.networks.fresh import untrained
 from coterie.networks.graph import cut
+from coterie.networks.shapes import example_images
 from coterie.networks.structure import dependencies, is_output
 from coterie.networks.tracing import around, trace, undisturbed
 

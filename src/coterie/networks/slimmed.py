@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.branch import example_images, layout
 from coterie.networks.cuts import list_cuts
 from coterie.networks.graph import cut, output_of
 from coterie.networks.segments import Cuts
+from coterie.networks.shapes import example_images, layout
 from coterie.networks.slim import slim
 from coterie.networks.tracing import around, trace, undisturbed
 from coterie.outputs import PeerOutput, at_least_float32

@@ -17,9 +17,6 @@ import torch
 import torch.utils.checkpoint
 from torch import fx, nn
 
-_CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
-RECOMPUTED = "recomputed"  # marks a node whose module runs under activation checkpointing
-_SCALARS = (bool, int, float, str, type(None))
 _TORCH = str(Path(torch.__file__).parent)
 _CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
 RECOMPUTED = "recomputed"  # marks a node whose module runs under activation checkpointing
@@ -133,7 +130,10 @@ def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
                 graph = tracer.trace(model)
         except Exception as error:
             raise Resists(f"{_place(error, model)} cannot be traced, {first_line(error)}") from error
-        if not same_generators(before, generators()):
+        finally:
+            after = generators()
+            move_generators(before)
+        if not same_generators(before, after):
             raise Resists(f"the forward of {type(model).__name__} draws random numbers that a trace would freeze")
         constants = {name: value for name, value in vars(model).items() if name.startswith("_tensor_constant")}
         for name in constants:
@@ -141,6 +141,7 @@ def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
         if wrote():
             raise Resists(f"the forward of {type(model).__name__} sets {wrote()}, which a trace would do only once")
     for node in list(graph.nodes):
+        node.meta.pop("is_wrapped", None)  # else the compiled code would have torch.fx wrap these functions for good
         if node.op == "get_attr" and node.target in constants:
             with graph.inserting_before(node):
                 node.replace_all_uses_with(graph.call_function(_Constant(constants[str(node.target)])))
@@ -163,6 +164,9 @@ def _restored(model: nn.Module) -> Iterator[Callable[[], str]]:
         for path, module, attributes in saved:
             for name, value in vars(module).items():
                 if name not in attributes or value is not attributes[name]:
+                    return f"{path}.{name}".lstrip(".")
+            for name, value in module._buffers.items():
+                if isinstance(value, fx.Proxy):
                     return f"{path}.{name}".lstrip(".")
         return ""
 

@@ -1,9 +1,8 @@
 """Which backbones can be branched, and whether each branches exactly.
 
-Two studies. :func:`backbones` takes the smallest architecture of every family of timm's and every classifier of
-torchvision's, branches it with drop rates above 0, and compares it with an untouched copy: logits, gradients, batch
-norm's statistics and the random generator's state, in both modes. :func:`sweep` takes every architecture of timm's and
-asks on the meta device, where nothing is computed, only whether it branches and its stretches fit together.
+The smallest architecture of every family of timm's and every classifier of torchvision's is branched with drop rates
+above 0, and compared with what it was before: logits, gradients, buffers and the random generator's state, in both
+modes. It takes a step of ONE's loss, and its weights go back into a plain model.
 """
 
 import time
@@ -20,7 +19,9 @@ from coterie.errors import UserError
 from coterie.methods.one import one_loss
 from coterie.networks.branch import branch, cuts
 from coterie.networks.check import through_cuts
+from coterie.networks.fresh import without_memory
 from coterie.networks.native import NativeEnsemble
+from coterie.networks.tracing import undisturbed
 
 CLASSES = 10
 _SIZES = (64, 128)  # tried before the sizes that a network is published for
@@ -77,14 +78,6 @@ class Row:
         return self.exact and self.gradients and self.steps and self.state
 
 
-def families() -> dict[str, str]:
-    """Each of timm's modules with registered classifiers, and its smallest architecture by parameters.
-
-    Architectures that timm made for its own tests are left out.
-    """
-    return {module: smallest(module) for module in family_names()}
-
-
 def family_names() -> list[str]:
     """Timm's modules with registered classifiers."""
     import timm
@@ -97,19 +90,20 @@ def smallest(module: str) -> str:
     import timm
 
     names = timm.list_models(module=module)
-    names = [name for name in names if not name.startswith("test_")] or names
+    # Made for timm's own tests; and encoders, which give no logits.
+    names = [name for name in names if not (name.startswith("test_") or name.endswith("_enc"))] or names
     sizes = {}
     for name in names:
-        with torch.device("meta"):
-            sizes[name] = sum(p.numel() for p in timm.create_model(name, num_classes=CLASSES).parameters())
+        network = without_memory(partial(timm.create_model, name, num_classes=CLASSES))
+        sizes[name] = sum(p.numel() for p in network.parameters())
     return min(sizes, key=lambda name: sizes[name])
 
 
 def torchvision_names() -> list[str]:
-    """Every classifier of torchvision's."""
+    """Every classifier of torchvision's, as ``torchvision/…``."""
     import torchvision
 
-    return list(torchvision.models.list_models(module=torchvision.models))
+    return [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
 
 
 def backbones(names: Iterable[tuple[str, str]]) -> Iterator[Row]:
@@ -164,20 +158,17 @@ def _study(name: str, found: dict[str, Any]) -> None:
 
 
 def _pass(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, mode: bool) -> dict[str, list[Tensor]]:
-    """What a forward, and in training mode its backward, gives and leaves; buffers are put back."""
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    model.train(mode)
-    torch.manual_seed(1)
-    with torch.set_grad_enabled(mode):
+    """What a forward, and in training mode its backward, gives and leaves; the model is put back."""
+    with undisturbed(model), torch.set_grad_enabled(mode):
+        model.train(mode)
+        torch.manual_seed(1)
         logits = forward(images)
-    found = {"logits": [logits.detach()], "random state": [torch.get_rng_state()]}
-    found["buffers"] = [buffer.clone() for buffer in model.buffers()]
-    if mode:
-        torch.autograd.backward(logits.square().sum())
-        found["gradients"] = [torch.empty(0) if p.grad is None else p.grad for p in model.parameters()]
-        model.zero_grad()
-    for buffer, before in zip(model.buffers(), buffers, strict=True):
-        buffer.copy_(before)
+        found = {"logits": [logits.detach()], "random state": [torch.get_rng_state()]}
+        found["buffers"] = [buffer.clone() for buffer in model.buffers()]
+        if mode:
+            torch.autograd.backward(logits.square().sum())
+            found["gradients"] = [torch.empty(0) if p.grad is None else p.grad for p in model.parameters()]
+            model.zero_grad()
     return found
 
 
@@ -187,8 +178,7 @@ def _maker(name: str) -> tuple[Callable[[], nn.Module], tuple[str, ...]]:
     for drop in _DROPS:
         make = _timm_maker(bare, drop) if library == "timm" else _torchvision_maker(bare, drop)
         try:
-            with torch.device("meta"):
-                make()
+            without_memory(make)
         except TypeError:
             continue
         return make, tuple(drop)
@@ -211,9 +201,9 @@ def _torchvision_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Mo
 
 def _side(name: str, make: Callable[[], nn.Module]) -> int:
     """The smallest of a few image sizes that a network takes, tried on shapes alone."""
-    published = _published_sides(name)
+    published = published_sides(name)
+    model = without_memory(make).train()
     with torch.device("meta"):
-        model = make().train()
         for side in (*_SIZES, *published[:-1]):
             try:
                 with torch.no_grad():
@@ -224,7 +214,7 @@ def _side(name: str, make: Callable[[], nn.Module]) -> int:
     return published[-1]
 
 
-def _published_sides(name: str) -> list[int]:
+def published_sides(name: str) -> list[int]:
     """The smallest and the usual size of images that timm gives for a network; 224 pixels for torchvision's."""
     library, _, bare = name.partition("/")
     if library != "timm":
@@ -237,8 +227,7 @@ def _published_sides(name: str) -> list[int]:
 
 
 def _state_is_plain(net: NativeEnsemble, make: Callable[[], nn.Module]) -> bool:
-    with torch.device("meta"):
-        plain = make()
+    plain = without_memory(make)
     if list(plain.state_dict()) != list(net.target.state_dict()):
         return False
     plain.load_state_dict(net.target.state_dict(), assign=True)

@@ -1,0 +1,118 @@
+"""How many of all of timm's architectures branch, asked on the meta device, where nothing is computed."""
+
+import signal
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from coterie.networks.check import through_cuts
+from coterie.networks.cuts import default_cut
+from coterie.networks.fresh import without_memory
+from coterie.networks.segments import Cuts
+from coterie.networks.tracing import undisturbed
+from coterie.studies.backbones import CLASSES, family_names, published_sides
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """Whether one architecture branches, asked on the meta device.
+
+    Attributes:
+        family: Timm's module.
+        name: Timm's name.
+        at: The cut; empty where it does not branch.
+        traced: Whether its forward could be traced; else it is run in stretches.
+        seconds: For all of this.
+        reason: Why it does not branch; empty where it does.
+    """
+
+    family: str
+    name: str
+    at: str = ""
+    traced: bool = True
+    seconds: float = 0.0
+    reason: str = ""
+
+
+def architectures() -> list[tuple[str, str]]:
+    """Every registered architecture of timm's, as (family, name)."""
+    import timm
+
+    return [(module, name) for module in family_names() for name in timm.list_models(module=module)]
+
+
+def sweep(names: Iterable[tuple[str, str]], seconds: float = 60.0) -> Iterator[SweepRow]:
+    """Cut architectures on the meta device, where nothing is computed and no weight takes memory.
+
+    An architecture branches if it has a default cut and its trunk and tail, run one after the other in both modes, give
+    logits of the right shape. That they are exact is for :func:`backbones` to say, and for :func:`branch` itself.
+
+    Args:
+        names: (family, timm's name).
+        seconds: What an architecture may take; a longer one is left, and its row says so.
+    """
+    for family, name in names:
+        began = time.perf_counter()
+        found: dict[str, Any] = {}
+        try:
+            with warnings.catch_warnings(), _at_most(seconds):
+                warnings.simplefilter("ignore")
+                found = _branched_on_meta(name)
+        except Exception as error:
+            found["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
+        yield SweepRow(family, name, seconds=round(time.perf_counter() - began, 2), **found)
+
+
+def _branched_on_meta(name: str) -> dict[str, Any]:
+    import timm
+
+    model = without_memory(partial(timm.create_model, name, num_classes=CLASSES)).eval()
+    side = published_sides(f"timm/{name}")[-1]
+    images = torch.zeros(2, 3, side, side, device="meta")
+    graphs = Cuts((default_cut(model, images),))
+    with torch.no_grad(), undisturbed(model):
+        for mode in (True, False):
+            shape = through_cuts(model.train(mode), graphs, images).shape
+            if shape != (2, CLASSES):
+                return {"reason": f"logits of shape {tuple(shape)}"}
+    return {"at": graphs.ats[0], "traced": not graphs.resists}
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise a TimeoutError in a block that takes longer; in the main thread only."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def condensed(rows: Iterable[SweepRow]) -> dict[str, Any]:
+    """Counts, by family too, and the rows of what does not branch."""
+    rows = list(rows)
+    families: dict[str, list[int]] = {}
+    for row in rows:
+        counts = families.setdefault(row.family, [0, 0])
+        counts[0] += not row.reason
+        counts[1] += 1
+    return {
+        "branched": sum(not row.reason for row in rows),
+        "traced": sum(not row.reason and row.traced for row in rows),
+        "of": len(rows),
+        "seconds": round(sum(row.seconds for row in rows)),
+        "families": families,
+        "failures": [row for row in rows if row.reason],
+    }
