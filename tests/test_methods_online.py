@@ -157,6 +157,10 @@ def test_ffl_fuses_tokens_and_maps_of_other_sizes():
     assert FusedMaps(example)(example).shape == (2, 4)
     mixed = PeerOutput(torch.zeros(2, 2, 4), maps=(torch.randn(2, 8, 4, 4), torch.randn(2, 6, 2, 2)))
     assert FusedMaps(mixed)(mixed).shape == (2, 4)
+    last = PeerOutput(torch.zeros(2, 2, 4), maps=tuple(torch.randn(2, 5, 5, 12) for _ in range(2)))
+    fused = FusedMaps(last, channels_last=True)
+    assert fused.depthwise.in_channels == 24
+    assert fused(last).shape == (2, 4)
     with pytest.raises(UserError, match="feature maps"):
         FusedMaps(PeerOutput(torch.zeros(2, 2, 4)))
 

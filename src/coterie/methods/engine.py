@@ -12,6 +12,7 @@ from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Teaches
 from coterie.networks.aggregate import FusedFeatures, FusedMaps, GateForm, MeanLogits
 from coterie.networks.peers import Group, Separate, frozen_statistics
+from coterie.networks.shapes import layout
 from coterie.networks.targets import TARGETS, Validated
 from coterie.networks.tracing import undisturbed
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
@@ -59,7 +60,10 @@ def build(method: Method, point: Point, spec: Spec) -> nn.Module:
     if point.aggregator == "mean":
         return Group(peers, MeanLogits())
     example = _example(peers, spec)
-    combiner = FusedMaps(example) if maps else FusedFeatures(example)
+    if maps and example.maps is not None:
+        combiner: nn.Module = FusedMaps(example, channels_last=layout(example.maps[0])[1])
+    else:
+        combiner = FusedMaps(example) if maps else FusedFeatures(example)
     for parameter in combiner.parameters():
         parameter.decay_factor = point.combiner_decay  # type: ignore[attr-defined]
     return Group(peers, combiner)
