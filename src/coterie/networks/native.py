@@ -74,7 +74,7 @@ class NativeEnsemble(nn.Module):
         graph = self.cuts.of(self.target, views[0])
         together = len(views) == 1 and self.share
         crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
-        features = principal(crossing, len(views[0]), self.depth)
+        features = principal(crossing, views[0].shape[0], self.depth)
         weights = self.gate(features)
         logits = at_least_float32(torch.stack([tail[0] for tail in tails], 1))
         read, maps = tapped(tails)
@@ -156,7 +156,7 @@ def principal(crossing: tuple[Any, ...], batch: int, depth: int | None = None) -
         depth: Its number of dimensions; None for the largest up to 4.
     """
     leaves = [leaf for leaf in pytree.tree_leaves(crossing) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    tensors = [leaf for leaf in leaves if leaf.dim() > 1 and len(leaf) == batch] or leaves
+    tensors = [leaf for leaf in leaves if leaf.dim() > 1 and leaf.shape[0] == batch] or leaves
     if depth is None:
         depth = max(min(tensor.dim(), 4) for tensor in tensors)
     return [tensor for tensor in tensors if tensor.dim() == depth][-1]
