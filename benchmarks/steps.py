@@ -60,7 +60,8 @@ class Stepping:
 
 def main() -> None:
     """Measure, print and write."""
-    names = [name for name, method in METHODS.items() if issubclass(method, OnlineMethod) and name != "online"]
+    online = [name for name, method in METHODS.items() if issubclass(method, OnlineMethod) and name != "online"]
+    names = [*online, "oem"]
     stepping = {name: Stepping(METHODS[name](network=NETWORK)) for name in names}
     flops = {name: each.flops() for name, each in stepping.items()}
     rounds = [{name: each.take(STEPS) for name, each in stepping.items()} for _ in range(ROUNDS)]
