@@ -78,6 +78,26 @@ class OnSize(Toy):
         return self.fc(x.mean((2, 3)))
 
 
+class AsksForNumbers(Toy):
+    """A trace takes another path than the forward, and says nothing: what it sees of a size is no int."""
+
+    def forward(self, x):
+        x = self.stem(x)
+        if isinstance(x.shape[-1], int) and x.shape[-1] > self.least:
+            x = 2 * x
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x.mean((2, 3)))
+
+    least = 0
+
+
+class AsksOnLargeImages(AsksForNumbers):
+    """The same, and wrong only at another size than the example's."""
+
+    least = 20
+
+
 class MakesTensors(Toy):
     """Positions, masks and noise, made where the images are; a buffer that it counts with; a rate that may change."""
 
@@ -90,6 +110,7 @@ class MakesTensors(Toy):
     def forward(self, x):
         if self.training:
             self.seen.add_(1)
+        assert self.table.numel() == self.table.shape[0] == 64
         rows = torch.arange(x.shape[2], device=x.device)
         x = self.stem(x) + self.table[rows][:, None] * torch.ones(x.shape[-1], device=x.device)
         for block in self.blocks:
@@ -278,6 +299,27 @@ def test_what_cannot_be_cut_is_refused_by_name_file_and_line(model, at):
     ) as error:
         branch(model, 2, at=at, example=IMAGES)
     assert "\n" not in str(error.value)
+
+
+class Drifts(Toy):
+    """Remembers outside itself how often it was called."""
+
+    calls = 0
+
+    def forward(self, x):
+        Drifts.calls += 1
+        return super().forward(x) * Drifts.calls
+
+
+def test_what_differs_from_itself_is_refused():
+    with pytest.raises(UserError, match="Drifts cut at blocks.2 has logits that differ by .* in training mode"):
+        branch(Drifts(), 2, at="blocks.2", example=IMAGES)
+
+
+def test_what_a_trace_gets_wrong_at_another_size_is_found():
+    net = branch(AsksOnLargeImages(), 2, at="blocks.2", example=IMAGES)
+    assert net.cuts.resists.startswith("what is traced has logits that differ")
+    assert "images 3x3x24x32" in net.cuts.resists
 
 
 class Pair(Toy):

@@ -68,7 +68,7 @@ def default_cut(model: nn.Module, example: Tensor) -> str:
     """
     at = _default(model, _measured(model, example))
     if at is None:
-        raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be cut; use share=False")
+        raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be cut")
     return at
 
 

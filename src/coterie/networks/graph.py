@@ -6,6 +6,7 @@ of the upper modules under the same paths.
 """
 
 import linecache
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -96,7 +97,7 @@ def _start(nodes: list[fx.Node], at: str) -> int:
     if first is None:
         raise UserError(f"no module '{at}' runs in this network's forward; `at` names one of {_top_modules(nodes)}")
     if not any(node.op.startswith("call") for node in nodes[:first]):
-        raise UserError(f"nothing comes before '{at}', so no layer would be shared; cut later, or use share=False")
+        raise UserError(f"nothing comes before '{at}', so no layer would be shared; cut later")
     return first
 
 
@@ -206,7 +207,9 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     name = f"<coterie graph {id(graph)}>"
     linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)  # readable tracebacks
     exec(compile(code.src, name, "exec"), scope)
-    return cast(Callable[..., Any], scope["forward"])
+    function = cast(Callable[..., Any], scope["forward"])
+    weakref.finalize(function, linecache.cache.pop, name, None)
+    return function
 
 
 def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

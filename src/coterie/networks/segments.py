@@ -12,6 +12,8 @@ from coterie.networks.graph import LAYERS, CutGraph, classifier_input, cut, last
 from coterie.networks.replay import replayed
 from coterie.networks.tracing import Resists, around, first_line, frozen_facts, trace, undisturbed
 
+_REMEMBERED = 16  # a rate that follows a schedule asks for a new trace at each of its values
+
 
 class Cuts:
     """A network's forward in segments, made once for all that its modules are set to.
@@ -46,6 +48,8 @@ class Cuts:
             graph = self._made(network, images)
             key = self._key(network)
             self._graphs[key] = graph
+            if len(self._graphs) > _REMEMBERED:
+                del self._graphs[next(iter(self._graphs))]
         return self._graphs[key]
 
     def give_up_tracing(self, reason: str) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import fx, nn
+from torch.fx.proxy import ParameterProxy
 
 _TORCH = str(Path(torch.__file__).parent)
 _CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
@@ -26,6 +27,14 @@ _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "ran
 
 class Resists(Exception):
     """A forward that torch.fx cannot follow, or whose trace would freeze what changes from call to call."""
+
+
+class _Buffer(ParameterProxy):
+    """Stands for a buffer; its shape, as a parameter's, is a fact that the forward may go by."""
+
+    def __init__(self, tracer: fx.Tracer, node: fx.Node, name: str, param: torch.Tensor) -> None:
+        fx.Proxy.__init__(self, node, tracer)
+        self.param, self.name = cast(nn.Parameter, param), name
 
 
 class _Tracer(fx.Tracer):
@@ -55,7 +64,9 @@ class _Tracer(fx.Tracer):
         if isinstance(attr_val, torch.Tensor) and not isinstance(attr_val, nn.Parameter):
             name = next((name for name, buffer in self.root.named_buffers() if buffer is attr_val), None)
             if name is not None:
-                return self.create_proxy("get_attr", name, (), {})
+                return self.create_proxy(
+                    "get_attr", name, (), {}, proxy_factory_fn=lambda node: _Buffer(self, node, name, attr_val)
+                )
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def create_node(self, kind: str, *details: Any, **more: Any) -> fx.Node:
@@ -250,6 +261,7 @@ def frozen_facts(model: nn.Module, inside: Collection[str]) -> tuple[Hashable, .
     for path in sorted(inside):
         module = model.get_submodule(path)
         facts.append((path, *(item for item in vars(module).items() if isinstance(item[1], _SCALARS))))
+        facts += [buffer.shape for buffer in module._buffers.values() if buffer is not None]
     return tuple(facts)
 
 
