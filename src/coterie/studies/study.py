@@ -1,0 +1,365 @@
+"""A study as a file: methods × networks × data × seeds, what was published beside, and what is claimed.
+
+The form is explained in ``docs/studies.md``; the published papers' are in ``coterie/studies/files``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from coterie.errors import UserError, unknown_name
+
+Key = tuple[str, str, str, int]  # data, network, row, seed
+Expectation = Literal["lower", "higher", "same"]
+T = TypeVar("T")
+
+_OWN = Path(str(files("coterie.studies"))) / "files"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure that a paper gives.
+
+    Attributes:
+        row: Of this study.
+        part: What of the row was measured: a deliverable, or a peer.
+        of: On which data and network.
+        metric: For example ``error``, in percent.
+        value: The figure.
+        evidence: How sure it is: ``paper``, ``official code``, ``secondary: WHERE``, ``derived`` or ``unverified``.
+        std: Its standard deviation where one is given.
+        where: Table or figure.
+    """
+
+    row: str
+    part: str
+    of: str
+    metric: str
+    value: float
+    evidence: str
+    std: float | None = None
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a claim: a part of a row, such as a deliverable; of a network where the other side is of another."""
+
+    part: str
+    row: str
+    network: str | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says, to be told from what is measured.
+
+    Attributes:
+        says: In a sentence.
+        by: What it is said of.
+        than: What that is compared with: another part, or a number.
+        metric: Of both sides.
+        expect: Whether ``by`` is ``lower`` than ``than``, ``higher``, or the ``same`` within ``margin``.
+        margin: In the metric's units, for ``same``.
+        published: The difference that the paper found, unsigned, in the metric's units.
+        evidence: How sure that figure is.
+        where: Table or section of the paper.
+        data: On which data; None for all that have both sides.
+    """
+
+    says: str
+    by: Side
+    than: Side | float
+    metric: str = "error"
+    expect: Expectation = "lower"
+    margin: float | None = None
+    published: float | None = None
+    evidence: str = ""
+    where: str = ""
+    data: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A part of a scale: every combination of these is a cell.
+
+    Attributes:
+        name: As on the page.
+        data: Names of data sets of the scale.
+        networks: Names of networks of the scale.
+        rows: Names of rows of the scale.
+        minutes: Core-minutes of a cell, or of each row's.
+        measures: Analyses of what was trained, see ``coterie.studies.analyses``.
+        published: Figures to stand beside.
+        about: Said on the page.
+    """
+
+    name: str
+    data: tuple[str, ...]
+    networks: tuple[str, ...]
+    rows: tuple[str, ...]
+    minutes: float | dict[str, float] = 1.0
+    measures: tuple[str, ...] = ()
+    published: tuple[Published, ...] = ()
+    about: str = ""
+
+    def minutes_of(self, row: str) -> float:
+        """Core-minutes of a cell of this row."""
+        return self.minutes.get(row, 1.0) if isinstance(self.minutes, dict) else float(self.minutes)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training, or one experiment.
+
+    Attributes:
+        data: Its name in the study.
+        network: Its name in the study.
+        row: Its name in the study.
+        seed: Of everything.
+        configuration: All that is needed to repeat it, as in a Run's ``config.yaml``.
+        needs: The cells that train its teachers.
+        measures: Analyses of what was trained.
+        minutes: Core-minutes that it is expected to take.
+    """
+
+    data: str
+    network: str
+    row: str
+    seed: int
+    configuration: dict[str, Any]
+    needs: tuple[Key, ...] = ()
+    measures: tuple[str, ...] = ()
+    minutes: float = 1.0
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the study's other cells."""
+        return self.data, self.network, self.row, self.seed
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return "/".join(map(str, self.key))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A study at one size.
+
+    Attributes:
+        seeds: How many; 0, 1 and so on.
+        data: By name, arguments of :func:`coterie.data.load`.
+        networks: By name, arguments of :class:`coterie.networks.Network`.
+        rows: By name, what a cell has beside ``common``: a ``method`` with its options, or an ``experiment``.
+        tables: What is run.
+        common: What every cell's configuration has, such as ``epochs`` and ``recipe``.
+        about: Said on the page.
+    """
+
+    seeds: int
+    data: dict[str, dict[str, Any]]
+    networks: dict[str, dict[str, Any]]
+    rows: dict[str, dict[str, Any]]
+    tables: tuple[Table, ...]
+    common: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        for table in self.tables:
+            for kind in ("data", "networks", "rows"):
+                for name in getattr(table, kind):
+                    if name not in getattr(self, kind):
+                        raise unknown_name(f"one of {kind} in table '{table.name}'", name, getattr(self, kind))
+
+    def cells(self, runs: Path) -> list[Cell]:
+        """Every cell once, teachers before those who learn from them.
+
+        Args:
+            runs: The folder of the Runs, which teachers are found in.
+        """
+        return list(_Cells(self, runs).all().values())
+
+
+class _Cells:
+    def __init__(self, scale: Scale, runs: Path) -> None:
+        self.scale, self.runs, self.found = scale, runs, dict[Key, Cell]()
+
+    def all(self) -> dict[Key, Cell]:
+        for table in self.scale.tables:
+            for seed, *names in product(range(self.scale.seeds), table.data, table.networks, table.rows):
+                self.add((names[0], names[1], names[2], seed), table)
+        return self.found
+
+    def add(self, key: Key, table: Table) -> Cell:
+        """The cell, with the measures of all tables that it stands in."""
+        configuration, needs = self.configuration(key, table)
+        before = self.found.get(key)
+        measures = dict.fromkeys([*(before.measures if before else ()), *table.measures])
+        minutes = before.minutes if before else table.minutes_of(key[2])
+        self.found[key] = Cell(*key, configuration, needs, tuple(measures), minutes)
+        return self.found[key]
+
+    def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
+        data, network, row, seed = key
+        scale, needs = self.scale, list[Key]()
+        own = scale.rows[row]
+        if "experiment" in own:
+            return {"experiment": own["experiment"], "seed": seed}, ()
+        method = {name: self.filled(value, key, table, needs) for name, value in own["method"].items()}
+        found = {**scale.common, **own, "method": method}
+        found |= {"network": scale.networks[network], "data": scale.data[data], "seed": seed}
+        return found, tuple(needs)
+
+    def filled(self, value: Any, key: Key, table: Table, needs: list[Key]) -> Any:
+        """An option whose ``@ROW/NETWORK:PART`` became the Run of that cell; ``needs`` gets the cell."""
+        if isinstance(value, list):
+            return [self.filled(each, key, table, needs) for each in value]
+        if not (isinstance(value, str) and value.startswith("@")):
+            return value
+        place, colon, part = value[1:].partition(":")
+        row, _, network = place.partition("/")
+        if row not in self.scale.rows:
+            raise unknown_name(f"row in '{value}'", row, self.scale.rows)
+        wanted = (key[0], network or key[1], row, key[3])
+        teacher = self.found.get(wanted) or self.add(wanted, table)
+        needs.append(wanted)
+        return f"{folder(teacher, self.runs)}{colon}{part}"
+
+
+def folder(cell: Cell, runs: Path) -> Path:
+    """Where a cell's Run is: the same place for the same configuration, whatever study asks for it."""
+    said = json.dumps(cell.configuration, sort_keys=True)
+    mark = hashlib.sha256(said.encode()).hexdigest()[:8]
+    return runs / f"{cell.row}-{cell.network}-{cell.data}-{cell.seed}-{mark}".replace("/", "-").replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        name: Of its file.
+        title: Of its page.
+        source: The publication.
+        about: One to three sentences.
+        claims: What is to be told.
+        scales: ``small`` fits two cores; ``paper`` is the published protocol.
+    """
+
+    name: str
+    title: str
+    source: str
+    about: str
+    claims: tuple[Claim, ...]
+    scales: dict[str, Scale]
+
+    def scale(self, name: str) -> Scale:
+        """The study at this scale.
+
+        Raises:
+            UserError: It has none of this name.
+        """
+        if name not in self.scales:
+            raise unknown_name(f"scale of study '{self.name}'", name, self.scales)
+        return self.scales[name]
+
+
+def study_names() -> list[str]:
+    """The studies that come with the package."""
+    return sorted(path.stem for path in _OWN.glob("*.yaml"))
+
+
+def load_study(name: str) -> Study:
+    """A study of the package by name, or one's own by its file.
+
+    Raises:
+        UserError: There is none, or the file is wrong: it names the file and what in it.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _OWN / f"{name}.yaml"
+    if path.parent == _OWN and not path.is_file():
+        raise unknown_name("study", name, study_names())
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read; name a YAML file, or one of {', '.join(study_names())}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())[:120]})") from error
+    try:
+        return _study(path.stem, content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _study(name: str, content: Any) -> Study:
+    _known("the study", content, ("title", "source", "about", "claims", "small", "paper"), ("title",))
+    scales = {scale: _scale(scale, content[scale]) for scale in ("small", "paper") if scale in content}
+    if not scales:
+        raise UserError("it has no scale; write 'small:' with data, networks, rows and tables")
+    claims = tuple(_claim(each, scales.values()) for each in content.get("claims") or ())
+    return Study(name, content["title"], content.get("source", ""), content.get("about", ""), claims, scales)
+
+
+def _scale(name: str, content: Any) -> Scale:
+    made = _made(Scale, name, {**content, "tables": ()} if isinstance(content, dict) else content)
+    for row, options in made.rows.items():
+        if not isinstance(options, dict) or not ("experiment" in options or "name" in options.get("method", {})):
+            raise UserError(f"{name}: row '{row}' names no method; write 'method: {{name: one}}'")
+    tables = [_table(name, each) for each in content.get("tables") or ()]
+    return Scale(**{**content, "tables": tuple(tables)})
+
+
+def _table(scale: str, content: Any) -> Table:
+    where = f"{scale}, table '{content.get('name', '?')}'" if isinstance(content, dict) else scale
+    published = [_made(Published, f"{where}, published", each) for each in (content or {}).get("published") or ()]
+    table = _made(Table, where, {**content, "published": tuple(published)})
+    return Table(**{each.name: _tuple(getattr(table, each.name)) for each in fields(Table)})
+
+
+def _claim(content: Any, scales: Iterable[Scale]) -> Claim:
+    where = f"claim '{content.get('says', '?')}'" if isinstance(content, dict) else "a claim"
+    _known(where, content, [each.name for each in fields(Claim)], ("says", "by", "than"))
+    sides = {side: content[side] for side in ("by", "than")}
+    for side, value in sides.items():
+        if isinstance(value, Mapping):
+            sides[side] = _made(Side, f"{where}, {side}", value)
+            if not any(sides[side].row in scale.rows for scale in scales):
+                raise unknown_name(f"row in {where}", sides[side].row, [row for scale in scales for row in scale.rows])
+    claim = _made(Claim, where, {**content, **sides, "data": _tuple(content.get("data"))})
+    if claim.expect not in ("lower", "higher", "same"):
+        raise unknown_name(f"expectation in {where}", str(claim.expect), ("lower", "higher", "same"))
+    if claim.expect == "same" and claim.margin is None:
+        raise UserError(f"{where}: 'same' needs a margin, in the units of the metric")
+    return claim
+
+
+def _made(kind: type[T], where: str, content: Any) -> T:
+    names = [each.name for each in fields(kind)]  # type: ignore[arg-type]
+    _known(where, content, names)
+    try:
+        return kind(**content)
+    except TypeError as error:
+        missing = str(error).partition(":")[2].strip() or str(error)
+        raise UserError(f"{where}: {missing} is missing") from error
+
+
+def _known(where: str, content: Any, names: Iterable[str], needed: Iterable[str] = ()) -> None:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where} is '{content}'; write a mapping of names to values")
+    for name in content:
+        if name not in set(names):
+            raise unknown_name(f"key of {where}", str(name), names)
+    for name in needed:
+        if name not in content:
+            raise UserError(f"{where}: '{name}' is missing")
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
