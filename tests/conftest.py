@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from hypothesis import settings
 
 import coterie
 
 torch.set_num_threads(1)
+
+# The same examples in every run; `pytest --hypothesis-profile default` looks for new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

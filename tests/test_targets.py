@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
@@ -78,6 +78,7 @@ def test_the_best_mixture_is_found_on_the_simplex():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 10_000))
+@example(4541)  # where the descent does not arrive
 def test_a_mixture_is_never_worse_than_the_best_peer(seed):
     logits = 5 * torch.randn(6, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     labels = torch.arange(6) % 5
@@ -85,7 +86,7 @@ def test_a_mixture_is_never_worse_than_the_best_peer(seed):
     peers = (0, 1, 2)
     mixed = TARGETS["linear"](peers, peers, output)(output, labels)[:, 0, 0]
     best = TARGETS["best"](peers, peers, output)(output, labels)[:, 0, 0]
-    assert (functional.cross_entropy(mixed, labels) <= functional.cross_entropy(best, labels) + 0.02).all()
+    assert (functional.cross_entropy(mixed, labels) <= functional.cross_entropy(best, labels) + 1e-12).all()
 
 
 def test_min_logit_keeps_the_lowest_margin_of_each_class():

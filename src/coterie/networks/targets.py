@@ -135,7 +135,8 @@ class Best(Targets):
 class Linear(Targets):
     """For each image the convex combination of the peers' logits with the lowest cross-entropy (KDCL-Linear).
 
-    Found by exponentiated gradient descent on the simplex, where the problem is convex.
+    Found by exponentiated gradient descent on the simplex, where the problem is convex; where a single peer does
+    better than what was found, it is taken, so that the mixture is never worse than the best peer.
     """
 
     summary = "the best mixture on each image"
@@ -159,7 +160,10 @@ class Linear(Targets):
             slope = slope - slope.mean(1, keepdim=True)
             largest = slope.abs().amax(1, keepdim=True).clamp(min=1e-12)
             logs = logs - slope / largest * (2 / (1 + step) ** 0.5)
-        return logs.softmax(1)
+        found = logs.softmax(1)
+        losses, best = _losses(logits, labels).min(1)
+        worse = functional.cross_entropy((found[:, None] @ logits)[:, 0], labels, reduction="none") > losses
+        return torch.where(worse[:, None], functional.one_hot(best, logits.shape[1]).to(found.dtype), found)
 
 
 class MinLogit(Targets):
