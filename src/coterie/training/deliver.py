@@ -60,6 +60,7 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,
         "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
+        "training_flops": _training_flops(rows),
         "test": figures,
         "cost": costs,
     }
@@ -89,6 +90,12 @@ def _measured(
         if stage.teacher is not None:
             costs["training"]["flops"] += sum(_asking(each, data) for each in stage.teacher.members)
     return figures, costs
+
+
+def _training_flops(rows: Sequence[Row]) -> float | None:
+    """Of all stages, teachers that they train among them; None where a compiled network hid them."""
+    counted = [float(row["training_flops"]) for row in rows if "training_flops" in row]
+    return sum(counted) if len(counted) == len(rows) else None
 
 
 def _asking(member: Adapted, data: ImageData) -> int:

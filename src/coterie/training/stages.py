@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
@@ -66,6 +67,7 @@ class StageRun:
         self.stage, self.index, self.epochs, self.setting = stage, index, epochs, setting
         self.epoch = self.step = 0
         self.seconds = 0.0
+        self.flops_per_image: float | None = None  # of a training step, all that it runs; counted in the first one
         self.meter = Meter()
         accelerator = setting.accelerator
         for module in self.modules().values():
@@ -114,6 +116,7 @@ class StageRun:
             "epoch": self.epoch,
             "step": self.step,
             "seconds": self.seconds,
+            "flops_per_image": self.flops_per_image,
             "sums": reduced(self.meter.sums, self.setting.accelerator),
             "modules": {name: module.state_dict() for name, module in self.modules().items()},
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -128,6 +131,7 @@ class StageRun:
         for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(saved)
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.flops_per_image = state["flops_per_image"]
         accelerator = self.setting.accelerator
         # The saved sums are of all processes: the first goes on from them, the others from zero.
         mine = 1 if accelerator.is_main_process else 0
@@ -153,7 +157,13 @@ class StageRun:
         started = time.perf_counter()
         for batch in batches:
             torch.manual_seed(mix(setting.seed, self.index, self.epoch, self.step, accelerator.process_index))
-            self._train(batch.to(accelerator.device))
+            batch = batch.to(accelerator.device)
+            if self.steps_done == 0 and not setting.compile:  # a compiled network cannot be looked into
+                with FlopCounterMode(display=False) as counter:
+                    self._train(batch)
+                self.flops_per_image = counter.get_total_flops() / len(batch.labels)
+            else:
+                self._train(batch)
             self.step += 1
             self.seconds += time.perf_counter() - started
             yield
@@ -220,6 +230,7 @@ class StageRun:
                     "--recipe.learning_rate, set --recipe.clip_norm 1, or use --precision fp32"
                 )
         loss = sum(value for name, value in means.items() if name.startswith("loss_"))
+        counted = {} if self.flops_per_image is None else {"training_flops": self.flops_per_image * images}
         return {
             "stage": self.stage.name,
             "epoch": self.epoch + 1,
@@ -228,6 +239,7 @@ class StageRun:
             "seconds": round(self.seconds, 3),
             "images_per_second": round(images / max(self.seconds, 1e-9), 1),
             "loss": loss,
+            **counted,
             **means,
         }
 
