@@ -1,0 +1,162 @@
+"""What a study measured, as a file: everything that its page is made from."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from coterie.errors import UserError
+from coterie.files import write_text
+from coterie.studies.study import Key
+
+Figures = dict[str, dict[str, float | None]]  # by part, by metric
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell, measured or failed.
+
+    Attributes:
+        data: Its name in the study.
+        network: Its name in the study.
+        row: Its name in the study.
+        seed: Of everything.
+        configuration: All that is needed to repeat it, as in a Run's ``config.yaml``.
+        command: What repeats it.
+        measured: By part, such as ``target`` and ``ensemble``, figures by metric, errors in percent; empty if failed.
+        cost: By part, ``parameters`` and ``flops`` of one image, as deployed.
+        training_flops: Of all stages, and of the cells that it took as teachers; None where nothing was counted.
+        seconds: That it took.
+        failed: Why, in a line; None if it did not.
+    """
+
+    data: str
+    network: str
+    row: str
+    seed: int
+    configuration: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    measured: Figures = field(default_factory=dict)
+    cost: Figures = field(default_factory=dict)
+    training_flops: float | None = None
+    seconds: float = 0.0
+    failed: str | None = None
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the study's other cells."""
+        return self.data, self.network, self.row, self.seed
+
+    def figure(self, part: str, metric: str) -> float | None:
+        """A figure; None where it was not measured, or is no finite number."""
+        value = self.measured.get(part, {}).get(metric)
+        return value if value is not None and isfinite(value) else None
+
+
+@dataclass
+class Results:
+    """All cells of one scale of a study.
+
+    Attributes:
+        study: Its name, or its file.
+        scale: For example ``small``.
+        command: What makes this file.
+        version: Of coterie.
+        torch: Its version.
+        machine: Processor, cores, threads.
+        cells: In the order of the study.
+    """
+
+    study: str
+    scale: str
+    command: str = ""
+    version: str = ""
+    torch: str = ""
+    machine: str = ""
+    cells: list[Result] = field(default_factory=list)
+
+
+def load_results(path: str | Path) -> Results:
+    """Read a results file.
+
+    Raises:
+        UserError: It cannot be read or is no such file; the line names it and what is wrong.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or "not readable"
+        raise UserError(f"{path}: cannot be read ({reason}); name a file that coterie study wrote") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run its study again to another file") from error
+    try:
+        head = _checked(Results, content, "the file")
+        cells = [_result(each, f"cell {place}") for place, each in enumerate(head.get("cells", []))]
+        key, times = Counter(each.key for each in cells).most_common(1)[0] if cells else ((), 1)
+        if times > 1:
+            raise ValueError(f"the cell {'/'.join(map(str, key))} is there twice")
+        return Results(**{**head, "cells": cells})
+    except ValueError as error:
+        raise UserError(f"{path}: no results of a study ({error}); name a file that coterie study wrote") from error
+
+
+def save_results(path: str | Path, results: Results) -> None:
+    """Write a results file, whole or not at all; a cell on a line, so that what changed can be seen.
+
+    Figures that are not finite are written as null, since JSON has none.
+    """
+    head = {each.name: getattr(results, each.name) for each in fields(Results) if each.name != "cells"}
+    lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in head.items()]
+    cells = ",\n".join(_json(asdict(cell)) for cell in results.cells)
+    write_text(Path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("study", "scale", "command", "version", "torch", "machine", "data", "network", "row"), (str,)),
+    **dict.fromkeys(("configuration", "measured", "cost"), (dict,)),
+    **{"cells": (list,), "seed": (int,), "seconds": (int, float), "training_flops": (int, float, type(None))},
+    "failed": (str, type(None)),
+}
+
+
+def _checked(kind: type, content: Any, what: str) -> dict[str, Any]:
+    """The content, if its keys and their types are those of the dataclass."""
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{what} is no mapping")
+    names = [each.name for each in fields(kind)]
+    needed = ("study", "scale", "cells") if kind is Results else ("data", "network", "row", "seed")
+    for name in needed:
+        if name not in content:
+            raise ValueError(f"{what} has no '{name}'")
+    for name, value in content.items():
+        if name not in names:
+            raise ValueError(f"{what} has an unknown key '{name}'")
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+            raise ValueError(f"{what}: '{name}' is {json.dumps(value)[:40]}")
+    return dict(content)
+
+
+def _result(content: Any, what: str) -> Result:
+    found = _checked(Result, content, what)
+    for name in ("measured", "cost"):
+        for part, figures in found.get(name, {}).items():
+            for metric, value in (figures if isinstance(figures, dict) else {"": "?"}).items():
+                if not isinstance(value, int | float | None) or isinstance(value, bool):
+                    raise ValueError(f"{what}: '{name}' of '{part}' is no mapping of names to numbers, see '{metric}'")
+    return Result(**found)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value

@@ -1,0 +1,95 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from coterie import UserError
+from coterie.studies.results import Result, Results, load_results, save_results
+
+CELL = Result(
+    "glyphs",
+    "resnet8",
+    "one",
+    0,
+    configuration={"method": {"name": "one"}, "seed": 0},
+    command="coterie train --config c.yaml",
+    measured={"target": {"error": 21.25, "nll": None}, "ensemble": {"error": 20.0}},
+    cost={"target": {"parameters": 78042, "flops": 24600000}},
+    training_flops=1.2e13,
+    seconds=40.2,
+)
+FAILED = Result("glyphs", "resnet8", "one", 1, failed="killed: out of memory")
+RESULTS = Results("one", "small", "coterie study one", "0.1.0", "2.14.1", "two cores", [CELL, FAILED])
+
+
+def test_results_come_back_as_they_were_a_cell_on_a_line(tmp_path):
+    path = tmp_path / "one.json"
+    save_results(path, RESULTS)
+    assert load_results(path) == RESULTS
+    assert json.loads(path.read_text())["cells"][1]["failed"] == "killed: out of memory"
+    lines = path.read_text().splitlines()
+    assert sum('"data": "glyphs"' in line for line in lines) == 2
+    assert [each.name for each in tmp_path.iterdir()] == ["one.json"]
+
+
+def test_what_is_not_finite_is_null_and_no_figure(tmp_path):
+    cell = replace(CELL, measured={"target": {"error": float("nan"), "nll": float("inf")}})
+    assert cell.figure("target", "error") is None
+    save_results(tmp_path / "r.json", replace(RESULTS, cells=[cell]))
+    assert "NaN" not in (tmp_path / "r.json").read_text()
+    (back,) = load_results(tmp_path / "r.json").cells
+    assert back.measured == {"target": {"error": None, "nll": None}}
+    assert CELL.figure("target", "error") == 21.25
+    assert CELL.figure("target", "nll") is CELL.figure("leader", "error") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "the file is no mapping"),
+        ('{"study": "one", "cells": []}', "the file has no 'scale'"),
+        ('{"study": "one", "scale": "small", "cells": {}}', "'cells' is {}"),
+        ('{"study": "one", "scale": "small", "cells": [3]}', "cell 0 is no mapping"),
+        ('{"study": "one", "scale": "small", "cells": [{"data": "d"}]}', "cell 0 has no 'network'"),
+        ('{"study": "one", "scale": "small", "cells": [], "runs": 1}', "unknown key 'runs'"),
+    ],
+)
+def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said):
+    path = tmp_path / "r.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_results(path)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"seed": "0"}, "'seed' is \"0\""),
+        ({"seed": True}, "'seed' is true"),
+        ({"measured": {"target": 3}}, "'measured' of 'target'"),
+        ({"measured": {"target": {"error": "3"}}}, "see 'error'"),
+        ({"failed": 1}, "'failed' is 1"),
+    ],
+)
+def test_a_wrong_cell_is_named(tmp_path, changed, said):
+    cell = {"data": "d", "network": "n", "row": "r", "seed": 0} | changed
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"study": "one", "scale": "small", "cells": [cell]}))
+    with pytest.raises(UserError, match="cell 0") as caught:
+        load_results(path)
+    assert said in str(caught.value)
+
+
+def test_a_cell_that_is_there_twice_is_refused(tmp_path):
+    save_results(tmp_path / "r.json", replace(RESULTS, cells=[CELL, CELL]))
+    with pytest.raises(UserError, match="glyphs/resnet8/one/0 is there twice"):
+        load_results(tmp_path / "r.json")
+
+
+def test_no_file_is_said_so(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        load_results(tmp_path / "none.json")
