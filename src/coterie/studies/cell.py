@@ -1,0 +1,139 @@
+"""One cell of a study: train, measure, and say what it cost."""
+
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coterie.data import ImageData, load
+from coterie.methods import Method, method_class
+from coterie.networks.zoo import Network
+from coterie.run import Run
+from coterie.studies.analyses import MEASURES
+from coterie.studies.experiments import experiment
+from coterie.studies.results import Figures, Result
+from coterie.studies.study import Cell, folder
+from coterie.training import recipe_class, train
+from coterie.training.interrupt import Interrupted
+from coterie.training.recipes import Recipe
+
+
+def run_cell(cell: Cell, runs: Path, taught: float = 0.0) -> Result | None:
+    """Run a cell, going on where it was stopped.
+
+    Args:
+        cell: What is run.
+        runs: The folder of the Runs.
+        taught: FLOPs of the trainings of its teachers.
+
+    Returns:
+        What was measured, or why it failed; None where a signal stopped it.
+    """
+    started = time.perf_counter()
+    try:
+        measured = _experiment(cell, started) if "experiment" in cell.configuration else _training(cell, runs, taught)
+    except Interrupted:
+        return None
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        return failed(cell, why if type(error).__name__ == "UserError" else f"{type(error).__name__}: {why}")
+    return measured
+
+
+def failed(cell: Cell, why: str) -> Result:
+    """The result of a cell that could not be measured."""
+    return Result(*cell.key, configuration(cell), command(cell), failed=why)
+
+
+def configuration(cell: Cell) -> dict[str, Any]:
+    """What a cell's result depends on."""
+    return cell.configuration | ({"measures": list(cell.measures)} if cell.measures else {})
+
+
+def method_of(configuration: Mapping[str, Any]) -> Method:
+    """The method of a cell, with its network."""
+    options = {key: _tuple(value) for key, value in configuration["method"].items() if key != "name"}
+    return method_class(configuration["method"]["name"])(network=Network(**configuration["network"]), **options)
+
+
+def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
+    """The recipe of a cell."""
+    options = dict(configuration.get("recipe") or {})
+    return recipe_class(options.pop("name", "short"))(**options)
+
+
+def command(cell: Cell) -> str:
+    """The command line that repeats a cell by itself."""
+    if "experiment" in cell.configuration:
+        return ""
+    words = []
+    for option, value in cell.configuration.items():
+        nested = value if isinstance(value, dict) else {}
+        if not nested:
+            words += [f"--{option}", _text(value)]
+        for name, each in nested.items():
+            words += [f"--{option}" if name == "name" else f"--{option}.{name}", _text(each)]
+    return shlex.join(["coterie", "train", *words])
+
+
+def _text(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...").strip()
+
+
+def _training(cell: Cell, runs: Path, taught: float) -> Result:
+    started, config = time.perf_counter(), cell.configuration
+    data = load(**{key: _tuple(value) for key, value in config["data"].items()})
+    run = train(
+        method_of(config),
+        data,
+        epochs=config["epochs"],
+        out=folder(cell, runs),
+        batch_size=config.get("batch_size"),
+        seed=cell.seed,
+        recipe=recipe_of(config),
+        resume=True,
+        precision=config.get("precision", "auto"),
+        threads=config.get("threads"),
+        compile=config.get("compile", False),
+        tensorboard=False,
+        progress=False,
+    )
+    card = run.card
+    flops = card["training_flops"]
+    return Result(
+        *cell.key,
+        configuration(cell),
+        command(cell),
+        measured=_figures(cell, run, data),
+        cost={part: dict(costs) for part, costs in card["cost"].items() if part != "training"},
+        training_flops=None if flops is None else flops + taught,
+        seconds=round(max(card["seconds"], time.perf_counter() - started), 1),
+    )
+
+
+def _figures(cell: Cell, run: Run, data: ImageData) -> Figures:
+    """On the test images as the card has them; on the training images as the last epoch saw them; the analyses."""
+    figures: Figures = {part: dict(values) for part, values in run.card["test"].items()}
+    for name, value in run.metrics[-1].items():
+        part = name.removeprefix("train_error_")
+        if part != name and part in figures:
+            figures[part]["train_error"] = float(value)
+    for measure in cell.measures:
+        for part, values in MEASURES[measure](run, data).items():
+            figures.setdefault(part, {}).update(values)
+    return figures
+
+
+def _experiment(cell: Cell, started: float) -> Result:
+    options = dict(cell.configuration["experiment"])
+    measured = experiment(options.pop("name", ""))(options, cell.seed)
+    seconds = round(time.perf_counter() - started, 1)
+    return Result(*cell.key, configuration(cell), command(cell), measured=measured, seconds=seconds)
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,257 @@
+"""Runs a study's cells: those that are missing, side by side, each written down as soon as it is measured."""
+
+import os
+import platform
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import active_children, get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie import __version__
+from coterie.errors import UserError
+from coterie.studies.cell import configuration, failed, run_cell
+from coterie.studies.results import Result, Results, load_results, save_results
+from coterie.studies.study import Cell, Key, folder
+
+# A worker that ends without an answer is given its cell once more, alone.
+_TRIES = 2
+
+
+class Stopped(Exception):
+    """A signal came; what ran is kept, and the same command goes on."""
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """A training a GPU; without one, a training a core."""
+    return torch.cuda.device_count() or cores()
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return f"{model}, {cores()} cores, {', '.join(gpus) or 'no GPU'}"
+
+
+class Progress:
+    """A study's results so far: what is done, and what is to do.
+
+    Args:
+        path: The results file, gone on with if it is there.
+        head: What is said of the study, without cells.
+        cells: All of the study's, in order.
+        runs: The folder of the Runs.
+
+    Raises:
+        UserError: The file is another study's or scale's.
+    """
+
+    def __init__(self, path: Path, head: Results, cells: Sequence[Cell], runs: Path) -> None:
+        self.path, self.cells, self.runs = path, cells, runs
+        before = load_results(path) if path.exists() else head
+        if (before.study, before.scale) != (head.study, head.scale):
+            raise UserError(
+                f"--out {path}: holds {before.study} at scale {before.scale}; name another file for {head.study}, "
+                f"scale {head.scale}"
+            )
+        self.results = replace(head, version=__version__, torch=torch.__version__, machine=machine())
+        self.known: dict[Key, Result] = {result.key: result for result in before.cells}
+
+    def done(self, cell: Cell) -> bool:
+        """Whether it was measured in this configuration."""
+        result = self.known.get(cell.key)
+        return result is not None and result.failed is None and result.configuration == configuration(cell)
+
+    def missing(self, chosen: Iterable[Cell]) -> list[Cell]:
+        """What is to run, teachers first: chosen cells that are not done, and teachers whose Run is not there."""
+        by_key, wanted = {cell.key: cell for cell in self.cells}, dict[Key, Cell]()
+
+        def want(cell: Cell) -> None:
+            for key in cell.needs:
+                teacher = by_key[key]
+                if not self.done(teacher) or not (folder(teacher, self.runs) / "model.json").is_file():
+                    want(teacher)
+            wanted.setdefault(cell.key, cell)
+
+        for cell in chosen:
+            if not self.done(cell):
+                want(cell)
+        return list(wanted.values())
+
+    def add(self, result: Result) -> None:
+        """Keep a result, and write the file: the study's cells in its order."""
+        self.known[result.key] = result
+        self.results.cells = [self.known[cell.key] for cell in self.cells if cell.key in self.known]
+        save_results(self.path, self.results)
+
+
+class Scheduler:
+    """Runs cells side by side, each when its teachers are there.
+
+    Args:
+        progress: Keeps the results.
+        todo: As from :meth:`Progress.missing`.
+        pools: Makes what runs functions elsewhere; asked again where its processes died.
+        workers: How many cells run at a time.
+    """
+
+    def __init__(self, progress: Progress, todo: Iterable[Cell], pools: Callable[[], Executor], workers: int) -> None:
+        self.progress, self.pools, self.workers = progress, pools, workers
+        self.waiting = {cell.key: cell for cell in todo}
+        self.running: dict[Future[Result | None], Cell] = {}
+        self.suspects: dict[Key, int] = {}  # cells whose process died, and how often
+
+    def run(self) -> Iterator[Result]:
+        """Every result, when it is written.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came; trainings have written their checkpoints.
+        """
+        self.pool = self.pools()
+        try:
+            with _interrupts():
+                while self.waiting or self.running:
+                    self._submit()
+                    for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+                        if future in self.running and (result := self._result(future)) is not None:
+                            self.progress.add(result)
+                            yield result
+        except KeyboardInterrupt:
+            for child in active_children():
+                child.terminate()  # SIGTERM, at which a training writes its checkpoint
+            raise Stopped from None
+        finally:
+            self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self) -> None:
+        """Fill the workers; what a process died of is run alone."""
+        known = self.progress.known
+        for cell in list(self.waiting.values()):
+            room = 1 if self.suspects.keys() & {cell.key, *(each.key for each in self.running.values())} else self.workers
+            if len(self.running) >= room or any(key in self._ahead for key in cell.needs):
+                continue
+            blamed = next((key for key in cell.needs if known[key].failed is not None), None)
+            taught = sum(known[key].training_flops or 0.0 for key in dict.fromkeys(cell.needs))
+            del self.waiting[cell.key]
+            if blamed is None:
+                future = self.pool.submit(run_cell, cell, self.progress.runs, taught)
+            else:
+                future = Future()
+                future.set_result(failed(cell, f"its teacher failed: {'/'.join(map(str, blamed))}"))
+            self.running[future] = cell
+
+    @property
+    def _ahead(self) -> set[Key]:
+        """What is not done yet."""
+        return {*self.waiting, *(cell.key for cell in self.running.values())}
+
+    def _result(self, future: Future[Result | None]) -> Result | None:
+        """What a finished future gives; None where its cell runs again."""
+        cell = self.running[future]
+        try:
+            result = future.result()
+        except BrokenExecutor:
+            return self._after_death(cell)
+        except Exception as error:  # of a machine far away
+            result = failed(cell, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        if result is None:
+            raise KeyboardInterrupt
+        del self.running[future]
+        self.suspects.pop(cell.key, None)
+        return result
+
+    def _after_death(self, cell: Cell) -> Result | None:
+        """A process died, and with it the pool: all that ran is run again, one by one, but what died twice."""
+        for each in self.running.values():
+            self.suspects[each.key] = self.suspects.get(each.key, 0) + 1
+        again = {each.key: each for each in self.running.values()}
+        self.running.clear()
+        self.pool = self.pools()
+        self.waiting = again | self.waiting
+        if self.suspects[cell.key] < _TRIES:
+            return None
+        del self.waiting[cell.key], self.suspects[cell.key]
+        return failed(cell, "its process died twice; was memory short?")
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Processes of this machine, each with its share of the cores, or a GPU of its own."""
+    context = get_context("spawn")
+    places: Queue[int] = context.Queue()
+    for index in range(workers):
+        places.put(index)
+    given = (places, max(1, cores() // workers), torch.cuda.device_count())
+    return ProcessPoolExecutor(workers, context, initializer=_settle, initargs=given)
+
+
+def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which stops the others in order
+    torch.set_num_threads(threads)
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(places.get() % gpus)
+
+
+class RayExecutor(Executor):
+    """The processes of a Ray cluster (``pip install coterie[ray]``), which see the same folders.
+
+    Args:
+        address: Of the cluster; ``auto`` for the one that runs here, ``local`` to start one.
+
+    Raises:
+        UserError: Ray is not installed, or nothing answers there.
+    """
+
+    def __init__(self, address: str) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--ray needs Ray; install it with: pip install 'coterie[ray]'") from error
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"--ray {address}: {' '.join(str(error).split())[:150]}") from error
+        self.ray = ray
+        gpus = ray.cluster_resources().get("GPU", 0)
+        self.workers = int(gpus or ray.cluster_resources()["CPU"])
+        self.remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(_there)
+
+    def submit(self, function: Callable[..., Any], /, *given: Any, **options: Any) -> Future[Any]:
+        """Run a function on any machine of the cluster."""
+        future: Future[Any] = self.remote.remote(os.getcwd(), function, *given, **options).future()
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the cluster."""
+        self.ray.shutdown()
+
+
+def _there(folder: str, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    return function(*given, **options)
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
