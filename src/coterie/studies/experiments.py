@@ -1,0 +1,13 @@
+"""Experiments by name: what a study's row may be instead of a training of the harness."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from coterie.studies.multiview.selection import selection
+from coterie.studies.multiview.theorems import theorems
+
+# Options and a seed to, for each part, its metrics.
+EXPERIMENTS: dict[str, Callable[[Mapping[str, Any], int], dict[str, dict[str, float | None]]]] = {
+    "multiview-selection": selection,
+    "multiview-theorems": theorems,
+}
