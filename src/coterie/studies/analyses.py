@@ -1,0 +1,167 @@
+"""Analyses of what a cell of a study has trained: flatness, diversity, generalisation.
+
+Each is a function of a finished Run and its data, and gives part -> metric -> figure. Errors are in percent of images,
+their differences in points, NLL in nats.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations, permutations
+
+import torch
+from torch import Tensor, nn
+
+from coterie.data import Batch, ImageData, Images, evaluation_batches
+from coterie.data.splits import stratified
+from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
+from coterie.losses import kl_divergence
+from coterie.run import Run
+
+Figures = dict[str, dict[str, float]]
+
+DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
+_DIRECTIONS, _IMAGES = 5, 2000
+
+
+def flatness(run: Run, data: ImageData) -> Figures:
+    """How much worse the deployable network gets when its weights are moved at random.
+
+    ``flatness_D`` is the increase of the test error (points) and ``flatness_nll_D`` that of the test NLL at relative
+    distance D (:func:`perturbed`), the mean of five directions that are the same for networks of one architecture, on
+    up to 2,000 test images, stratified.
+
+    That ONE's parameters lie in a flatter place is shown so by Lan, Zhu, Gong (2018, section on model generalisation):
+    θ* + d v for random directions v; their distances and how v is scaled are not verified, so that these figures
+    compare with each other alone.
+    """
+    network = run.model
+    few = min(_IMAGES, len(data.test))
+    images = data.test.subset(stratified(data.test.labels, few, seed=0)[0])
+    batches = list(evaluation_batches(data, images))
+    before, found = _errors(network, batches), dict[str, float]()
+    for distance in DISTANCES:
+        moved = []
+        for seed in range(_DIRECTIONS):
+            with perturbed(network, distance, seed):
+                moved.append(_errors(network, batches))
+        for metric, name in (("error", "flatness"), ("nll", "flatness_nll")):
+            worse = sum(each[metric] for each in moved) / len(moved) - before[metric]
+            found[f"{name}_{distance:g}"] = worse
+    return {run.student(): found}
+
+
+@contextmanager
+def perturbed(network: nn.Module, distance: float, seed: int) -> Iterator[None]:
+    """Move a network's weights in a random direction, and put them back exactly.
+
+    Each filter w (what makes one output channel of a convolution or linear layer) becomes w + d ‖w‖ v / ‖v‖ with v
+    from N(0, 1): filter normalisation (Li, Xu, Taylor, Studer, Goldstein, *Visualizing the loss landscape of neural
+    nets*, NeurIPS 2018, section 4), without which a network of larger weights would seem flatter. As there, biases and
+    the parameters of norms stay as they are. So do the running statistics of batch norms: what is moved is the network
+    that is deployed, and that has them fixed. They do not undo the normalisation: a filter scaled by c, and its
+    statistics with it, is moved c times as far, and the network computes the same.
+
+    Args:
+        network: Its parameters are changed inside the ``with`` only.
+        distance: d, relative to each filter's norm.
+        seed: Of the direction.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        with torch.no_grad():
+            for weight in weights:
+                direction = torch.randn(weight.shape, generator=generator).to(weight)
+                filters = weight.flatten(1).norm(dim=1) / direction.flatten(1).norm(dim=1)
+                weight.add_(direction * filters.view(-1, *[1] * (weight.dim() - 1)), alpha=distance)
+        yield
+    finally:
+        with torch.no_grad():
+            for weight, old in zip(weights, before, strict=True):
+                weight.copy_(old)
+
+
+def diversity(run: Run, data: ImageData) -> Figures:
+    """How differently the members of a run's ensemble answer on the test images, mean over pairs of members.
+
+    On part ``ensemble``: ``disagreement``, the percent of images that two members class differently;
+    ``error_correlation``, of whether they err (1: always on the same images; a pair with a member that errs on none, or
+    on all, has none and is left out); ``member_divergence``, KL between their predictions, in nats. Nothing for a run
+    without an ensemble.
+    """
+    if "ensemble" not in run.card["deliverables"]:
+        return {}
+    said = _said(run, "ensemble", data, data.test)
+    logits = said.logits
+    if logits.shape[1] < 2:
+        return {}
+    ordered = list(permutations(range(logits.shape[1]), 2))
+    apart = [kl_divergence(logits[:, one], logits[:, other]).item() for one, other in ordered]
+    found = {"disagreement": 100 * disagreement(logits), "member_divergence": sum(apart) / len(apart)}
+    correlation = error_correlation(logits, _right(said, data.test))
+    return {"ensemble": found if correlation is None else found | {"error_correlation": correlation}}
+
+
+def error_correlation(logits: Tensor, labels: Tensor) -> float | None:
+    """Pearson's correlation of whether two members err, mean over pairs; None where no pair has one.
+
+    Args:
+        logits: (N, m, C).
+        labels: (N,).
+    """
+    wrong = (logits.argmax(2) != labels[:, None]).double()
+    varying = [each for each in wrong.unbind(1) if 0 < each.mean() < 1]
+    found = [torch.corrcoef(torch.stack(pair))[0, 1].item() for pair in combinations(varying, 2)]
+    return sum(found) / len(found) if found else None
+
+
+def generalisation(run: Run, data: ImageData) -> Figures:
+    """What every part errs on the training images as they are, not augmented, and the gap to the test images.
+
+    For every deliverable and every member of an ensemble: ``clean_train_error`` (percent), ``clean_train_nll`` (nats),
+    ``generalisation_gap``, the test error minus that (points), and ``nll_gap``. Where training labels were made wrong
+    it is measured against the right ones, as ``coterie evaluate --split train`` does.
+    """
+    found: Figures = {}
+    for student in sorted(run.card["deliverables"], key=lambda name: name != "ensemble"):
+        if student in found:  # it was heard as a member of the ensemble
+            continue
+        train, test = (_by_part(run, student, data, images) for images in (data.train, data.test))
+        for part, learned in train.items():
+            found[part] = {
+                "clean_train_error": learned["error"],
+                "clean_train_nll": learned["nll"],
+                "generalisation_gap": test[part]["error"] - learned["error"],
+                "nll_gap": test[part]["nll"] - learned["nll"],
+            }
+    return found
+
+
+MEASURES: dict[str, Callable[[Run, ImageData], Figures]] = {
+    "flatness": flatness,
+    "diversity": diversity,
+    "generalisation": generalisation,
+}
+
+
+def _said(run: Run, student: str, data: ImageData, images: Images) -> Predictions:
+    return predict_batches(run.network(student), evaluation_batches(data, images))
+
+
+def _right(said: Predictions, images: Images) -> Tensor:
+    return said.labels if images.clean is None else torch.from_numpy(images.clean)
+
+
+def _by_part(run: Run, student: str, data: ImageData, images: Images) -> Figures:
+    """Errors and NLL of a deliverable, and of its members where it is a group of several."""
+    said = _said(run, student, data, images)
+    labels, members = _right(said, images), said.logits.shape[1] > 1
+    parts = said.by_name(run.card["peers"]) if members else {}
+    parts[student] = said.logits[:, 0] if said.ensemble is None else said.ensemble
+    return {part: errors_and_nll(logits, labels) for part, logits in parts.items()}
+
+
+def _errors(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+    said = predict_batches(network, batches)
+    return errors_and_nll(said.logits[:, 0] if said.ensemble is None else said.ensemble, said.labels)
