@@ -1,92 +1,144 @@
-"""``coterie study``: measure again what the documentation says."""
+"""``coterie study``: run a study, see what it will cost, or measure again which backbones branch."""
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import track
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from coterie.cli.arguments import new_parser
+from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
-from coterie.studies import backbones, rows, sweep
+from coterie.studies import runner, smoke
+from coterie.studies.results import Result, Results
+from coterie.studies.study import Cell, Scale, Study, load_study, study_names
 
 console = Console(highlight=False)
-_STUDIES = ("backbones",)
+_BACKBONES = "backbones"
 
 
 def study_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie study``."""
     parser = new_parser()
-    parser.add_argument("study", help=f"one of: {', '.join(_STUDIES)}")
+    names = ", ".join([*study_names(), _BACKBONES])
+    parser.add_argument("study", help=f"one of: {names}; or a YAML file of your own")
+    parser.add_argument("--scale", type=str, default="small", help="small fits two cores; paper is the published protocol")
+    parser.add_argument("--plan", action="store_true", help="say what it will cost, and run nothing")
+    parser.add_argument("--smoke", action="store_true", help="one cell of each table, two steps on random images")
+    parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
+    parser.add_argument("--seeds", type=int | None, default=None, help="the first so many; default all of the study's")
     parser.add_argument("--out", type=str | None, default=None, help="JSON file of results; goes on where it stopped")
+    parser.add_argument("--runs", type=str, default="runs/studies", help="folder of the trainings")
     parser.add_argument(
-        "--only", type=str, default="", help="regular expression on timm/FAMILY, torchvision/NAME; in a sweep timm/NAME"
+        "--workers", type=int | None, default=None, help="trainings side by side; default one a GPU, else one a core"
     )
-    parser.add_argument("--sweep", action="store_true", help="every architecture of timm's, on shapes alone")
+    parser.add_argument(
+        "--ray", type=str | None, default=None, help="address of a Ray cluster over the same folders; auto, or local"
+    )
+    parser.add_argument("--sweep", action="store_true", help="of backbones: every architecture of timm's, by shapes")
     return parser
 
 
 def run_study(given: Namespace) -> None:
-    """Run a study and print its table."""
-    if given.study not in _STUDIES:
-        raise unknown_name("study", given.study, _STUDIES)
-    try:
-        only = re.compile(given.only)
-    except re.error as error:
-        raise UserError(f"--only {given.only}: no regular expression ({error})") from error
-    path = Path(given.out) if given.out else None
+    """Run a study's missing cells, or say what it will cost."""
+    out = Path(given.out) if given.out else None
+    if given.study == _BACKBONES:
+        run_backbones(out, given.only, given.sweep)
+        return
     if given.sweep:
-        _sweep(path, only)
-    else:
-        _backbones(path, only)
+        raise UserError("--sweep is an option of the study 'backbones'; leave it out")
+    if given.study not in study_names() and not given.study.endswith((".yaml", ".yml")):
+        raise unknown_name("study", given.study, [*study_names(), _BACKBONES])
+    study = load_study(given.study)
+    scale, only = study.scale(given.scale), expression(given.only)
+    if given.smoke:
+        _smoke(scale)
+        return
+    runs = Path(given.runs)
+    cells = scale.cells(runs)
+    chosen = [cell for cell in cells if only.search(cell.name) and (given.seeds is None or cell.seed < given.seeds)]
+    if not chosen:
+        raise UserError(f"--only {given.only}: no cell of study '{study.name}'; cells are named as {cells[0].name}")
+    words = ["coterie", "study", given.study, "--scale", given.scale]
+    head = Results(given.study, given.scale, " ".join(words))
+    progress = runner.Progress(out or Path(f"{study.name}-{given.scale}.json"), head, cells, runs)
+    todo = progress.missing(chosen)
+    if given.plan:
+        _plan(study, scale, progress, chosen, todo)
+        return
+    _run(progress, todo, given.workers, given.ray)
 
 
-def _backbones(path: Path | None, only: re.Pattern[str]) -> None:
-    done = rows.load_rows(path, backbones.Row) if path else []
-    known = {row.family: row.name for row in done}
-    chosen = [family for family in backbones.family_names() if only.search(f"timm/{family}")]
-    names = [(family, known.get(family) or f"timm/{backbones.smallest(family)}") for family in _shown(chosen)]
-    names += [("torchvision", name) for name in backbones.torchvision_names() if only.search(name)]
-    _follow(rows.going_on(names, done, backbones.backbones, path), names, done)
-    table = Table("network", "pixels", "cut", "tail % FLOPs", "values", "exact", "gradients", "step", "state", "s")
-    for row in done:
-        flags = ("yes" if flag else "no" for flag in (row.exact, row.gradients, row.steps, row.state))
-        share = f"{100 * row.tail_flops:.0f}"
-        table.add_row(row.name, str(row.image_size), row.at, share, str(row.crossing), *flags, f"{row.seconds:.0f}")
+def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, ray: str | None) -> None:
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers is {workers}; use 1 or more")
+    count = workers or runner.default_workers()
+    pools = partial(runner.process_pool, count)
+    if ray is not None:
+        cluster = runner.RayExecutor(ray)
+        count, pools = workers or cluster.workers, lambda: cluster  # type: ignore[assignment]
+    failed = 0
+    try:
+        with _bar() as bar:
+            task = bar.add_task("cells", total=len(todo))
+            for result in runner.Scheduler(progress, todo, pools, count).run():
+                failed += result.failed is not None
+                bar.console.print(_line(result), markup=False)
+                bar.advance(task)
+    except runner.Stopped:
+        raise UserError(f"stopped; {progress.path} keeps what is done, and the same command goes on") from None
+    done = sum(progress.done(cell) for cell in progress.cells)
+    console.print(f"{progress.path}: {done} of {len(progress.cells)} cells", markup=False)
+    if failed:
+        raise UserError(f"{failed} cells failed, see above; the same command tries them again")
+    console.print(f"next: coterie report {progress.path} --out study.html", markup=False)
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+def _line(result: Result) -> str:
+    name = "/".join(map(str, result.key))
+    if result.failed is not None:
+        return f"{name}: failed: {result.failed}"
+    errors = [f"{part} {figures['error']:.2f}" for part, figures in result.measured.items() if figures.get("error")]
+    return f"{name}: {', '.join(['error % ' + ' '.join(errors)] if errors else [])} {result.seconds:.0f} s"
+
+
+def _plan(
+    study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Cell], todo: Sequence[Cell]
+) -> None:
+    """Core-minutes by table, each cell with the first table that it stands in."""
+    table = Table("table", "cells", "to run", "core-minutes", "to run", "longest cell", title=study.title)
+    left, missing = {cell.key: cell for cell in chosen} | {cell.key: cell for cell in todo}, {cell.key for cell in todo}
+    everything = list(left.values())
+    for part in scale.tables:
+        keys = {(data, network, row) for data in part.data for network in part.networks for row in part.rows}
+        own = [cell for cell in list(left.values()) if cell.key[:3] in keys]
+        for cell in own:
+            del left[cell.key]
+        table.add_row(part.name, *_sums(own, missing))
+    if left:
+        table.add_row("teachers", *_sums(list(left.values()), missing))
+    table.add_section()
+    table.add_row("all", *_sums(everything, missing))
     console.print(table)
-    _failures((row.name, row.reason) for row in done if not row.passed)
-    for what, of in (("timm's families", True), ("torchvision's classifiers", False)):
-        part = [row for row in done if (row.family != "torchvision") == of]
-        console.print(f"{what}: {sum(row.passed for row in part)} of {len(part)}", markup=False)
+    wall = sum(cell.minutes for cell in todo) / runner.default_workers()
+    console.print(f"about {wall:.0f} minutes here, {runner.default_workers()} trainings side by side")
 
 
-def _sweep(path: Path | None, only: re.Pattern[str]) -> None:
-    done = rows.load_rows(path, sweep.SweepRow) if path else []
-    names = [pair for pair in sweep.architectures() if only.search(f"timm/{pair[1]}")]
-    _follow(rows.going_on(names, done, sweep.sweep, path), names, done)
-    found = sweep.condensed(done)
-    _failures((row.name, row.reason) for row in found["failures"])
-    console.print(
-        f"{found['branched']} of {found['of']} architectures branch, {found['traced']} of them by a trace; "
-        f"{found['seconds']} s",
-        markup=False,
-    )
+def _sums(cells: Sequence[Cell], missing: set[object]) -> list[str]:
+    to_run = [cell for cell in cells if cell.key in missing]
+    minutes = [f"{sum(cell.minutes for cell in each):.1f}" for each in (cells, to_run)]
+    longest = max((cell.minutes for cell in cells), default=0.0)
+    return [str(len(cells)), str(len(to_run)), *minutes, f"{longest:.1f} min"]
 
 
-def _follow(new: Iterator[Any], names: list[tuple[str, str]], done: list[Any]) -> None:
-    left = len({name for _, name in names} - {row.name for row in done})
-    for _ in track(new, "networks", total=left, console=Console(stderr=True)):
-        pass
-
-
-def _shown(families: list[str]) -> Iterable[str]:
-    return track(families, "the smallest of each family", console=Console(stderr=True))
-
-
-def _failures(found: Iterable[tuple[str, str]]) -> None:
-    for name, reason in found:
-        console.print(f"{name}: {reason}", markup=False)
+def _smoke(scale: Scale) -> None:
+    for name, line in smoke.smoke(scale):
+        console.print(f"{name}: {line}", markup=False)

@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from coterie.data import ImageData, load
+from coterie.errors import unknown_name
 from coterie.methods import Method, method_class
 from coterie.networks.zoo import Network
 from coterie.run import Run
 from coterie.studies.analyses import MEASURES
-from coterie.studies.experiments import experiment
+from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Cell, folder
 from coterie.training import recipe_class, train
@@ -130,7 +131,10 @@ def _figures(cell: Cell, run: Run, data: ImageData) -> Figures:
 
 def _experiment(cell: Cell, started: float) -> Result:
     options = dict(cell.configuration["experiment"])
-    measured = experiment(options.pop("name", ""))(options, cell.seed)
+    name = options.pop("name", "")
+    if name not in EXPERIMENTS:
+        raise unknown_name("experiment", name, EXPERIMENTS)
+    measured = EXPERIMENTS[name](options, cell.seed)
     seconds = round(time.perf_counter() - started, 1)
     return Result(*cell.key, configuration(cell), command(cell), measured=measured, seconds=seconds)
 

@@ -191,6 +191,7 @@ class Scale:
 class _Cells:
     def __init__(self, scale: Scale, runs: Path) -> None:
         self.scale, self.runs, self.found = scale, runs, dict[Key, Cell]()
+        self.begun: list[Key] = []  # cells whose teachers are being looked for
 
     def all(self) -> dict[Key, Cell]:
         for table in self.scale.tables:
@@ -200,7 +201,11 @@ class _Cells:
 
     def add(self, key: Key, table: Table) -> Cell:
         """The cell, with the measures of all tables that it stands in."""
+        if key in self.begun:
+            raise UserError(f"table '{table.name}': row '{key[2]}' learns from itself; name another row after '@'")
+        self.begun.append(key)
         configuration, needs = self.configuration(key, table)
+        self.begun.remove(key)
         before = self.found.get(key)
         measures = dict.fromkeys([*(before.measures if before else ()), *table.measures])
         minutes = before.minutes if before else table.minutes_of(key[2])

@@ -1,0 +1,89 @@
+"""``coterie study backbones``: measure again which backbones branch."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from coterie.errors import UserError
+from coterie.studies import backbones, rows, sweep
+
+console = Console(highlight=False)
+
+
+def run_backbones(path: Path | None, pattern: str, whole: bool) -> None:
+    """Run the study of backbones and print its table.
+
+    Args:
+        path: JSON file of results, gone on with.
+        pattern: Regular expression on ``timm/FAMILY`` and ``torchvision/NAME``; in a sweep on ``timm/NAME``.
+        whole: Every architecture of timm's, on shapes alone.
+    """
+    only = expression(pattern)
+    if whole:
+        _sweep(path, only)
+    else:
+        _backbones(path, only)
+
+
+def expression(pattern: str) -> re.Pattern[str]:
+    """``--only`` as a regular expression.
+
+    Raises:
+        UserError: It is none.
+    """
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"--only {pattern}: no regular expression ({error})") from error
+
+
+def _backbones(path: Path | None, only: re.Pattern[str]) -> None:
+    done = rows.load_rows(path, backbones.Row) if path else []
+    known = {row.family: row.name for row in done}
+    chosen = [family for family in backbones.family_names() if only.search(f"timm/{family}")]
+    names = [(family, known.get(family) or f"timm/{backbones.smallest(family)}") for family in _shown(chosen)]
+    names += [("torchvision", name) for name in backbones.torchvision_names() if only.search(name)]
+    _follow(rows.going_on(names, done, backbones.backbones, path), names, done)
+    table = Table("network", "pixels", "cut", "tail % FLOPs", "values", "exact", "gradients", "step", "state", "s")
+    for row in done:
+        flags = ("yes" if flag else "no" for flag in (row.exact, row.gradients, row.steps, row.state))
+        share = f"{100 * row.tail_flops:.0f}"
+        table.add_row(row.name, str(row.image_size), row.at, share, str(row.crossing), *flags, f"{row.seconds:.0f}")
+    console.print(table)
+    _failures((row.name, row.reason) for row in done if not row.passed)
+    for what, of in (("timm's families", True), ("torchvision's classifiers", False)):
+        part = [row for row in done if (row.family != "torchvision") == of]
+        console.print(f"{what}: {sum(row.passed for row in part)} of {len(part)}", markup=False)
+
+
+def _sweep(path: Path | None, only: re.Pattern[str]) -> None:
+    done = rows.load_rows(path, sweep.SweepRow) if path else []
+    names = [pair for pair in sweep.architectures() if only.search(f"timm/{pair[1]}")]
+    _follow(rows.going_on(names, done, sweep.sweep, path), names, done)
+    found = sweep.condensed(done)
+    _failures((row.name, row.reason) for row in found["failures"])
+    console.print(
+        f"{found['branched']} of {found['of']} architectures branch, {found['traced']} of them by a trace; "
+        f"{found['seconds']} s",
+        markup=False,
+    )
+
+
+def _follow(new: Iterator[Any], names: list[tuple[str, str]], done: list[Any]) -> None:
+    left = len({name for _, name in names} - {row.name for row in done})
+    for _ in track(new, "networks", total=left, console=Console(stderr=True)):
+        pass
+
+
+def _shown(families: list[str]) -> Iterable[str]:
+    return track(families, "the smallest of each family", console=Console(stderr=True))
+
+
+def _failures(found: Iterable[tuple[str, str]]) -> None:
+    for name, reason in found:
+        console.print(f"{name}: {reason}", markup=False)
