@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import coterie
+from coterie.errors import UserError
 from coterie.methods import One
 from coterie.training import precision
 from toys import go, weights
@@ -56,3 +57,18 @@ def test_a_trial_leaves_the_run_as_it_was(digits, tmp_path):
     tried = go(One(network="resnet8"), digits, tmp_path / "tried", precision="trial", epochs=1)
     told = go(One(network="resnet8"), digits, tmp_path / "told", precision=tried.config["precision"], epochs=1)
     assert all(torch.equal(value, weights(told)[key]) for key, value in weights(tried).items())
+
+
+def test_the_test_images_are_looked_at_as_often_as_asked(digits, tmp_path):
+    from coterie.methods import Vanilla
+
+    options = {"batch_size": 80, "progress": False, "tensorboard": False}
+    often = coterie.train(Vanilla(network="resnet8"), digits, epochs=5, out=tmp_path / "often", **options)
+    seldom = coterie.train(
+        Vanilla(network="resnet8"), digits, epochs=5, out=tmp_path / "seldom", test_every=2, **options
+    )
+    assert [row["epoch"] for row in seldom.metrics if "test_error_target" in row] == [2, 4, 5]
+    assert seldom.card["test"] == often.card["test"]
+    assert seldom.metrics[3]["test_error_target"] == often.metrics[3]["test_error_target"]
+    with pytest.raises(UserError, match="--test_every is 0"):
+        coterie.train(Vanilla(network="resnet8"), digits, epochs=1, out=tmp_path / "never", test_every=0, **options)

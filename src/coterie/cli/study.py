@@ -14,7 +14,7 @@ from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
 from coterie.studies import runner, smoke
 from coterie.studies.results import Result, Results
-from coterie.studies.study import Cell, Scale, Study, load_study, study_names
+from coterie.studies.study import Cell, Key, Scale, Study, load_study, study_names
 
 console = Console(highlight=False)
 _BACKBONES = "backbones"
@@ -25,7 +25,9 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser = new_parser()
     names = ", ".join([*study_names(), _BACKBONES])
     parser.add_argument("study", help=f"one of: {names}; or a YAML file of your own")
-    parser.add_argument("--scale", type=str, default="small", help="small fits two cores; paper is the published protocol")
+    parser.add_argument(
+        "--scale", type=str, default="small", help="small fits two cores; paper is the published protocol"
+    )
     parser.add_argument("--plan", action="store_true", help="say what it will cost, and run nothing")
     parser.add_argument("--smoke", action="store_true", help="one cell of each table, two steps on random images")
     parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
@@ -110,9 +112,7 @@ def _line(result: Result) -> str:
     return f"{name}: {', '.join(['error % ' + ' '.join(errors)] if errors else [])} {result.seconds:.0f} s"
 
 
-def _plan(
-    study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Cell], todo: Sequence[Cell]
-) -> None:
+def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Cell], todo: Sequence[Cell]) -> None:
     """Core-minutes by table, each cell with the first table that it stands in."""
     table = Table("table", "cells", "to run", "core-minutes", "to run", "longest cell", title=study.title)
     left, missing = {cell.key: cell for cell in chosen} | {cell.key: cell for cell in todo}, {cell.key for cell in todo}
@@ -132,7 +132,7 @@ def _plan(
     console.print(f"about {wall:.0f} minutes here, {runner.default_workers()} trainings side by side")
 
 
-def _sums(cells: Sequence[Cell], missing: set[object]) -> list[str]:
+def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:
     to_run = [cell for cell in cells if cell.key in missing]
     minutes = [f"{sum(cell.minutes for cell in each):.1f}" for each in (cells, to_run)]
     longest = max((cell.minutes for cell in cells), default=0.0)

@@ -45,6 +45,7 @@ def train_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="where to train")
     parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
+    parser.add_argument("--test_every", type=int, default=1, help="epochs between looks at the test images")
     parser.add_argument("--tensorboard", type=bool, default=True, help="write figures for TensorBoard too")
     return parser
 
@@ -79,6 +80,7 @@ def run_train(given: Namespace) -> None:
         threads=given.threads,
         device=given.device,
         compile=given.compile,
+        test_every=given.test_every,
         tensorboard=given.tensorboard,
     )
     processes = PartialState()

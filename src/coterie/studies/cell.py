@@ -100,6 +100,7 @@ def _training(cell: Cell, runs: Path, taught: float) -> Result:
         precision=config.get("precision", "auto"),
         threads=config.get("threads"),
         compile=config.get("compile", False),
+        test_every=config.get("test_every", config["epochs"]),  # a study reads the last figures only
         tensorboard=False,
         progress=False,
     )

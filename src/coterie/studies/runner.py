@@ -143,7 +143,9 @@ class Scheduler:
         """Fill the workers; what a process died of is run alone."""
         known = self.progress.known
         for cell in list(self.waiting.values()):
-            room = 1 if self.suspects.keys() & {cell.key, *(each.key for each in self.running.values())} else self.workers
+            room = (
+                1 if self.suspects.keys() & {cell.key, *(each.key for each in self.running.values())} else self.workers
+            )
             if len(self.running) >= room or any(key in self._ahead for key in cell.needs):
                 continue
             blamed = next((key for key in cell.needs if known[key].failed is not None), None)

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch
 from coterie.data import ImageData
 from coterie.data.base import Resident
 from coterie.studies.cell import method_of, recipe_of
-from coterie.studies.study import Cell, Scale
+from coterie.studies.study import Cell, Scale, folder
 from coterie.training import train
 
 # Images of the sizes of the data sets that may not be here: classes, channels, side.
@@ -26,3 +25,56 @@ _SHAPES = {
     "glyphs": (200, 1, 32),
 }
 _IMAGES, _BATCH = 16, 8
+
+
+def smoke(scale: Scale) -> Iterator[tuple[str, str]]:
+    """Train the first cell of the last row of each table, and its teachers, for two steps.
+
+    Yields:
+        The cell's name, and what came of it in a few words.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        runs = Path(place)
+        cells = {cell.key: cell for cell in scale.cells(runs)}
+        done: set[Path] = set()
+        for table in scale.tables:
+            key = next(iter(product(table.data, table.networks, table.rows[-1:])))
+            cell = cells[(*key, 0)]
+            if "experiment" in cell.configuration:
+                yield f"{table.name}: {cell.name}", "an experiment, not a training: nothing to try"
+                continue
+            for each in [*(cells[need] for need in cell.needs), cell]:
+                if (where := folder(each, runs)) not in done:
+                    _train(each, where)
+                    done.add(where)
+            yield f"{table.name}: {cell.name}", "runs"
+
+
+def _train(cell: Cell, out: Path) -> None:
+    config = cell.configuration
+    method = method_of(config)
+    method.epochs = {}
+    data = stand_in(str(config["data"]["name"]))
+    train(
+        method, data, epochs=1, out=out, batch_size=_BATCH, recipe=recipe_of(config), tensorboard=False, progress=False
+    )
+
+
+def stand_in(name: str) -> ImageData:
+    """Random images of a data set's classes, channels and size; ImageNet's smaller, for speed."""
+    classes, channels, side = _SHAPES[name]
+    pixels = torch.randint(0, 256, (_IMAGES, side, side, channels), generator=torch.Generator().manual_seed(0))
+    images = Resident(pixels.byte(), np.arange(_IMAGES, dtype=np.int64) % classes)
+    return ImageData(
+        name=name,
+        classes=tuple(str(index) for index in range(classes)),
+        image_size=(side, side),
+        channels=channels,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+        train=images,
+        test=images,
+        validation=images,
+        augment="none",
+        options={"name": name},
+    )

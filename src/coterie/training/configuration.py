@@ -28,6 +28,7 @@ class Options:
     threads: int | None
     device: str
     compile: bool
+    test_every: int = 1
 
     def fitted(self, data: ImageData, say: Callable[[str], None]) -> "Options":
         """Checked against the data, the default batch size shrunk to them.
@@ -40,6 +41,8 @@ class Options:
             raise UserError(f"--epochs is {self.epochs}; use 1 or more")
         if self.threads is not None and self.threads < 1:
             raise UserError(f"--threads is {self.threads}; use 1 or more")
+        if self.test_every < 1:
+            raise UserError(f"--test_every is {self.test_every}; use 1 or more epochs")
         if count < 2:
             raise UserError(f"data '{data.name}' has {count} training image; batch norm needs two or more")
         if self.batch_size is None:
@@ -81,6 +84,7 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
         "threads": options.threads,
         "device": options.device,
         "compile": options.compile,
+        "test_every": options.test_every,
     }
 
 

@@ -46,6 +46,7 @@ def train(
     threads: int | None = None,
     device: DeviceChoice = "auto",
     compile: bool = False,
+    test_every: int = 1,
     tensorboard: bool = True,
     progress: bool = True,
 ) -> Run:
@@ -64,6 +65,7 @@ def train(
         threads: CPU threads; None for PyTorch's own choice.
         device: ``auto`` takes CUDA or MPS where present.
         compile: Whether the network goes through torch.compile.
+        test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
         tensorboard: Whether figures are also written for TensorBoard.
         progress: Whether anything is printed.
 
@@ -71,7 +73,7 @@ def train(
         UserError: An option is wrong, the folder exists, the checkpoint does not fit, the loss became NaN.
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
-    options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile)
+    options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile, test_every)
     path = Path(out)
     accelerator = make_accelerator(device)
     if device in ("cuda", "mps") and accelerator.device.type != device:
@@ -103,7 +105,7 @@ def train(
         data, accelerator, options.recipe, options.batch_size or 0, seed, options.precision, reporter, compile
     )
     with _writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
-        _Training(path, method, spec, setting, stop, writer).run(first, iterator)
+        _Training(path, method, spec, setting, stop, writer, test_every).run(first, iterator)
     accelerator.wait_for_everyone()  # all is written
     return Run(path, _own(method))
 
@@ -111,9 +113,18 @@ def train(
 class _Training:
     """The stages of one run in order."""
 
-    def __init__(self, path: Path, method: Method, spec: Spec, setting: Setting, stop: list[int], writer: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        method: Method,
+        spec: Spec,
+        setting: Setting,
+        stop: list[int],
+        writer: Any,
+        test_every: int,
+    ) -> None:
         self.path, self.method, self.spec, self.setting = path, method, spec, setting
-        self.stop, self.writer = stop, writer
+        self.stop, self.writer, self.test_every = stop, writer, test_every
         self.main = setting.accelerator.is_main_process
         last = path / "checkpoints" / "last.safetensors"
         self.saved: dict[str, Any] | None = checkpoint.load(last) if last.is_file() else None
@@ -175,7 +186,8 @@ class _Training:
                 row |= running.measure("validation")
                 if running.stage.selects:
                     self._keep_best(running, row)
-            row |= running.measure("test")
+            if running.epoch % self.test_every == 0 or running.epoch == running.epochs:
+                row |= running.measure("test")
         self.rows.append(row)
         reporter.say(epoch_line(running.stage.name, running.epoch, running.epochs, row))
         if self.main:
