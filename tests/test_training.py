@@ -93,6 +93,17 @@ def test_recipes_are_the_published_ones():
     assert (Paper().weight_decay, Paper().nesterov, OfficialCode().nesterov) == (1e-4, True, False)
 
 
+def test_the_rate_falls_where_it_is_told_to():
+    recipe = Recipe(optimiser="adam", learning_rate=1e-3, schedule="step", drops=(0.15, 0.65), weight_decay=1e-4)
+    optimiser = recipe.make_optimiser([nn.Parameter(torch.zeros(2, 2))])
+    steps = recipe.make_schedule(optimiser, 200)
+    assert [steps.lr_lambdas[0](step) for step in (0, 29, 30, 129, 130, 199)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert type(optimiser) is torch.optim.Adam
+    assert optimiser.param_groups[0]["weight_decay"] == 1e-4
+    with pytest.raises(UserError, match=r"--recipe.drops is \[1.5\]"):
+        Recipe(drops=(1.5,))
+
+
 def test_weight_decay_can_spare_norms_and_biases():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     groups = Recipe(decay_everything=False).make_optimiser(model.parameters()).param_groups

@@ -18,10 +18,11 @@ class Recipe:
     """One-cycle SGD for short budgets: the default.
 
     Attributes:
-        optimiser: ``sgd`` (momentum) or ``adamw``.
+        optimiser: ``sgd`` (momentum), ``adam`` or ``adamw``.
         learning_rate: The schedule's peak.
         schedule: ``one-cycle`` (linear rise over the first 20 %, cosine to 0), ``cosine`` (from the peak to 0),
-            ``step`` (x0.1 at 50 % and at 75 %, as in ONE) or ``constant``.
+            ``step`` (x0.1 at each of ``drops``) or ``constant``.
+        drops: Shares of a stage after which ``step`` divides the rate by 10 (ONE: 50 and 75 %).
         momentum: Of SGD.
         nesterov: Whether SGD's momentum is Nesterov's.
         weight_decay: L2 strength (decoupled with adamw).
@@ -31,9 +32,10 @@ class Recipe:
 
     name: ClassVar[str] = "short"
 
-    optimiser: Literal["sgd", "adamw"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = "one-cycle"
+    drops: tuple[float, ...] = (0.5, 0.75)
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
@@ -43,6 +45,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise UserError(f"--recipe.learning_rate is {self.learning_rate}; use a positive number, for example 0.1")
+        if not all(0 <= drop <= 1 for drop in self.drops):
+            raise UserError(f"--recipe.drops is {list(self.drops)}; these are shares of a stage, from 0 to 1")
         if self.weight_decay < 0:
             raise UserError(f"--recipe.weight_decay is {self.weight_decay}; use 0 or more, for example 5e-4")
 
@@ -60,15 +64,19 @@ class Recipe:
             alike.setdefault((rate, self.weight_decay * factor), []).append(parameter)
         groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in wanted)
-        if self.optimiser == "adamw":
-            return torch.optim.AdamW(groups, lr=self.learning_rate, fused=fused)
+        if self.optimiser != "sgd":
+            adam = torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam
+            return adam(groups, lr=self.learning_rate, fused=fused)
         nesterov = self.nesterov and self.momentum > 0
         return torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum, nesterov=nesterov, fused=fused)
 
     def make_schedule(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         """The schedule over a stage of so many steps, stepped once a batch."""
-        shape = _SHAPES[self.schedule]
+        shape = self._step if self.schedule == "step" else _SHAPES[self.schedule]
         return LambdaLR(optimiser, lambda step: shape(step / steps))
+
+    def _step(self, done: float) -> float:
+        return 1 / 10 ** sum(done >= drop for drop in self.drops)
 
 
 @dataclass(kw_only=True)
@@ -96,7 +104,7 @@ class Transformer(Recipe):
     """AdamW for vision transformers and fine-tuning: small rate, no decay of norms and biases, clipped gradients."""
 
     name = "transformer"
-    optimiser: Literal["sgd", "adamw"] = "adamw"
+    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
     learning_rate: float = 5e-4
     weight_decay: float = 0.05
     decay_everything: bool = False
@@ -128,13 +136,8 @@ def _cosine(done: float) -> float:
     return 0.5 * (1 + cos(pi * min(done, 1.0)))
 
 
-def _step(done: float) -> float:
-    return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
-
-
 _SHAPES: dict[str, Callable[[float], float]] = {
     "one-cycle": _one_cycle,
     "cosine": _cosine,
-    "step": _step,
     "constant": lambda done: 1.0,
 }
