@@ -105,7 +105,7 @@ class MultiView:
                 raise UserError(f"multi-view data: {name} is {getattr(self, name)}; use 0 or more")
 
     def features(self, seed: int) -> Tensor:
-        """V (k, 2, d), orthonormal: a random frame."""
+        """A random orthonormal frame, v (k, 2, d)."""
         gaussian = torch.randn(self.dimension, self.dimension, generator=stream(seed, 0))
         frame = torch.linalg.qr(gaussian).Q
         return frame[: 2 * self.classes].reshape(self.classes, 2, self.dimension)

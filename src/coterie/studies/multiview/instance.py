@@ -3,6 +3,7 @@
 Shapes: K networks, k classes, n samples, l = 2 features a class.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -62,27 +63,27 @@ class Problem:
         self.test_single = data.sample(self.features, instance.test_single, 1.0, stream(self.seed, 2))
         self.test_multi = data.sample(self.features, instance.test_multi, 0.0, stream(self.seed, 3))
 
-    def networks(self, count: int, purpose: int) -> MultiViewNetworks:
+    def networks(self, count: int, *purpose: int) -> MultiViewNetworks:
         """Untrained networks.
 
         Args:
             count: K.
-            purpose: From 4 up; the same gives the same filters.
+            purpose: What they are for, the first number from 4 up; the same gives the same filters.
         """
         size = self.instance
         shape = (count, size.data.classes, size.filters, size.data.dimension)
-        return self.holding(fresh(*shape, size.scale, stream(self.seed, purpose)))
+        return self.holding(fresh(*shape, size.scale, stream(self.seed, *purpose)))
 
     def holding(self, weight: Tensor) -> MultiViewNetworks:
         """Networks with these filters, which they own from now on."""
         return MultiViewNetworks(weight, self.instance.power, self.instance.linear_from)
 
-    def measure(self, networks: MultiViewNetworks) -> Metrics:
+    def measure(self, networks: MultiViewNetworks) -> dict[str, float]:
         """Errors and coverage in percent, means over the networks."""
-        each = {name: networks.logits(samples.patches) for name, samples in self._splits().items()}
-        return {**self._errors(each), "both": 100 * both(networks.seen(self.features))}
+        each = {name: networks.logits(samples.patches) for name, samples in self.splits().items()}
+        return {**self.errors(each), "both": 100 * both(networks.seen(self.features))}
 
-    def measure_mean(self, networks: MultiViewNetworks, size: int | None = None) -> Metrics:
+    def measure_mean(self, networks: MultiViewNetworks, size: int | None = None) -> dict[str, float]:
         """Errors in percent of the mean of the networks' logits.
 
         Args:
@@ -92,16 +93,22 @@ class Problem:
         size = size or len(networks.weight)
         groups = len(networks.weight) // size
         each = {}
-        for name, samples in self._splits().items():
+        for name, samples in self.splits().items():
             logits = networks.logits(samples.patches)[: groups * size]
-            each[name] = logits.unflatten(0, (groups, size)).mean(1)
-        return self._errors(each)
+            each[name] = logits.view(groups, size, *logits.shape[1:]).mean(1)
+        return self.errors(each)
 
-    def _splits(self) -> dict[str, Samples]:
+    def splits(self) -> dict[str, Samples]:
+        """Test samples with one view and with both, and those of training."""
         return {"single_view": self.test_single, "multi_view": self.test_multi, "train": self.train}
 
-    def _errors(self, logits: dict[str, Tensor]) -> Metrics:
-        return {f"{name}_error": error(logits[name], samples.labels) for name, samples in self._splits().items()}
+    def errors(self, logits: Mapping[str, Tensor]) -> dict[str, float]:
+        """Errors in percent, by split.
+
+        Args:
+            logits: Of each split, (…, n, k); the mean is over the leading dimensions too.
+        """
+        return {f"{name}_error": error(logits[name], samples.labels) for name, samples in self.splits().items()}
 
 
 def error(logits: Tensor, labels: Tensor) -> float:
@@ -133,7 +140,12 @@ def winner(before: Tensor, after: Tensor) -> float:
     return (before.clamp(min=0).argmax(2) == after.clamp(min=0).argmax(2)).double().mean().item()
 
 
-def gain(metrics: Metrics, baseline: Metrics, ensemble: Metrics, metric: str = "single_view_error") -> Metrics:
+def gain(
+    metrics: Mapping[str, float],
+    baseline: Mapping[str, float],
+    ensemble: Mapping[str, float],
+    metric: str = "single_view_error",
+) -> Metrics:
     """The metrics, with what was gained over the baseline, and as a share of what the ensemble gained.
 
     Args:
@@ -146,6 +158,5 @@ def gain(metrics: Metrics, baseline: Metrics, ensemble: Metrics, metric: str = "
         Also ``gain`` in points, and ``kept_gain`` in percent; None where the ensemble gained nothing.
     """
     here, before, best = metrics[metric], baseline[metric], ensemble[metric]
-    assert here is not None and before is not None and best is not None
     kept = 100 * (before - here) / (before - best) if before > best else None
     return {**metrics, "gain": before - here, "kept_gain": kept}

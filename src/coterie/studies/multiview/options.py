@@ -45,9 +45,8 @@ def _plain(value: Any, default: Any, name: str) -> Any:
     if isinstance(default, str):
         return str(value)
     if not _is_number(value) or (isinstance(default, int) and value != int(value)):
-        raise UserError(
-            f"{name} is {value!r}; use a {'whole ' if isinstance(default, int) else ''}number, as {default}"
-        )
+        kind = "whole number" if isinstance(default, int) else "number"
+        raise UserError(f"{name} is {value!r}; use a {kind}, as {default}")
     return type(default)(value)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from coterie.data.multiview import MultiView
 from coterie.errors import UserError
 from coterie.studies.multiview.descent import Objective, descend
-from coterie.studies.multiview.instance import Instance, Problem, Results, gain, winner
+from coterie.studies.multiview.instance import Instance, Problem, Results, winner
 from coterie.studies.multiview.options import read
 
 
@@ -63,8 +63,8 @@ def selection(options: Mapping[str, Any], seed: int) -> Results:
         before = members.seen(problem.features)
         descend(members, problem.train, Objective(), size.steps, size.rate, size.boost)
         share = winner(before, members.seen(problem.features))
-        single = {**problem.measure(members), "winner": 100 * share}
-        ensemble = problem.measure_mean(members)
-        results[f"single_q{power:g}"] = single
-        results[f"ensemble_q{power:g}"] = gain(ensemble, single, ensemble)
+        single, ensemble = problem.measure(members), problem.measure_mean(members)
+        gained = single["single_view_error"] - ensemble["single_view_error"]
+        results[f"single_q{power:g}"] = {**single, "winner": 100 * share}
+        results[f"ensemble_q{power:g}"] = {**ensemble, "gain": gained}
     return results

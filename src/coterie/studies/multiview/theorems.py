@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.nn import functional
 
 from coterie.errors import UserError
@@ -30,7 +31,7 @@ class Theorems(Instance):
 
     members: int = 10
     students: int = 4
-    teachers: int = 5
+    teachers: int = 10
     steps: int = 1200
     distill_steps: int = 1500
     temperature: float = 4.0
@@ -68,7 +69,7 @@ def theorems(options: Mapping[str, Any], seed: int) -> Results:
     joint = problem.holding(summed(members.weight).clone())
     for networks in (members, joint):
         descend(networks, problem.train, Objective(), size.steps, size.rate, size.boost)
-    results = {
+    results: dict[str, dict[str, float]] = {
         "single": problem.measure(members),
         "ensemble": problem.measure_mean(members),
         "ensemble2": problem.measure_mean(members, 2),
@@ -92,11 +93,11 @@ def theorems(options: Mapping[str, Any], seed: int) -> Results:
     }
 
 
-def _lessons(size: Theorems, logits: Any, labels: Any) -> dict[str, Objective]:
+def _lessons(size: Theorems, logits: Tensor, labels: Tensor) -> dict[str, Objective]:
     """What students learn from, by part; the members' logits are (K, n, k), the labels (n,)."""
     k, mean = logits.shape[2], logits.mean(0)
 
-    def soft(teacher: Any, temperature: float) -> Objective:
+    def soft(teacher: Tensor, temperature: float) -> Objective:
         target = (teacher / temperature).softmax(-1)
         return Objective(labels=size.label_weight, soft=1.0, temperature=temperature, target=target)
 
