@@ -78,6 +78,15 @@ class Results:
     machine: str = ""
     cells: list[Result] = field(default_factory=list)
 
+    def seeds(self, data: str, network: str, row: str) -> dict[int, Result]:
+        """The cells of a row, by seed."""
+        return {cell.seed: cell for cell in self.cells if cell.key[:3] == (data, network, row)}
+
+    def values(self, data: str, network: str, row: str, part: str, metric: str) -> dict[int, float]:
+        """A figure of a row by seed, where it was measured."""
+        found = {seed: cell.figure(part, metric) for seed, cell in self.seeds(data, network, row).items()}
+        return {seed: value for seed, value in sorted(found.items()) if value is not None}
+
 
 def load_results(path: str | Path) -> Results:
     """Read a results file.
