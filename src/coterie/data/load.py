@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from coterie.data import cifar, digits, fashion_mnist, folder, svhn
+from coterie.data import cifar, digits, fashion_mnist, folder, glyphs, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
 from coterie.data.noise import NoiseKind, check_noise, noisy
 from coterie.data.splits import stratified
@@ -50,6 +50,7 @@ def _imagenet(root: Path, options: folder.FolderOptions) -> Source:
 DATASETS: dict[str, Entry] = {
     "digits": Entry("handwritten digits, 8x8 grey, 1,297 + 500, bundled", "crop", digits.read),
     "fashion_mnist": Entry("clothes, 28x28 grey, 60,000 + 10,000", "crop-flip", fashion_mnist.read),
+    "glyphs": Entry("240 characters in typefaces never trained on, 32x32 grey, 4,320 + 2,880", "crop", glyphs.read),
     "cifar10": Entry("10 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read10),
     "cifar100": Entry("100 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read100),
     "svhn": Entry("house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)", "none", svhn.read),
