@@ -59,6 +59,7 @@ def test_flops_and_parameters_of_network_and_branch(name):
         ("densenet-bc-100-12", 769_162),
         ("densenet-bc-190-40", 25_624_430),
         ("resnext29-8x64d", 34_426_698),
+        ("wrn-28-10", 36_479_194),
     ],
 )
 def test_parameters_are_those_of_the_reference_implementations(name, exact):

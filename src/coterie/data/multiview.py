@@ -20,7 +20,7 @@ def stream(*entropy: int) -> torch.Generator:
     """A random generator for these numbers; others give independent draws, which plain nearby seeds do not promise.
 
     Args:
-        entropy: For example a seed and what the draws are for; each 0 or more.
+        entropy: For example a seed and what the draws are for; each 0 or more. A 0 at the end changes nothing.
     """
     state = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))

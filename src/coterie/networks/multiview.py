@@ -104,7 +104,7 @@ def activation(z: Tensor, power: float, linear_from: float) -> tuple[Tensor, Ten
         power: q, at least 1.
         linear_from: a.
     """
-    part = z.clamp(0, linear_from).div_(linear_from)
+    part = z.clamp(0, linear_from) / linear_from
     slope = (z > 0).to(z.dtype) if power == 1 else part.pow(power - 1)
-    value = part.mul_(slope).mul_(linear_from / power).add_((z - linear_from).clamp_(min=0))
+    value = part * slope * (linear_from / power) + (z - linear_from).clamp(min=0)
     return value, slope

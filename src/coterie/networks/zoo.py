@@ -18,6 +18,7 @@ from coterie.networks.densenet import DenseNet121, DenseNetBC
 from coterie.networks.libraries import Preprocessing
 from coterie.networks.resnext import ResNeXt29
 from coterie.networks.weights import load_matching
+from coterie.networks.wide_resnet import WideResNet
 
 __all__ = ["OWN", "Entry", "Network", "NetworkLike", "Preprocessing", "build", "names"]
 
@@ -56,6 +57,7 @@ OWN: dict[str, Entry] = _resnets() | {
         partial(CifarResNet, Bottleneck, 12), "CIFAR ResNet of 110 layers, bottlenecks, 1.17 M parameters (OKDDip)"
     ),
     "resnext29-8x64d": Entry(ResNeXt29, "CIFAR ResNeXt of 29 layers, 8 groups of width 64"),
+    "wrn-28-10": Entry(partial(WideResNet, 28, 10), "Wide ResNet of 28 layers, ten times as wide"),
     "densenet-bc-100-12": Entry(partial(DenseNetBC, 100, 12), "CIFAR DenseNet-BC, L = 100, k = 12"),
     "densenet-bc-190-40": Entry(partial(DenseNetBC, 190, 40), "CIFAR DenseNet-BC, L = 190, k = 40"),
     "densenet121-cifar": Entry(DenseNet121, "DenseNet-121 for small images, SRM's teacher on CIFAR-100"),

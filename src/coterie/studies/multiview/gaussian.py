@@ -175,9 +175,10 @@ def _trained(size: Gaussian, x: Tensor, loss: Loss, seed: int, purpose: int, cou
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
     order = stream(seed, 3)
     for _ in range(size.epochs):
-        for rows in torch.randperm(len(x), generator=order)[: len(x) // size.batch * size.batch].split(size.batch):
+        shuffled = torch.randperm(len(x), generator=order)
+        for rows in shuffled[: len(x) // size.batch * size.batch].view(-1, size.batch):
             optimiser.zero_grad()
-            loss(_logits(networks, x[rows]), rows).backward()
+            torch.autograd.backward(loss(_logits(networks, x[rows]), rows))
             optimiser.step()
             schedule.step()
     for tensor in chain(*networks):

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from coterie.data.multiview import MultiView, stream
 from coterie.errors import UserError
+from coterie.networks.multiview import MultiViewNetworks
 from coterie.studies.multiview.instance import Instance, Problem, Results, gain
 from coterie.studies.multiview.options import read
 
@@ -117,15 +118,22 @@ def tangent_kernel(options: Mapping[str, Any], seed: int) -> Results:
 
     def kernels(index: int) -> Kernels:
         networks = problem.networks(1, 4, index)
-        features = {}
-        for name, samples in problem.splits().items():
-            slope = networks.respond(samples.patches).slope[0]
-            features[name] = torch.einsum("kmnp,npd->knmd", slope, samples.patches).flatten(2)
-        products = _products(features)
+        products = _products({name: tangents(networks, each.patches) for name, each in problem.splits().items()})
         diagonal = products["train"].diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         return {name: kernel / diagonal for name, kernel in products.items()}
 
     return _compared(problem, size, kernels)
+
+
+def tangents(networks: MultiViewNetworks, patches: Tensor) -> Tensor:
+    """The derivative of each class's logit for its filters, (k, n, m d).
+
+    Args:
+        networks: One.
+        patches: x (n, P, d).
+    """
+    slope = networks.respond(patches).slope[0]
+    return torch.einsum("kmnp,npd->knmd", slope, patches).flatten(2)
 
 
 def _products(features: dict[str, Tensor]) -> Kernels:
