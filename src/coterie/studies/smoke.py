@@ -23,6 +23,7 @@ _SHAPES = {
     "svhn": (10, 3, 32),
     "imagenet": (1000, 3, 64),
     "glyphs": (200, 1, 32),
+    "folder": (20, 3, 64),
 }
 _IMAGES, _BATCH = 16, 8
 
