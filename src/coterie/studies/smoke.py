@@ -1,9 +1,10 @@
 """Whether a study's cells run at all: one of each table, a step or two on random images."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ _SHAPES = {
     "svhn": (10, 3, 32),
     "imagenet": (1000, 3, 64),
     "glyphs": (200, 1, 32),
+    "folder": (20, 3, 64),
 }
 _IMAGES, _BATCH = 16, 8
 
@@ -51,13 +53,23 @@ def smoke(scale: Scale) -> Iterator[tuple[str, str]]:
 
 
 def _train(cell: Cell, out: Path) -> None:
-    config = cell.configuration
+    config = without_downloads(cell.configuration)
     method = method_of(config)
     method.epochs = {}
     data = stand_in(str(config["data"]["name"]))
     train(
         method, data, epochs=1, out=out, batch_size=_BATCH, recipe=recipe_of(config), tensorboard=False, progress=False
     )
+
+
+def without_downloads(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The same cell with untrained networks in place of published weights, the first alone of several such teachers."""
+    method = dict(configuration["method"])
+    given = method.get("teacher") or ()
+    teachers = [given] if isinstance(given, str) else list(given)
+    if teachers and teachers[0].startswith(("timm/", "torchvision/")):
+        method |= {"teacher": None, "teacher_network": teachers[0], "teachers": 1}
+    return {**configuration, "method": method, "network": {**configuration["network"], "pretrained": False}}
 
 
 def stand_in(name: str) -> ImageData:
