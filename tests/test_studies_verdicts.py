@@ -101,9 +101,9 @@ def test_what_could_have_been_seen_is_told_and_a_published_figure_decides_nothin
     assert found.word == "cannot be told at this scale"
     assert found.power == pytest.approx(found.comparison.power(4.57))
     assert f"A true difference of {found.seen:.2f} points would have been seen with 80 % power" in found.why
-    assert f"one of the published 4.57 points with {100 * found.power:.0f} %" in found.why
+    assert f"one of 4.57 points, the figure in the literature, with {100 * found.power:.0f} %" in found.why
     (doubted,) = verdicts(study(claim(published=4.57, evidence="unverified")), cells)
-    assert "4.57 points (unverified)" in doubted.why
+    assert "literature (unverified), with" in doubted.why
     (far,) = verdicts(study(claim(published=30)), results(measured("alone", ALONE), measured("one", LESS)))
     assert far.word == "holds"
 
@@ -154,5 +154,5 @@ def test_a_study_in_a_line():
     cells = results(measured("alone", ALONE), measured("one", LESS))
     one = study(claim(data=None), claim("same", margin=0.1))
     assert summary(one, cells, verdicts(one, cells)) == (
-        "A study, small scale, 10 cells (0 failed). Claims: 1 holds, 1 does not hold, 1 not run."
+        "A study, small scale, 10 cells (0 failed). Claims: holds: 1; does not hold: 1; not run: 1"
     )

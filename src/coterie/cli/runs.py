@@ -6,15 +6,19 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 import coterie
 from coterie.cli.arguments import new_parser
 from coterie.data import DATASETS
-from coterie.errors import unknown_name
+from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.networks import OWN, names
+from coterie.report.numbers import interval, p_value, signed
+from coterie.report.study import Measured, read, report_studies
 from coterie.report.table import means, rows
+from coterie.studies.verdicts import summary
 from coterie.training import RECIPES
 
 console = Console(highlight=False)
@@ -89,17 +93,45 @@ def run_export(given: Namespace) -> None:
 def report_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie report``."""
     parser = new_parser()
-    parser.add_argument("runs", nargs="+", help="Run folders to compare; the first of `vanilla` is the baseline")
+    about = "Run folders to compare, the first of `vanilla` being the baseline; or results files of coterie study"
+    parser.add_argument("runs", nargs="+", help=about)
     parser.add_argument("--out", type=str, default="report.html", help="the page")
     return parser
 
 
 def run_report(given: Namespace) -> None:
     """Write the page and print the table."""
-    runs = [coterie.Run(path) for path in given.runs]
-    page = coterie.report(runs, given.out)
-    print_runs(runs)
+    files = [path for path in given.runs if path.endswith(".json")]
+    if files:
+        if len(files) < len(given.runs):
+            other = next(path for path in given.runs if path not in files)
+            raise UserError(
+                f"{other}: no results file, as {files[0]} is; report Runs and studies on pages of their own"
+            )
+        studies = [read(path) for path in files]
+        page = report_studies(studies, given.out)
+        for measured in studies:
+            print_study(measured)
+    else:
+        runs = [coterie.Run(path) for path in given.runs]
+        page = coterie.report(runs, given.out)
+        print_runs(runs)
     console.print(f"{page}: open it in a browser", markup=False)
+
+
+def print_study(measured: Measured) -> None:
+    """Print a study's claims with their verdicts, and a line that sums them up."""
+    table = Table("claim", "data", "network", "difference [95 %]", "p adjusted", "verdict")
+    for each in measured.verdicts:
+        found, metric = each.comparison, each.claim.metric
+        said = ("–", "–")
+        if found is not None and each.adjusted is not None:
+            difference = f"{signed(found.difference, metric)} {interval(found.low, found.high, metric)}"
+            said = difference, p_value(each.adjusted)
+        cells = (each.claim.says, each.data or "–", each.network or "–", *said, each.word)
+        table.add_row(*map(escape, cells))
+    console.print(table)
+    console.print(summary(measured.study, measured.results, measured.verdicts), markup=False, soft_wrap=True)
 
 
 def print_runs(runs: Sequence[coterie.Run]) -> None:

@@ -1,6 +1,7 @@
 """The pictures of a report, as SVG that takes the page's colours in light and dark."""
 
 import base64
+import html
 import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO, StringIO
@@ -38,10 +39,12 @@ def to_svg(figure: Figure, title: str) -> str:
     prefix = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = svg.replace(INK, "currentColor")
-    return re.sub(r"<svg ", f'<svg role="img" aria-label="{title}" ', svg, count=1)
+    escaped = html.escape(title).replace("\\", r"\\")
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{escaped}" ', svg, count=1)
 
 
-def _ink(axes: Any) -> None:
+def ink(axes: Any) -> None:
+    """Give axes and legend the page's text colour."""
     axes.tick_params(colors=INK, which="both")
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
         part.set_color(INK)
@@ -75,7 +78,7 @@ def curves(named: Mapping[str, Curve], title: str, label: str, log: bool = False
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
     axes.legend(frameon=False, fontsize="small")
-    _ink(axes)
+    ink(axes)
     return to_svg(figure, title)
 
 
@@ -88,7 +91,7 @@ def histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str)
     axes.set_xlabel(label)
     axes.set_ylabel("test images")
     axes.legend(frameon=False, fontsize="small")
-    _ink(axes)
+    ink(axes)
     return to_svg(figure, title)
 
 
@@ -111,7 +114,7 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], title: str) -> str:
                     axes.text(said, true, count, ha="center", va="center", fontsize="xx-small", color=colour)
     axes.set_xlabel("said")
     axes.set_ylabel("is")
-    _ink(axes)
+    ink(axes)
     return to_svg(figure, title)
 
 
@@ -135,7 +138,7 @@ def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str) -> str:
     axes.set_xlabel("confidence")
     axes.set_ylabel("share right")
     axes.legend(frameon=False, fontsize="small")
-    _ink(axes)
+    ink(axes)
     return to_svg(figure, title)
 
 

@@ -101,9 +101,9 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
 def summary(study: Study, results: Results, found: list[Verdict]) -> str:
     """A line: how many claims hold, and on how much that rests."""
     counts = Counter(each.word for each in found)
-    said = ", ".join(f"{counts[word]} {word}" for word in WORDS if counts[word]) or "none"
+    said = "; ".join(f"{word}: {counts[word]}" for word in WORDS if counts[word]) or "none"
     failed = sum(cell.failed is not None for cell in results.cells)
-    return f"{study.title}, {results.scale} scale, {len(results.cells)} cells ({failed} failed). Claims: {said}."
+    return f"{study.title}, {results.scale} scale, {len(results.cells)} cells ({failed} failed). Claims: {said}"
 
 
 Place = tuple[str, str, str]  # data, network of the one side, network of the other
@@ -183,6 +183,10 @@ def _doubt(verdict: Verdict) -> str:
         return f"It would have held within ± {comparison.shown_margin(verdict.level):.2f}{units}."
     said = f"A true difference of {verdict.seen:.2f}{units} would have been seen with 80 % power"
     if verdict.power is not None:
-        doubted = " (unverified)" if claim.evidence.startswith("unverified") else ""
-        said += f", one of the published {claim.published:g}{units}{doubted} with {100 * verdict.power:.0f} %"
+        source = "the literature (unverified)" if claim.evidence.startswith("unverified") else "the literature"
+        said += f", one of {claim.published:g}{units}, the figure in {source}, with {_percent(verdict.power)}"
     return f"{said}."
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if 0.01 <= share <= 0.99 else "more than 99 %" if share > 0.99 else "less than 1 %"

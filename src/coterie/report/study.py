@@ -1,0 +1,273 @@
+"""A study's page, made from its results file and its study file alone."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+import jinja2
+
+import coterie
+from coterie.errors import UserError
+from coterie.files import write_text
+from coterie.report import numbers
+from coterie.report.study_plots import Point, Prediction, costs, flatness, predictions
+from coterie.report.study_tables import Filled, deployed, filled, measures
+from coterie.report.whisker import Whisker, whiskers
+from coterie.studies.results import Result, Results, load_results
+from coterie.studies.statistics import power
+from coterie.studies.study import Side, Study, Table, load_study
+from coterie.studies.verdicts import WORDS, Verdict, unit, verdicts
+
+_MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A study with its results, and everything that its page says of them.
+
+    Attributes:
+        study: As its file has it.
+        results: Of one scale.
+    """
+
+    study: Study
+    results: Results
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """On every claim."""
+        return verdicts(self.study, self.results)
+
+    @cached_property
+    def claims(self) -> list[tuple[str, list[tuple[Verdict, Whisker | None]]]]:
+        """Data set to its verdicts, with the picture of each; what no table has comes last, under no name."""
+        drawn = whiskers(self.verdicts)
+        names = [*self.study.scale(self.results.scale).data, ""]
+        groups = [
+            (name, [(each, picture) for each, picture in zip(self.verdicts, drawn, strict=True) if each.data == name])
+            for name in names
+        ]
+        return [(name, group) for name, group in groups if group]
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """How many claims have each verdict."""
+        counts = Counter(each.word for each in self.verdicts)
+        return [(word, counts[word]) for word in WORDS if counts[word]]
+
+    @property
+    def failed(self) -> list[Result]:
+        """Cells that did not end."""
+        return [cell for cell in self.results.cells if cell.failed is not None]
+
+    @property
+    def minutes(self) -> float:
+        """Core-minutes that all cells took."""
+        return sum(cell.seconds * cell.configuration.get("threads", 1) for cell in self.results.cells) / 60
+
+    @cached_property
+    def tables(self) -> list[Filled]:
+        """Of this scale."""
+        scale = self.study.scale(self.results.scale)
+        return [filled(table, scale, self.results) for table in scale.tables]
+
+    @property
+    def elsewhere(self) -> list[Table]:
+        """The published protocol's tables, where these results are of another scale."""
+        scales = self.study.scales
+        return list(scales["paper"].tables) if self.results.scale != "paper" and "paper" in scales else []
+
+    @property
+    def sight(self) -> list[str]:
+        """What such a study can see and what it cannot, in sentences."""
+        entries = [entry for table in self.tables for _, row, _ in table.lines for entry in row]
+        errors = [each for each in entries if each.line.metric == "error"]
+        spreads = [stdev(each.values.values()) for each in errors if len(each.values) > 1]
+        paired = [each.comparison.sd for each in errors if each.comparison is not None]
+        said = []
+        if spreads:
+            said.append(
+                "The same network trained again from another seed errs differently: here by a standard deviation of "
+                f"{median(spreads):.2f} points (median of {len(spreads)} figures in the tables; {min(spreads):.2f} to "
+                f"{max(spreads):.2f})."
+            )
+        if paired:
+            share = power(0.5, median(paired), 3)
+            noise = "so a gain under half a point over three seeds is noise, whoever prints it" if share < 0.5 else ""
+            said.append(
+                f"With three seeds, a true gain of half a point would be told from chance in {100 * share:.0f} of 100 "
+                f"repetitions{', ' + noise if noise else ''}."
+            )
+        seen = [each.seen for each in self.verdicts if each.seen is not None and "error" in each.claim.metric]
+        if seen:
+            said.append(
+                "The smallest true difference that this study sees in four of five repetitions, corrected for all "
+                f"of its tests, is {min(seen):.2f} to {max(seen):.2f} points, depending on the claim (median "
+                f"{median(seen):.2f}); what is smaller cannot be told here."
+            )
+        return said
+
+    @cached_property
+    def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """(heading, (caption, SVG) of each picture)."""
+        name, found = f"{self.study.name} {self.results.scale}", list[tuple[str, list[tuple[str, str]]]]()
+        for data in dict.fromkeys(cell.data for cell in self.results.cells):
+            pictures = []
+            for caption, label, training in (
+                ("Error against all training, teachers included", "FLOPs of all training", True),
+                ("Error against the deployed network", "FLOPs of one image, as deployed", False),
+            ):
+                points = _points([cell for cell in self.results.cells if cell.data == data], training)
+                if points:
+                    pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
+            curves = _flatness([cell for cell in self.results.cells if cell.data == data])
+            if curves:
+                pictures.append(
+                    ("Flatness: what moving the parameters costs", flatness(curves, f"{name}, {data}: flatness"))
+                )
+            if pictures:
+                found.append((data, pictures))
+        numbered = _numbered(self)
+        if numbered:
+            pictures = [
+                (metric.replace("_", " "), predictions(rows, f"{name}: {metric} against the claims' numbers", metric))
+                for metric, rows in numbered.items()
+            ]
+            found.append(("Measured against the numbers that claims name", pictures))
+        return found
+
+    @property
+    def analyses(self) -> list[tuple[str, ...]]:
+        """Diversity and the like, see :func:`coterie.report.study_tables.measures`."""
+        return measures(self.results, analyses=True)
+
+    @property
+    def others(self) -> list[tuple[str, ...]]:
+        """What else was measured beside the errors."""
+        return measures(self.results, analyses=False)
+
+
+def read(path: str | Path) -> Measured:
+    """A results file with its study.
+
+    Raises:
+        UserError: The file is none, or its study is not found or lacks the scale.
+    """
+    results = load_results(path)
+    try:
+        study = load_study(results.study)
+        study.scale(results.scale)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Measured(study, results)
+
+
+def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
+    """Write one self-contained page with a section for each study.
+
+    Args:
+        measured: One or more, see :func:`read`.
+        out: The HTML file, replaced where it exists.
+
+    Raises:
+        UserError: There are none, or it cannot be written.
+    """
+    if not measured:
+        raise UserError("nothing to report; name one or more results files")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": numbers.number,
+        "signed": numbers.signed,
+        "p_value": numbers.p_value,
+        "effect": numbers.effect_size,
+        "unit": unit,
+        "mark": lambda word: _MARKS[word],
+        "evidence": _evidence,
+        "side": _side,
+        "errors": _errors,
+    }
+    template = environment.from_string(files("coterie.report").joinpath("study.html").read_text(encoding="utf-8"))
+    title = measured[0].study.title if len(measured) == 1 else "Studies"
+    write_text(Path(out), template.render(title=title, studies=measured, version=coterie.__version__))
+    return Path(out)
+
+
+def _evidence(said: str) -> tuple[str, str]:
+    """How sure a figure is, and its style: what no source confirms is never shown as published."""
+    if said.startswith("unverified") or not said:
+        return said or "source not named", "unsure"
+    return said, "sure"
+
+
+def _side(side: Any) -> str:
+    return f"{side.part} of {side.row}" if isinstance(side, Side) else f"{side:g}"
+
+
+def _errors(cell: Result) -> str:
+    return ", ".join(
+        f"{part} {numbers.number(error)}"
+        for part in deployed(cell)
+        if (error := cell.figure(part, "error")) is not None
+    )
+
+
+def _points(cells: Iterable[Result], training: bool) -> list[Point]:
+    """A point for each network that can be deployed, where its cost is known."""
+    cells = list(cells)
+    rows = list(dict.fromkeys(cell.row for cell in cells))
+    found = dict[tuple[str, str, str], list[tuple[float, float]]]()
+    for cell in cells:
+        for part in deployed(cell):
+            cost = cell.training_flops if training else cell.cost.get(part, {}).get("flops")
+            error = cell.figure(part, "error")
+            if cost and error is not None:
+                found.setdefault((cell.row, cell.network, part), []).append((cost, error))
+    return [
+        Point(
+            label=_label(row, network, part, cells),
+            part=part,
+            colour=rows.index(row),
+            x=mean(cost for cost, _ in pairs),
+            errors=[error for _, error in pairs],
+        )
+        for (row, network, part), pairs in found.items()
+    ]
+
+
+def _label(row: str, network: str, part: str, cells: Iterable[Result]) -> str:
+    """What is said of a network beside those of other cells: no more than tells it from them."""
+    several = len({cell.network for cell in cells}) > 1
+    return ", ".join([row, *([network] if several else []), *([part] if part != "target" else [])])
+
+
+def _flatness(cells: Iterable[Result]) -> dict[str, dict[float, list[float]]]:
+    """Row and part to distance to the accuracy lost, a value for each seed."""
+    found, cells = dict[str, dict[float, list[float]]](), list(cells)
+    for cell in cells:
+        for part, figures in cell.measured.items():
+            for metric in figures:
+                at, value = re.fullmatch(r"flatness_(\d+(?:\.\d+)?)", metric), cell.figure(part, metric)
+                if at is not None and value is not None:
+                    name = _label(cell.row, cell.network, part, cells)
+                    found.setdefault(name, {}).setdefault(float(at[1]), []).append(value)
+    return found
+
+
+def _numbered(measured: Measured) -> dict[str, list[Prediction]]:
+    """By metric, what claims compare with a number."""
+    rows = dict[str, list[Prediction]]()
+    for each in measured.verdicts:
+        claim, found = each.claim, each.comparison
+        if found is not None and not isinstance(claim.than, Side):
+            by = claim.by
+            seeds = measured.results.values(each.data, each.network, by.row, by.part, claim.metric)
+            ends = claim.than + found.low, claim.than + found.high
+            label = f"{by.row}, {by.part} ({each.data})"
+            rows.setdefault(claim.metric, []).append(Prediction(label, list(seeds.values()), claim.than, *ends))
+    return rows

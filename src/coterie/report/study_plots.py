@@ -1,0 +1,184 @@
+"""The pictures of a study's page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from statistics import mean, stdev
+from typing import Any
+
+from matplotlib.transforms import ScaledTranslation
+
+from coterie.report.plots import COLOURS, INK, ink, new_figure, to_svg
+
+_MARKERS = {"target": "o", "ensemble": "D"}
+_GAP = 0.17  # inches between the labels of points
+_ASIDE = 0.1  # inches between points of the same cost
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network's error and what it costs.
+
+    Attributes:
+        label: Beside it.
+        part: ``target`` and ``ensemble`` have marks of their own.
+        colour: Which of the page's colours.
+        x: The cost, positive.
+        errors: In percent, one for each seed.
+    """
+
+    label: str
+    part: str
+    colour: int
+    x: float
+    errors: Sequence[float]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return mean(self.errors)
+
+    @property
+    def sd(self) -> float:
+        """Over the seeds; 0 where there is one."""
+        return stdev(self.errors) if len(self.errors) > 1 else 0.0
+
+
+def costs(points: Sequence[Point], title: str, label: str) -> str:
+    """Errors against a cost; labels stand in a column at the right, so that none hides another.
+
+    Args:
+        points: One or more.
+        title: For those who cannot see it.
+        label: Of the cost's axis.
+    """
+    points = sorted(points, key=lambda point: point.mean)
+    height = max(3.4, 0.9 + _GAP * len(points))
+    figure, axes = new_figure(6.4, height)
+    axes.set_xscale("log")
+    least, most = min(point.x for point in points), max(point.x for point in points)
+    room = 1.1 * (most / least) ** 0.12
+    axes.set_xlim(least / room, most * room)
+    low, high = min(point.mean - point.sd for point in points), max(point.mean + point.sd for point in points)
+    room = 0.06 * (high - low) or 0.5
+    low, high = low - room, high + room
+    axes.set_ylim(low, high)
+    labels = _spread([(point.mean - low) / (high - low) for point in points], _GAP / (height - 0.7))
+    for point, aside, share in zip(points, _asides([point.x for point in points]), labels, strict=True):
+        colour = COLOURS[point.colour % len(COLOURS)]
+        # In inches on the page, so that no point's cost is changed.
+        place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+        style: dict[str, Any] = {"color": colour, "markersize": 6, "elinewidth": 1.2, "capsize": 2, "transform": place}
+        axes.errorbar(point.x, point.mean, point.sd, fmt=_MARKERS.get(point.part, "^"), **style)
+        axes.annotate(
+            point.label,
+            (point.x, point.mean),
+            (1.03, share),
+            xycoords=place,
+            textcoords="axes fraction",
+            fontsize="small",
+            color=INK,
+            va="center",
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "shrinkB": 4, "color": colour, "alpha": 0.5, "linewidth": 0.8},
+        )
+    axes.set_xlabel(label)
+    axes.set_ylabel("test error, %")
+    ink(axes)
+    return to_svg(figure, title)
+
+
+def _asides(costs: Sequence[float]) -> list[float]:
+    """Inches by which each point stands aside, where several have the same cost within a hundredth."""
+    groups = list[list[int]]()
+    for place in sorted(range(len(costs)), key=costs.__getitem__):
+        if groups and costs[place] <= 1.01 * costs[groups[-1][0]]:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    found = [0.0] * len(costs)
+    for group in groups:
+        for step, place in enumerate(sorted(group)):
+            found[place] = _ASIDE * (step - (len(group) - 1) / 2)
+    return found
+
+
+def _spread(places: Sequence[float], gap: float) -> list[float]:
+    """Rising places, moved as little as needed to lie a gap apart, and down again where they rise above 1."""
+    found, last = [], -inf
+    for place in places:
+        last = max(place, last + gap)
+        found.append(last)
+    ceiling = 1.0
+    for index in reversed(range(len(found))):
+        found[index] = min(found[index], ceiling)
+        ceiling = found[index] - gap
+    return found
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was measured, and the number that a claim compares it with.
+
+    Attributes:
+        label: Of what.
+        seeds: A value for each.
+        number: The claim's.
+        low: Lower end of the 95 % interval of the mean.
+        high: Its upper end.
+    """
+
+    label: str
+    seeds: Sequence[float]
+    number: float
+    low: float
+    high: float
+
+
+def predictions(found: Sequence[Prediction], title: str, label: str) -> str:
+    """Every seed, the mean with its interval, and the number, one below the other.
+
+    Args:
+        found: From the top.
+        title: For those who cannot see it.
+        label: Of the axis.
+    """
+    figure, axes = new_figure(6.4, 1.1 + 0.36 * len(found))
+    for place, each in enumerate(found):
+        # Only the first stands for all in the legend.
+        names = ("", "") if place else ("measured: seeds, mean, 95 % interval", "the claim's number")
+        style: dict[str, Any] = {"color": COLOURS[0], "linestyle": "none"}
+        axes.plot(each.seeds, [place] * len(each.seeds), "o", alpha=0.35, markersize=4, markeredgewidth=0, **style)
+        axes.plot([each.low, each.high], [place, place], "-", color=COLOURS[0], linewidth=1.6)
+        axes.plot(mean(each.seeds), place, "o", markersize=6, label=names[0] or None, **style)
+        style["color"] = COLOURS[1]
+        axes.plot(each.number, place, "D", markersize=8, fillstyle="none", label=names[1] or None, **style)
+    axes.set_yticks(range(len(found)), [each.label for each in found], fontsize="small", parse_math=False)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel(label.replace("_", " "), parse_math=False)
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    ink(axes)
+    return to_svg(figure, title)
+
+
+def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> str:
+    """How much accuracy is lost at a distance from the trained parameters, mean and standard deviation over seeds.
+
+    Args:
+        named: Name to distance to a value for each seed.
+        title: For those who cannot see it.
+    """
+    figure, axes = new_figure()
+    for index, (name, curve) in enumerate(named.items()):
+        distances = sorted(curve)
+        middle = [mean(curve[distance]) for distance in distances]
+        spread = [stdev(curve[distance]) if len(curve[distance]) > 1 else 0.0 for distance in distances]
+        colour, style = COLOURS[index % len(COLOURS)], ("-", "--", ":")[index // len(COLOURS) % 3]
+        axes.errorbar(distances, middle, spread, color=colour, linestyle=style, label=name, capsize=2, elinewidth=0.9)
+    axes.set_xlabel("distance from the trained parameters")
+    axes.set_ylabel("accuracy lost, points")
+    legend = axes.legend(frameon=False, fontsize="small")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    ink(axes)
+    return to_svg(figure, title)

@@ -1,0 +1,59 @@
+"""A claim's interval beside zero, drawn small."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from coterie.studies.verdicts import Verdict
+
+_WIDTH = 100.0
+
+
+@dataclass(frozen=True)
+class Whisker:
+    """Places from 0 to 100 on a line; what lies outside is cut off at its ends.
+
+    Attributes:
+        low: Lower end of the interval.
+        high: Its upper end.
+        middle: The measured difference.
+        published: The published difference; None where there is none on this line.
+        margin: Ends of the margin of a claim of sameness.
+        reach: What the ends of the line stand for, in the metric's units.
+    """
+
+    low: float
+    high: float
+    middle: float
+    published: float | None
+    margin: tuple[float, float] | None
+    reach: float
+
+
+def whiskers(verdicts: Sequence[Verdict]) -> list[Whisker | None]:
+    """A picture for each verdict that rests on figures; those of the same data and metric share a scale."""
+    reaches = dict[tuple[str, str], list[float]]()
+    for each in verdicts:
+        if each.comparison is not None:
+            widest = max(abs(each.comparison.low), abs(each.comparison.high), each.claim.margin or 0.0)
+            reaches.setdefault((each.data, each.claim.metric), []).append(widest)
+    # One interval that is far wider than the others would leave nothing to see of them.
+    reach = {key: 1.1 * min(max(widths), 4 * median(widths)) or 1.0 for key, widths in reaches.items()}
+    return [
+        None if each.comparison is None else _whisker(each, reach[each.data, each.claim.metric]) for each in verdicts
+    ]
+
+
+def _whisker(verdict: Verdict, reach: float) -> Whisker:
+    claim, found = verdict.claim, verdict.comparison
+    assert found is not None
+    published = None
+    if claim.published is not None and claim.expect != "same" and abs(claim.published) <= reach:
+        published = _place(-claim.published if claim.expect == "lower" else claim.published, reach)
+    margin = None if claim.margin is None else (_place(-claim.margin, reach), _place(claim.margin, reach))
+    low, high, middle = (_place(value, reach) for value in (found.low, found.high, found.difference))
+    return Whisker(low, high, middle, published, margin, reach)
+
+
+def _place(value: float, reach: float) -> float:
+    return round(_WIDTH * (0.5 + min(max(value / reach, -1.0), 1.0) / 2), 1)

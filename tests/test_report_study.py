@@ -1,0 +1,277 @@
+import re
+import warnings
+from dataclasses import replace
+from html.parser import HTMLParser
+from statistics import mean
+
+import pytest
+from rich.console import Console
+
+from coterie import UserError
+from coterie.cli import main, runs
+from coterie.report.study import Measured, read, report_studies
+from coterie.report.study_plots import Point, _asides, _spread, costs
+from coterie.report.study_tables import deployed, filled
+from coterie.report.whisker import whiskers
+from coterie.studies.results import Result, load_results, save_results
+from coterie.studies.statistics import compare, holm
+from coterie.studies.verdicts import summary
+from made_study import cells, made
+
+THEOREMS = [cell for cell in cells() if cell.data == "multi-view"]
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """What a page loads from elsewhere, its text, headers without a scope, and what is not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.outside, self.scopes, self.open, self.text, self.pictures = [], [], [], "", []
+        self.feed(text)
+        self.text = " ".join(self.text.split())
+
+    def handle_starttag(self, tag, attributes):
+        named = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "th":
+            self.scopes.append(named.get("scope"))
+        if tag == "svg":
+            self.pictures.append((named.get("role"), named.get("aria-label")))
+        if tag in ("script", "link", "iframe"):
+            self.outside.append(tag)
+        for key in ("src", "href", "xlink:href"):
+            value = named.get(key) or ""
+            if value and not value.startswith(("data:", "#")):
+                self.outside.append(value)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "title"):
+            self.text += data + " "
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def measured(results):
+    return read(results)
+
+
+@pytest.fixture(scope="module")
+def source(results, measured):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, where something does not fit
+        return report_studies([measured], results.with_suffix(".html")).read_text()
+
+
+@pytest.fixture(scope="module")
+def page(source):
+    return Page(source)
+
+
+def test_the_page_is_one_file_that_everybody_can_read(source, page):
+    assert page.outside == []
+    assert page.open == []
+    assert set(page.scopes) == {"col", "row"}
+    assert all(role == "img" and label for role, label in page.pictures)
+    assert "prefers-color-scheme: dark" in source
+    ids = re.findall(r'\bid="([^"]+)"', source)
+    assert len(ids) == len(set(ids))
+    assert "url(http" not in source
+    assert "@import" not in source
+
+
+def test_names_are_text_and_no_markup(source, page):
+    assert "<leader>" not in source
+    assert "<nan>" not in source
+    assert "okddip <leader>" in page.text
+    assert "the loss is <nan> at step 7" in page.text
+
+
+def test_claims_stand_with_their_figures_and_verdicts(measured, page):
+    for each in measured.verdicts:
+        assert each.claim.says in page.text
+        if each.comparison is not None:
+            metric = each.comparison
+            text = f"{metric.difference:+.2f} points [{metric.low:+.2f}, {metric.high:+.2f}]".replace("-", "−")
+            assert text.replace("+0.00", "0.00") in page.text
+    assert dict(measured.counts) == {
+        "holds": 4,
+        "does not hold": 1,
+        "cannot be told at this scale": 7,
+        "not run": 2,
+    }
+    for word, times in measured.counts:
+        assert f"{word}: {times}" in page.text
+    assert "target of one lower than target of alone; resnet8; the paper: Table 1" in page.text
+    assert "In the literature: 4.57 points lower ( secondary: survey; OEM T4 )" in page.text
+    assert "Seed 3: dml failed: the loss is <nan> at step 7." in page.text
+    assert [name for name, _ in measured.claims] == ["glyphs", "fashion", "multi-view", ""]
+
+
+def test_what_nobody_confirmed_is_never_shown_as_published(page):
+    assert "In the literature: 0.4 points lower ( unverified )" in page.text
+    assert "24.63 ± 0.10: CIFAR-100, ResNet-32 ( unverified )" in page.text
+    assert "8.50 top5 error: CIFAR-100, ResNet-32 ( unverified )" in page.text
+
+
+def test_a_table_has_means_and_corrected_comparisons_with_the_baseline(measured):
+    table = measured.tables[0]
+    assert (table.baseline, table.columns) == ("alone", [("glyphs", "resnet8"), ("fashion", "resnet8")])
+    lines = {(line.row, line.part): entries for line, entries, _ in table.lines}
+    assert ("one", "branch1") not in lines  # not deployed
+    one = lines["one", "target"][0]
+    values = [measured.results.values("glyphs", "resnet8", row, "target", "error").values() for row in ("one", "alone")]
+    assert one.comparison == compare(*map(list, values))
+    assert lines["alone", "target"][0].comparison is None
+    compared = [each for _, entries, _ in table.lines for each in entries if each.comparison]
+    assert len(compared) == 16
+    assert [each.adjusted for each in compared] == holm([each.comparison.p for each in compared])
+    assert lines["dml", "target"][1].spread.endswith("(n = 4, 1 failed)")
+    assert len(table.statistics) == 16
+
+
+def test_what_was_not_run_is_marked_with_its_published_figures(page, measured):
+    assert [table.not_run for table in measured.tables] == [False, True, False]
+    assert "Table 4: against ensembles – not run" in page.text
+    assert "27.12: CIFAR-100, ResNet-32 ( secondary: OEM T4 )" in page.text
+    assert "The published protocol – not run" in page.text
+    assert "one-imagenet target ImageNet, ResNet-18 error 29.45 Table 2 paper not run" in page.text
+    assert "one-imagenet target ImageNet, ResNet-18 top5 error 10.41 – unverified not run" in page.text
+
+
+def test_the_page_says_what_the_study_can_see(measured, page):
+    first, second, third = measured.sight
+    assert "standard deviation" in first
+    assert re.search(
+        r"told from chance in \d+ of 100 repetitions, so a gain under half a point over three seeds", second
+    )
+    seen = sorted(each.seen for each in measured.verdicts if each.seen is not None)
+    assert f"is {seen[0]:.2f} to {seen[-1]:.2f} points" in third
+    assert all(line in page.text for line in measured.sight)
+    assert "65, 1 failed; 40.3 core-minutes" in page.text
+    assert measured.minutes == pytest.approx((59 * 40 + 5 * 12) / 60)
+
+
+def test_a_steady_network_is_not_said_to_be_noise(measured):
+    steady = [
+        replace(cell, measured={"target": {"error": (30.0 if cell.row == "one" else 31.0) + 0.01 * cell.seed**2}})
+        for cell in measured.results.cells
+        if cell.row in ("alone", "one")
+    ]
+    steady[-1].measured["target"]["error"] += 0.01
+    assert "noise" not in " ".join(Measured(measured.study, replace(measured.results, cells=steady)).sight)
+
+
+def test_every_figure_is_drawn(measured, source):
+    headings = {heading: [caption for caption, _ in pictures] for heading, pictures in measured.figures}
+    assert [len(captions) for captions in headings.values()] == [3, 3, 1]
+    assert "Measured against the numbers that claims name" in headings
+    for label in (">FLOPs of all training<", ">one-without-kl, ensemble<", ">theorems, single (multi-view)<"):
+        assert label in source
+    assert ">okddip &lt;leader&gt;<" in source
+
+
+def test_analyses_and_every_cell_are_there(measured, page):
+    diversity = mean(measured.results.values("glyphs", "resnet8", "one", "ensemble", "diversity").values())
+    assert f"glyphs resnet8 one ensemble diversity {diversity:.3g}" in page.text
+    assert "glyphs resnet8 one target generalisation gap" in page.text
+    assert "coterie train --config kd.yaml --seed 4" in page.text
+    assert "fashion/resnet8/dml/3: the loss is <nan> at step 7" in page.text
+
+
+def test_a_page_is_the_same_when_drawn_again(tmp_path):
+    path = made(tmp_path, cells=THEOREMS)
+    first, again = (report_studies([read(path)], tmp_path / name).read_text() for name in ("a.html", "b.html"))
+    assert first == again
+
+
+def test_several_studies_share_a_page(tmp_path):
+    one, other = made(tmp_path, "one", cells=THEOREMS), made(tmp_path, "other", cells=THEOREMS)
+    text = report_studies([read(one), read(other)], tmp_path / "p.html").read_text()
+    assert Page(text).outside == []
+    assert len(Page(text).pictures) == 2 * (1 + 2)  # for each study a figure, and two claims' intervals
+    assert [f'<a href="#study{n}">' in text for n in (1, 2)] == [True, True]
+    ids = re.findall(r'\bid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    with pytest.raises(UserError, match="nothing to report"):
+        report_studies([], tmp_path / "none.html")
+
+
+def test_a_study_of_nothing_has_a_page(tmp_path):
+    path = made(tmp_path, cells=[])
+    text = Page(report_studies([read(path)], tmp_path / "p.html").read_text()).text
+    assert "0, 0 failed; 0.0 core-minutes" in text
+    assert "holds" not in text
+    assert read(path).sight == []
+
+
+def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monkeypatch):
+    # Without costs there is little to draw.
+    bare = [replace(cell, cost={}, training_flops=None) for cell in load_results(results).cells]
+    path = made(tmp_path, cells=bare)
+    monkeypatch.setattr(runs, "console", Console(width=200, highlight=False))
+    main(["report", str(path), "--out", str(tmp_path / "p.html")])
+    said = capsys.readouterr().out
+    measured = read(path)
+    assert said.count("cannot be told at this scale") == 8
+    assert "does not hold" in said
+    assert summary(measured.study, measured.results, measured.verdicts) in said
+    assert "small scale, 65 cells (1 failed). Claims: holds: 4; does not hold: 1;" in said
+    assert (tmp_path / "p.html").exists()
+
+
+def test_runs_and_studies_are_not_mixed_and_what_is_missing_is_named(results, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["report", str(results), "runs/one"])
+    assert "runs/one: no results file" in capsys.readouterr().err
+    lost = tmp_path / "lost.json"
+    save_results(lost, replace(load_results(results), study=str(tmp_path / "gone.yaml")))
+    with pytest.raises(UserError, match=r"lost.json: .*gone.yaml: cannot be read"):
+        read(lost)
+    save_results(lost, replace(load_results(results), scale="huge"))
+    with pytest.raises(UserError, match=r"lost.json: unknown scale"):
+        read(lost)
+
+
+def test_labels_keep_apart_and_within():
+    assert _spread([0.1, 0.1, 0.5], 0.2) == pytest.approx([0.1, 0.3, 0.5])
+    assert _spread([0.9, 0.95, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])
+    assert _asides([1.0, 5.0, 1.005]) == pytest.approx([-0.05, 0, 0.05])
+
+
+def test_one_point_without_spread_is_drawn():
+    svg = costs([Point("a $x$ & b", "target", 0, 1e9, [20.0])], "one <point>", "FLOPs")
+    assert "a $x$ &amp; b" in svg
+    assert 'aria-label="one &lt;point&gt;"' in svg
+
+
+def test_whiskers_of_a_data_set_share_a_scale(measured):
+    found = measured.verdicts
+    pictures = dict(zip([(each.claim.says, each.data) for each in found], whiskers(found), strict=True))
+    glyphs = [picture for (_, data), picture in pictures.items() if data == "glyphs" and picture]
+    assert len({picture.reach for picture in glyphs}) == 1
+    for picture in filter(None, pictures.values()):
+        assert 0 <= picture.low <= picture.middle <= picture.high <= 100
+    first = pictures["ONE's target is more accurate than the network trained alone.", "glyphs"]
+    assert first.published == pytest.approx(50 - 50 * 4.57 / first.reach, abs=0.1)
+    # A figure that would lie off the line is not drawn on its end.
+    assert pictures["ONE's target is more accurate than the network trained alone.", "fashion"].published is None
+
+
+def test_parts_without_costs_are_all_shown(measured):
+    cell = Result("d", "n", "r", 0, measured={"student": {"error": 1.0}, "ensemble": {"error": 1.0}})
+    assert deployed(cell) == ["ensemble", "student"]
+    small = measured.study.scale("small")
+    theorems = filled(small.tables[2], small, measured.results)
+    assert [(line.part, line.metric) for line, _, _ in theorems.lines] == [
+        ("ensemble", "single_view_error"),
+        ("single", "single_view_error"),
+    ]
