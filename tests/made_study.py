@@ -36,7 +36,7 @@ def cells():
                 measured["target"] |= {f"flatness_{d}": d * d * (2 if row == "one" else 3) for d in (0.5, 1.0, 2.0)}
                 measured["target"]["generalisation_gap"] = errors["target"] - 5
                 if "ensemble" in parts:
-                    measured["ensemble"]["diversity"] = 0.2 + noise.gauss(0, 0.01)
+                    measured["ensemble"] |= {"disagreement": 20 + noise.gauss(0, 1), "divergence": 0.3}
                     measured["branch1"] = {"error": errors["target"] + 0.2}
                 cost = {part: {"parameters": int(78042 * f[3]), "flops": 2.46e7 * f[3]} for part, f in parts.items()}
                 total = 1.2e13 * parts["target"][2]

@@ -2,7 +2,7 @@ import re
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 from rich.console import Console
@@ -15,6 +15,7 @@ from coterie.report.study_tables import deployed, filled
 from coterie.report.whisker import whiskers
 from coterie.studies.results import Result, load_results, save_results
 from coterie.studies.statistics import compare, holm
+from coterie.studies.study import Published
 from coterie.studies.verdicts import summary
 from made_study import cells, made
 
@@ -124,7 +125,7 @@ def test_what_nobody_confirmed_is_never_shown_as_published(page):
 
 def test_a_table_has_means_and_corrected_comparisons_with_the_baseline(measured):
     table = measured.tables[0]
-    assert (table.baseline, table.columns) == ("alone", [("glyphs", "resnet8"), ("fashion", "resnet8")])
+    assert (table.baseline, table.columns) == ("alone, target", [("glyphs", "resnet8"), ("fashion", "resnet8")])
     lines = {(line.row, line.part): entries for line, entries, _ in table.lines}
     assert ("one", "branch1") not in lines  # not deployed
     one = lines["one", "target"][0]
@@ -180,9 +181,17 @@ def test_every_figure_is_drawn(measured, source):
 
 
 def test_analyses_and_every_cell_are_there(measured, page):
-    diversity = mean(measured.results.values("glyphs", "resnet8", "one", "ensemble", "diversity").values())
-    assert f"glyphs resnet8 one ensemble diversity {diversity:.3g}" in page.text
-    assert "glyphs resnet8 one target generalisation gap" in page.text
+    metrics, rows = measured.analyses
+    assert metrics == ["generalisation gap", "disagreement", "divergence"]
+    by_place = {row[:4]: row[4:] for row in rows}
+    said = measured.results.values("glyphs", "resnet8", "one", "ensemble", "disagreement").values()
+    text = f"{mean(said):.2f} ± {stdev(said):.2f} (n = 5)"
+    assert by_place["glyphs", "resnet8", "one", "ensemble"][:2] == ("–", text)
+    assert by_place["glyphs", "resnet8", "one", "target"][1:] == ("–", "–")
+    assert text in page.text
+    assert ("glyphs", "resnet8", "one", "branch1") not in by_place  # not deployed
+    assert "glyphs resnet8 one branch1 error" in page.text
+    assert "multi-view theorem theorems single single view error" in page.text
     assert "coterie train --config kd.yaml --seed 4" in page.text
     assert "fashion/resnet8/dml/3: the loss is <nan> at step 7" in page.text
 
@@ -241,6 +250,41 @@ def test_runs_and_studies_are_not_mixed_and_what_is_missing_is_named(results, tm
         read(lost)
 
 
+def test_a_table_without_published_figures_takes_those_of_the_study(measured):
+    small = measured.study.scale("small")
+    table = replace(small.tables[0], published=())
+
+    def published(row, of, **options):
+        return Published(row, of=of, value=1.0, evidence="paper", **{"part": "target", "metric": "error"} | options)
+
+    others = [
+        published("one", "ImageNet"),
+        published("one", "CIFAR"),
+        published("one", "CIFAR", metric="top5_error"),
+        published("alone", "CIFAR"),
+        published("alone", "CIFAR"),
+        published("kd", "CIFAR", part="teacher"),
+        published("unknown", "CIFAR"),
+    ]
+    beside = {(line.row, line.part): found for line, _, found in filled(table, small, measured.results, others).lines}
+    assert beside["one", "target"] == [others[1], others[0], others[2]]  # of CIFAR first, of which most lines have one
+    assert beside["alone", "target"] == [others[3]]
+    assert beside["kd", "target"] == [others[5]]
+    assert beside["one", "ensemble"] == beside["dml", "target"] == []
+    own = filled(small.tables[0], small, measured.results, others)
+    assert sum(len(found) for *_, found in own.lines) == len(small.tables[0].published)
+
+
+def test_only_an_unusual_network_is_named(measured):
+    cells = [cell for cell in measured.results.cells if cell.data == "glyphs" and cell.row in ("alone", "one")]
+    other = [replace(cell, network="resnet14") for cell in cells if cell.row == "alone" and cell.seed < 2]
+    named = Measured(measured.study, replace(measured.results, cells=[*cells, *other]))
+    ((heading, pictures), *_) = named.figures
+    assert heading == "glyphs; resnet8 where no other is named"
+    assert ">alone, resnet14<" in pictures[0][1]
+    assert ">one, ensemble<" in pictures[0][1]
+
+
 def test_labels_keep_apart_and_within():
     assert _spread([0.1, 0.1, 0.5], 0.2) == pytest.approx([0.1, 0.3, 0.5])
     assert _spread([0.9, 0.95, 1.0], 0.2) == pytest.approx([0.6, 0.8, 1.0])
@@ -268,10 +312,11 @@ def test_whiskers_of_a_data_set_share_a_scale(measured):
 
 def test_parts_without_costs_are_all_shown(measured):
     cell = Result("d", "n", "r", 0, measured={"student": {"error": 1.0}, "ensemble": {"error": 1.0}})
-    assert deployed(cell) == ["ensemble", "student"]
+    assert deployed(cell) == ["student", "ensemble"]
     small = measured.study.scale("small")
     theorems = filled(small.tables[2], small, measured.results)
     assert [(line.part, line.metric) for line, _, _ in theorems.lines] == [
-        ("ensemble", "single_view_error"),
         ("single", "single_view_error"),
+        ("ensemble", "single_view_error"),
     ]
+    assert theorems.statistics == []

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from coterie import UserError
-from coterie.studies.results import Result, Results, load_results, save_results
+from coterie.studies.results import Result, Results, load_results, save_results, unit
 
 CELL = Result(
     "glyphs",
@@ -93,3 +93,10 @@ def test_a_cell_that_is_there_twice_is_refused(tmp_path):
 def test_no_file_is_said_so(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_results(tmp_path / "none.json")
+
+
+def test_percentages_differ_by_points():
+    for metric in ("error", "single_view_error", "flatness_0.3", "generalisation_gap", "disagreement", "gain"):
+        assert unit(metric) == " points"
+    for metric in ("nll", "ece", "flatness_nll_0.3", "error_correlation", "member_divergence", "nll_gap"):
+        assert unit(metric) == ""

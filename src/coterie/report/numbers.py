@@ -2,10 +2,12 @@
 
 from math import isfinite
 
+from coterie.studies.results import unit
+
 
 def number(value: float, metric: str = "error") -> str:
-    """Errors with two decimals, other metrics with three digits; a true minus sign."""
-    said = f"{value:.2f}" if "error" in metric else f"{value:.3g}"
+    """Percentages with two decimals, other metrics with three digits; a true minus sign."""
+    said = f"{value:.2f}" if unit(metric) else f"{value:.3g}"
     return said.replace("-", "−")
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -17,12 +17,12 @@ from coterie.errors import UserError
 from coterie.files import write_text
 from coterie.report import numbers
 from coterie.report.study_plots import Point, Prediction, costs, flatness, predictions
-from coterie.report.study_tables import Filled, deployed, filled, measures
+from coterie.report.study_tables import Filled, analyses, deployed, every_measure, filled
 from coterie.report.whisker import Whisker, whiskers
-from coterie.studies.results import Result, Results, load_results
+from coterie.studies.results import Result, Results, load_results, unit
 from coterie.studies.statistics import power
 from coterie.studies.study import Side, Study, Table, load_study
-from coterie.studies.verdicts import WORDS, Verdict, unit, verdicts
+from coterie.studies.verdicts import WORDS, Verdict, verdicts
 
 _MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))
 
@@ -74,8 +74,9 @@ class Measured:
     @cached_property
     def tables(self) -> list[Filled]:
         """Of this scale."""
+        every = [each for scale in self.study.scales.values() for table in scale.tables for each in table.published]
         scale = self.study.scale(self.results.scale)
-        return [filled(table, scale, self.results) for table in scale.tables]
+        return [filled(table, scale, self.results, every) for table in scale.tables]
 
     @property
     def elsewhere(self) -> list[Table]:
@@ -118,21 +119,23 @@ class Measured:
         """(heading, (caption, SVG) of each picture)."""
         name, found = f"{self.study.name} {self.results.scale}", list[tuple[str, list[tuple[str, str]]]]()
         for data in dict.fromkeys(cell.data for cell in self.results.cells):
-            pictures = []
+            cells = [cell for cell in self.results.cells if cell.data == data]
+            usual, pictures = _usual(cells), []
             for caption, label, training in (
                 ("Error against all training, teachers included", "FLOPs of all training", True),
                 ("Error against the deployed network", "FLOPs of one image, as deployed", False),
             ):
-                points = _points([cell for cell in self.results.cells if cell.data == data], training)
+                points = _points(cells, training)
                 if points:
                     pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
-            curves = _flatness([cell for cell in self.results.cells if cell.data == data])
+            curves = _flatness(cells)
             if curves:
                 pictures.append(
                     ("Flatness: what moving the parameters costs", flatness(curves, f"{name}, {data}: flatness"))
                 )
             if pictures:
-                found.append((data, pictures))
+                several = usual is not None and any(cell.network != usual for cell in cells)
+                found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
         numbered = _numbered(self)
         if numbered:
             pictures = [
@@ -143,14 +146,14 @@ class Measured:
         return found
 
     @property
-    def analyses(self) -> list[tuple[str, ...]]:
-        """Diversity and the like, see :func:`coterie.report.study_tables.measures`."""
-        return measures(self.results, analyses=True)
+    def analyses(self) -> tuple[list[str], list[tuple[str, ...]]]:
+        """See :func:`coterie.report.study_tables.analyses`."""
+        return analyses(self.results)
 
     @property
-    def others(self) -> list[tuple[str, ...]]:
-        """What else was measured beside the errors."""
-        return measures(self.results, analyses=False)
+    def measures(self) -> list[tuple[str, ...]]:
+        """Everything that was measured, over seeds."""
+        return every_measure(self.results)
 
 
 def read(path: str | Path) -> Measured:
@@ -217,9 +220,8 @@ def _errors(cell: Result) -> str:
     )
 
 
-def _points(cells: Iterable[Result], training: bool) -> list[Point]:
+def _points(cells: Sequence[Result], training: bool) -> list[Point]:
     """A point for each network that can be deployed, where its cost is known."""
-    cells = list(cells)
     rows = list(dict.fromkeys(cell.row for cell in cells))
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
     for cell in cells:
@@ -240,15 +242,21 @@ def _points(cells: Iterable[Result], training: bool) -> list[Point]:
     ]
 
 
-def _label(row: str, network: str, part: str, cells: Iterable[Result]) -> str:
+def _label(row: str, network: str, part: str, cells: Sequence[Result]) -> str:
     """What is said of a network beside those of other cells: no more than tells it from them."""
-    several = len({cell.network for cell in cells}) > 1
-    return ", ".join([row, *([network] if several else []), *([part] if part != "target" else [])])
+    named = [network] if network != _usual(cells) else []
+    return ", ".join([row, *named, *([part] if part != "target" else [])])
 
 
-def _flatness(cells: Iterable[Result]) -> dict[str, dict[float, list[float]]]:
+def _usual(cells: Sequence[Result]) -> str | None:
+    """The network of four of five cells, if there is one: it need not be named."""
+    network, times = Counter(cell.network for cell in cells).most_common(1)[0]
+    return network if times >= 0.8 * len(cells) else None
+
+
+def _flatness(cells: Sequence[Result]) -> dict[str, dict[float, list[float]]]:
     """Row and part to distance to the accuracy lost, a value for each seed."""
-    found, cells = dict[str, dict[float, list[float]]](), list(cells)
+    found = dict[str, dict[float, list[float]]]()
     for cell in cells:
         for part, figures in cell.measured.items():
             for metric in figures:

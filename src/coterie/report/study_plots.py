@@ -12,7 +12,7 @@ from coterie.report.plots import COLOURS, INK, ink, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
 _GAP = 0.17  # inches between the labels of points
-_ASIDE = 0.1  # inches between points of the same cost
+_ASIDE, _WIDEST = 0.1, 0.7  # inches between points of the same cost, and from the first to the last of them
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def costs(points: Sequence[Point], title: str, label: str) -> str:
     figure, axes = new_figure(6.4, height)
     axes.set_xscale("log")
     least, most = min(point.x for point in points), max(point.x for point in points)
-    room = 1.1 * (most / least) ** 0.12
+    room = 1.15 * (most / least) ** 0.15
     axes.set_xlim(least / room, most * room)
     low, high = min(point.mean - point.sd for point in points), max(point.mean + point.sd for point in points)
     room = 0.06 * (high - low) or 0.5
@@ -99,7 +99,7 @@ def _asides(costs: Sequence[float]) -> list[float]:
     found = [0.0] * len(costs)
     for group in groups:
         for step, place in enumerate(sorted(group)):
-            found[place] = _ASIDE * (step - (len(group) - 1) / 2)
+            found[place] = min(_ASIDE, _WIDEST / len(group)) * (step - (len(group) - 1) / 2)
     return found
 
 

@@ -1,6 +1,7 @@
 """The tables of a study's page: what each row was worth, against the baseline, beside what was published."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
@@ -9,7 +10,7 @@ from coterie.studies.results import Result, Results
 from coterie.studies.statistics import Comparison, compare, holm
 from coterie.studies.study import Published, Scale, Table
 
-ANALYSES = ("flatness_", "diversity", "generalisation_gap")  # beginnings of metrics that have a place of their own
+_USUAL = ("error", "nll", "ece", "top5_error", "train_error")  # what every training of the harness has
 _FIRST = ("target", "ensemble")
 
 
@@ -104,7 +105,7 @@ class Filled:
         table: As the study has it.
         columns: (data, network).
         lines: (line, an entry for each column, what was published of it).
-        baseline: The row that others are compared with.
+        baseline: The row and the part that others are compared with.
         not_run: Whether there is nothing in it.
     """
 
@@ -120,8 +121,15 @@ class Filled:
         return [each.statistics for _, entries, _ in self.lines for each in entries if each.comparison is not None]
 
 
-def filled(table: Table, scale: Scale, results: Results) -> Filled:
-    """A table with what was measured of it."""
+def filled(table: Table, scale: Scale, results: Results, published: Sequence[Published] = ()) -> Filled:
+    """A table with what was measured of it.
+
+    Args:
+        table: Of the scale.
+        scale: Of the study.
+        results: At that scale.
+        published: What stands beside where the table has no published figures of its own: those of the study's others.
+    """
     columns = [(data, network) for data in table.data for network in table.networks]
     baseline = baseline_of(table, scale)
     lines = list[Line]()
@@ -132,9 +140,10 @@ def filled(table: Table, scale: Scale, results: Results) -> Filled:
     compared = [each.comparison.p for each in entries if each.comparison is not None]
     adjusted = iter(holm(compared))
     entries = [replace(each, adjusted=next(adjusted)) if each.comparison else each for each in entries]
-    width, beside = len(columns), _beside(lines, table)
+    width, beside = len(columns), _beside(lines, table.published or published)
     rows = [(line, entries[place * width : (place + 1) * width], beside[line]) for place, line in enumerate(lines)]
-    return Filled(table, columns, rows, baseline, not any(each.values or each.failed for each in entries))
+    part = next((line.part for line in lines if line.row == baseline), "target")
+    return Filled(table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries))
 
 
 def baseline_of(table: Table, scale: Scale) -> str:
@@ -146,36 +155,47 @@ def baseline_of(table: Table, scale: Scale) -> str:
 def deployed(cell: Result) -> list[str]:
     """The parts of a cell that can be deployed, the target first; all parts where nothing was said of costs."""
     parts = [part for part in cell.measured if part in cell.cost] or list(cell.measured)
+    if "target" not in parts:
+        return parts
     return sorted(parts, key=lambda part: _FIRST.index(part) if part in _FIRST else len(_FIRST))
 
 
-def measures(results: Results, analyses: bool) -> list[tuple[str, ...]]:
-    """Everything that was measured beside the errors, over seeds.
-
-    Args:
-        results: Of a study.
-        analyses: Whether only diversity and the generalisation gap, or only the others.
+def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
+    """What was analysed of the networks that can be deployed, beside their errors and the flatness curves.
 
     Returns:
-        Data, network, row, part, metric, mean, standard deviation and how many.
+        The metrics, and for each data set, network, row and part: these, and mean ± standard deviation of each metric.
     """
+    found = dict[tuple[str, ...], dict[str, list[float]]]()
+    for cell in results.cells:
+        for part in deployed(cell):
+            for metric in cell.measured[part] if "error" in cell.measured[part] else ():
+                value = cell.figure(part, metric)
+                if value is not None and metric not in _USUAL and not metric.startswith("flatness_"):
+                    found.setdefault((cell.data, cell.network, cell.row, part), {}).setdefault(metric, []).append(value)
+    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    rows = [
+        (*key, *(_said(row[metric], metric) if metric in row else "–" for metric in metrics))
+        for key, row in found.items()
+    ]
+    return [metric.replace("_", " ") for metric in metrics], rows
+
+
+def every_measure(results: Results) -> list[tuple[str, ...]]:
+    """Everything that was measured: data, network, row, part, metric, and mean ± standard deviation over seeds."""
     found = dict[tuple[str, ...], list[float]]()
     for cell in results.cells:
         for part, figures in cell.measured.items():
             for metric in figures:
-                value = None if metric.startswith(ANALYSES[0]) else cell.figure(part, metric)
-                if value is not None and metric != "error" and metric.startswith(ANALYSES[1:]) == analyses:
+                value = cell.figure(part, metric)
+                if value is not None:
                     found.setdefault((cell.data, cell.network, cell.row, part, metric), []).append(value)
-    return [
-        (
-            *key[:4],
-            key[4].replace("_", " "),
-            number(mean(values), key[4]),
-            number(stdev(values), key[4]) if len(values) > 1 else "–",
-            str(len(values)),
-        )
-        for key, values in found.items()
-    ]
+    return [(*key[:4], key[4].replace("_", " "), _said(values, key[4])) for key, values in found.items()]
+
+
+def _said(values: list[float], metric: str) -> str:
+    spread = f" ± {number(stdev(values), metric)}" if len(values) > 1 else ""
+    return f"{number(mean(values), metric)}{spread} (n = {len(values)})"
 
 
 def _lines(row: str, cells: Iterable[Result]) -> list[Line]:
@@ -184,7 +204,7 @@ def _lines(row: str, cells: Iterable[Result]) -> list[Line]:
     for cell in cells:
         for part in deployed(cell):
             metrics = ["error"] if "error" in cell.measured[part] else cell.measured[part]
-            found |= dict.fromkeys(Line(row, part, metric) for metric in metrics if not metric.startswith(ANALYSES))
+            found |= dict.fromkeys(Line(row, part, metric) for metric in metrics)
     return list(found)
 
 
@@ -192,13 +212,20 @@ def _published_parts(table: Table, row: str) -> list[str]:
     return list(dict.fromkeys(each.part for each in table.published if each.row == row)) or ["target"]
 
 
-def _beside(lines: list[Line], table: Table) -> dict[Line, list[Published]]:
-    """Published figures by the line that they are closest to: of the same row, the same part, the same metric."""
+def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, list[Published]]:
+    """Published figures by the line that they are closest to: of the same row, the same part, the same metric.
+
+    Of each line those come first that are of the network and data of which most lines have one, so that a column can be
+    read downwards.
+    """
     found = {line: list[Published]() for line in lines}
-    for each in table.published:
+    for each in dict.fromkeys(published):
         near = [line for line in lines if line.row == each.row]
         if near:
             found[max(near, key=lambda line: (line.part == each.part, line.metric == each.metric))].append(each)
+    common = Counter(of for figures in found.values() for of in {each.of for each in figures})
+    for line, figures in found.items():
+        figures.sort(key=lambda each: (each.part != line.part, each.metric != line.metric, -common[each.of]))
     return found
 
 

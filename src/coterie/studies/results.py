@@ -1,6 +1,7 @@
 """What a study measured, as a file: everything that its page is made from."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -86,6 +87,14 @@ class Results:
         """A figure of a row by seed, where it was measured."""
         found = {seed: cell.figure(part, metric) for seed, cell in self.seeds(data, network, row).items()}
         return {seed: value for seed, value in sorted(found.items()) if value is not None}
+
+
+_PERCENT = r".*error|disagreement|generalisation_gap|(kept_)?gain|both|winner|flatness_\d+(\.\d+)?"
+
+
+def unit(metric: str) -> str:
+    """What differences of a metric are in: points where it is a percentage or a difference of two, else nothing."""
+    return " points" if re.fullmatch(_PERCENT, metric) else ""
 
 
 def load_results(path: str | Path) -> Results:

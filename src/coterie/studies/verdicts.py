@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from coterie.studies.results import Results
+from coterie.studies.results import Results, unit
 from coterie.studies.statistics import LEVEL, Comparison, compare, holm, holm_levels
 from coterie.studies.study import Claim, Side, Study
 
@@ -69,11 +69,6 @@ class Verdict:
         for reason, seeds in reasons.items():
             said.append(f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}: {reason}.")
         return " ".join(said)
-
-
-def unit(metric: str) -> str:
-    """What differences of a metric are in: points where it is a percentage, else nothing."""
-    return " points" if "error" in metric else ""
 
 
 def verdicts(study: Study, results: Results) -> list[Verdict]:
