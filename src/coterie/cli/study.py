@@ -88,15 +88,15 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
             task = bar.add_task("cells", total=len(todo))
             for result in runner.Scheduler(progress, todo, pools, count).run():
                 failed += result.failed is not None
-                bar.console.print(_line(result), markup=False)
+                bar.console.print(_line(result), markup=False, soft_wrap=True)
                 bar.advance(task)
     except runner.Stopped:
         raise UserError(f"stopped; {progress.path} keeps what is done, and the same command goes on") from None
     done = sum(progress.done(cell) for cell in progress.cells)
-    console.print(f"{progress.path}: {done} of {len(progress.cells)} cells", markup=False)
+    console.print(f"{progress.path}: {done} of {len(progress.cells)} cells", markup=False, soft_wrap=True)
     if failed:
         raise UserError(f"{failed} cells failed, see above; the same command tries them again")
-    console.print(f"next: coterie report {progress.path} --out study.html", markup=False)
+    console.print(f"next: coterie report {progress.path} --out study.html", markup=False, soft_wrap=True)
 
 
 def _bar() -> Progress:
@@ -108,8 +108,10 @@ def _line(result: Result) -> str:
     name = "/".join(map(str, result.key))
     if result.failed is not None:
         return f"{name}: failed: {result.failed}"
-    errors = [f"{part} {figures['error']:.2f}" for part, figures in result.measured.items() if figures.get("error")]
-    return f"{name}: {', '.join(['error % ' + ' '.join(errors)] if errors else [])} {result.seconds:.0f} s"
+    errors = " ".join(
+        f"{part} {figures['error']:.2f}" for part, figures in result.measured.items() if "error" in figures
+    )
+    return f"{name}: {f'error % {errors}  ' if errors else ''}{result.seconds:.0f} s"
 
 
 def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Cell], todo: Sequence[Cell]) -> None:
@@ -141,4 +143,4 @@ def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:
 
 def _smoke(scale: Scale) -> None:
     for name, line in smoke.smoke(scale):
-        console.print(f"{name}: {line}", markup=False)
+        console.print(f"{name}: {line}", markup=False, soft_wrap=True)

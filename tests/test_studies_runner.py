@@ -1,0 +1,189 @@
+"""The runner: what is missing is run, teachers first; what fails does not stop the rest; what is stopped goes on."""
+
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future
+
+import pytest
+
+from coterie.cli import main
+from coterie.errors import UserError
+from coterie.run import read_metrics
+from coterie.studies import runner
+from coterie.studies.cell import run_cell
+from coterie.studies.results import Results, load_results
+from coterie.studies.study import folder, load_study
+from test_studies_study import SMALL, write
+
+
+class Here(Executor):
+    """Runs a function at once; those of some cells die, so many times."""
+
+    def __init__(self, deaths=()):
+        self.deaths, self.order = dict(deaths), []
+
+    def submit(self, function, cell, *given):
+        self.order.append(cell.name)
+        future = Future()
+        if self.deaths.get(cell.name, 0) > 0:
+            self.deaths[cell.name] -= 1
+            future.set_exception(BrokenExecutor("a process died"))
+        else:
+            future.set_result(function(cell, *given))
+        return future
+
+
+def progress(tmp_path, **changes):
+    study = load_study(write(tmp_path / "s.yaml", **changes))
+    runs = tmp_path / "runs"
+    cells = study.scale("small").cells(runs)
+    return runner.Progress(tmp_path / "results.json", Results("s", "small", "coterie study s"), cells, runs)
+
+
+def go(kept, pool=None, only=""):
+    pool = pool or Here()
+    todo = kept.missing([cell for cell in kept.cells if only in cell.name])
+    return {"/".join(map(str, r.key)): r for r in runner.Scheduler(kept, todo, lambda: pool, 2).run()}
+
+
+@pytest.fixture
+def half(tmp_path):
+    """A study of one seed without analyses."""
+    tables = [{k: v for k, v in SMALL["tables"][0].items() if k != "minutes"}]
+    return {"seeds": 1, "tables": tables}
+
+
+def test_a_study_is_trained_measured_and_written(tmp_path, half):
+    kept = progress(tmp_path, small=half)
+    found = go(kept)
+    assert list(found) == ["digits/resnet14/alone/0", "digits/resnet8/alone/0", "digits/resnet8/kd/0"]
+    saved = load_results(tmp_path / "results.json")
+    assert [cell.row for cell in saved.cells] == ["alone", "kd", "alone"]  # in the study's order
+    teacher, taught, alone = saved.cells
+    run = folder(kept.cells[1], kept.runs)
+    assert (run / "model.safetensors").is_file()
+    assert 0 < taught.measured["target"]["error"] <= 100
+    assert taught.measured["target"].keys() >= {"nll", "ece", "train_error"}
+    assert taught.cost["target"] == alone.cost["target"] != teacher.cost["target"]
+    # What the teacher's training cost is part of what the student's cost.
+    assert taught.training_flops > teacher.training_flops + alone.training_flops
+    assert saved.machine.endswith("no GPU") or "cores" in saved.machine
+    assert kept.missing(kept.cells) == []
+
+
+def test_what_is_done_in_this_configuration_is_not_run_again(tmp_path, half):
+    go(progress(tmp_path, small=half), only="alone")
+    again = progress(tmp_path, small=half)
+    assert [cell.name for cell in again.missing(again.cells)] == ["digits/resnet8/kd/0"]
+    other = progress(tmp_path, small=half | {"common": SMALL["common"] | {"epochs": 2}})
+    assert len(other.missing(other.cells)) == 3
+    analysed = progress(tmp_path, small=half | {"tables": [half["tables"][0] | {"measures": ["generalisation"]}]})
+    assert [cell.name for cell in analysed.missing(analysed.cells) if cell.row == "alone"][
+        -1
+    ] == "digits/resnet8/alone/0"
+
+
+def test_a_teacher_whose_run_is_gone_is_trained_again(tmp_path, half):
+    kept = progress(tmp_path, small=half)
+    go(kept, only="alone")
+    (folder(kept.cells[0], kept.runs) / "model.json").unlink()
+    assert [cell.name for cell in kept.missing(kept.cells)] == ["digits/resnet14/alone/0", "digits/resnet8/kd/0"]
+
+
+def test_a_failed_cell_says_why_and_stops_only_those_who_learn_from_it(tmp_path, half):
+    rows = SMALL["rows"] | {
+        "alone": {"method": {"name": "vanilla"}, "batch_size": 9999},
+        "plain": SMALL["rows"]["alone"],
+    }
+    tables = [half["tables"][0] | {"rows": ["kd", "alone", "plain"]}]
+    found = go(progress(tmp_path, small=half | {"rows": rows, "tables": tables}))
+    assert found["digits/resnet8/alone/0"].failed.startswith("--batch_size is 9999")
+    assert found["digits/resnet8/kd/0"].failed == "its teacher failed: digits/resnet14/alone/0"
+    assert found["digits/resnet8/plain/0"].failed is None
+    again = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
+    assert len(again.missing(again.cells)) == 3  # what failed is tried again
+
+
+def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_cell(tmp_path, half):
+    pool = Here({"digits/resnet14/alone/0": 1, "digits/resnet8/alone/0": 2})
+    found = go(progress(tmp_path, small=half), pool)
+    assert found["digits/resnet14/alone/0"].failed is None
+    assert found["digits/resnet8/kd/0"].failed is None
+    assert found["digits/resnet8/alone/0"].failed.startswith("its process died twice")
+
+
+def test_another_studys_file_is_refused(tmp_path, half):
+    go(progress(tmp_path, small=half), only="alone")
+    with pytest.raises(UserError, match="holds s at scale small; name another file for s, scale paper"):
+        runner.Progress(tmp_path / "results.json", Results("s", "paper"), [], tmp_path)
+
+
+def test_a_ray_cluster_runs_a_study(tmp_path, half):
+    pytest.importorskip("ray", reason="Ray comes with coterie[ray], and with the test extra")
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        cluster = runner.RayExecutor("local")
+        assert cluster.workers == 2
+        found = go(progress(tmp_path, small=half), cluster)
+    finally:
+        ray.shutdown()
+    assert [result.failed for result in found.values()] == [None, None, None]
+    assert found["digits/resnet8/kd/0"].measured["target"]["error"] <= 100
+
+
+def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):
+    common = SMALL["common"] | {"epochs": 12, "batch_size": 16}
+    small = half | {"common": common, "tables": [half["tables"][0] | {"rows": ["alone"]}]}
+    file, runs = write(tmp_path / "s.yaml", small=small), tmp_path / "cut" / "runs"
+    line = ["study", file, "--workers", "1", "--out", str(tmp_path / "cut.json"), "--runs", str(runs)]
+    process = subprocess.Popen([sys.executable, "-m", "coterie.cli", *line], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(runs.glob("*/checkpoints/last.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert "the same command goes on" in said
+    assert not list(runs.glob("*/model.json"))
+    (cell,) = load_study(file).scale("small").cells(runs)
+    resumed = run_cell(cell, runs)
+    whole = run_cell(cell, tmp_path / "whole")
+    assert len(read_metrics(folder(cell, runs) / "metrics.csv")) == 12
+    assert resumed.measured == whole.measured
+    assert resumed.training_flops == whole.training_flops
+
+
+def test_the_plan_says_what_is_to_run_and_runs_nothing(tmp_path, half, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main(["study", write(tmp_path / "s.yaml", small=half | {"tables": SMALL["tables"]}), "--plan"])
+    said = capsys.readouterr().out
+    assert "core-minutes" in said
+    assert "5.0" in said  # 3 for kd, 1 for each of the network alone and the teacher
+    assert not (tmp_path / "runs").exists()
+    assert list(tmp_path.glob("*.json")) == []
+
+
+def test_wrong_options_of_a_study_are_one_line(tmp_path, half, capsys):
+    file = write(tmp_path / "s.yaml", small=half)
+    for line, message in (
+        ([file, "--only", "cifar"], "--only cifar: no cell of study 's'; cells are named as digits/resnet14/alone/0"),
+        ([file, "--workers", "0"], "--workers is 0; use 1 or more"),
+        ([file, "--sweep"], "--sweep is an option of the study 'backbones'"),
+        ([file, "--scale", "large"], "unknown scale of study 's' 'large'"),
+        (["oen"], "unknown study 'oen'; did you mean 'one'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["study", *line])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_smoke_run_trains_a_cell_of_each_table(tmp_path, capsys):
+    main(["study", write(tmp_path / "s.yaml"), "--smoke"])
+    said = capsys.readouterr().out
+    assert "first: digits/resnet8/alone/0: runs" in said
+    assert "second: digits/resnet8/alone/0: runs" in said
