@@ -11,10 +11,10 @@ from coterie.methods.peers import Independent
 from coterie.networks.multiview import MultiViewNetworks, activation, fresh, summed
 from coterie.outputs import Batch
 from coterie.studies.experiments import EXPERIMENTS
+from coterie.studies.load import load_study
 from coterie.studies.multiview.descent import Objective, descend
 from coterie.studies.multiview.instance import Instance, Problem, both, error, gain, winner
 from coterie.studies.multiview.kernels import tangents
-from coterie.studies.study import load_study
 
 SMALL = {"classes": 4, "dimension": 40, "patches": 6}
 

@@ -10,8 +10,9 @@ from coterie.networks import OWN, libraries
 from coterie.studies.analyses import MEASURES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
+from coterie.studies.load import load_study, study_names
 from coterie.studies.smoke import without_downloads
-from coterie.studies.study import Side, load_study, study_names
+from coterie.studies.study import Side
 
 STUDIES = study_names()
 PAPERS = [name for name in ("one", "oem", "srm", "meal", "compact", "online") if name in STUDIES]

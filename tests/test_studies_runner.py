@@ -13,8 +13,9 @@ from coterie.errors import UserError
 from coterie.run import read_metrics
 from coterie.studies import runner
 from coterie.studies.cell import run_cell
+from coterie.studies.load import load_study
 from coterie.studies.results import Results, load_results
-from coterie.studies.study import folder, load_study
+from coterie.studies.study import folder
 from test_studies_study import SMALL, write
 
 

@@ -7,7 +7,8 @@ import yaml
 
 from coterie.errors import UserError
 from coterie.studies.cell import command, method_of, recipe_of
-from coterie.studies.study import folder, load_study
+from coterie.studies.load import load_study
+from coterie.studies.study import folder
 
 RUNS = Path("runs")
 SMALL = {

@@ -13,8 +13,9 @@ from coterie.cli.arguments import new_parser
 from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
 from coterie.studies import runner, smoke
+from coterie.studies.load import load_study, study_names
 from coterie.studies.results import Result, Results
-from coterie.studies.study import Cell, Key, Scale, Study, load_study, study_names
+from coterie.studies.study import Cell, Key, Scale, Study
 
 console = Console(highlight=False)
 _BACKBONES = "backbones"

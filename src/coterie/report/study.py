@@ -19,9 +19,10 @@ from coterie.report import numbers
 from coterie.report.study_plots import Point, Prediction, costs, flatness, predictions
 from coterie.report.study_tables import Filled, analyses, deployed, every_measure, filled
 from coterie.report.whisker import Whisker, whiskers
+from coterie.studies.load import load_study
 from coterie.studies.results import Result, Results, load_results, unit
 from coterie.studies.statistics import power
-from coterie.studies.study import Side, Study, Table, load_study
+from coterie.studies.study import Side, Study, Table
 from coterie.studies.verdicts import WORDS, Verdict, verdicts
 
 _MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))

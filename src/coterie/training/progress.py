@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -62,3 +64,27 @@ def epoch_line(stage: str, epoch: int, epochs: int, row: Mapping[str, float | in
         if errors:
             parts.append(f"{split} error % " + " ".join(f"{name} {value:.2f}" for name, value in errors.items()))
     return "  ".join([*parts, f"{row['images_per_second']:.0f} images/s"])
+
+
+def step_line(row: Mapping[str, float | int | str]) -> str:
+    """The current epoch so far: loss terms, each peer's training accuracy, speed."""
+    parts = [f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.items() if name.startswith("loss_")]
+    for name, value in row.items():
+        if name.startswith("train_error_"):
+            parts.append(f"{name.removeprefix('train_error_')} {100 - float(value):.1f}%")
+    return "  ".join([*parts, f"{row['images_per_second']:.0f} images/s"])
+
+
+@contextmanager
+def tensorboard_writer(path: Path, wanted: bool) -> Iterator[Any]:
+    """Writes figures for TensorBoard into a Run's folder; None where they are not wanted."""
+    if not wanted:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(path / "tensorboard"))
+    try:
+        yield writer
+    finally:
+        writer.close()

@@ -1,7 +1,6 @@
 """Train a method on data into a Run folder, from the beginning or from where a run stopped."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,7 @@ from coterie.training.deliver import deliver
 from coterie.training.distribution import agreed, make_accelerator, of_first
 from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
-from coterie.training.progress import Reporter, epoch_line
+from coterie.training.progress import Reporter, epoch_line, step_line, tensorboard_writer
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
 from coterie.training.stages import Setting, StageRun, load_modules
@@ -104,7 +103,7 @@ def train(
     setting = Setting(
         data, accelerator, options.recipe, options.batch_size or 0, seed, options.precision, reporter, compile
     )
-    with _writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
+    with tensorboard_writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
         _Training(path, method, spec, setting, stop, writer, test_every).run(first, iterator)
     accelerator.wait_for_everyone()  # all is written
     return Run(path, _own(method))
@@ -174,7 +173,7 @@ class _Training:
         for _ in running.run_epoch():
             detail = None
             if running.step % every == 0 and (reporter.wants_detail or running.step % 50 == 0):
-                detail = _detail(running.figures())
+                detail = step_line(running.figures())
             reporter.step(detail)
             if number := agreed(self.stop, running.steps_done, self.setting.accelerator):
                 self._checkpoint(running)
@@ -293,25 +292,3 @@ def _resolve(choice: str, stage: Stage, method: Method, spec: Spec, data: ImageD
             network = next(iter(method.deliverables(spec).values()))
     flops = cost(network, data.channels, data.image_size).flops
     return resolve_precision(choice, accelerator.device, flops)  # type: ignore[arg-type]
-
-
-def _detail(row: Row) -> str:
-    parts = [f"{name.removeprefix('loss_')} {value:.3f}" for name, value in row.items() if name.startswith("loss_")]
-    for name, value in row.items():
-        if name.startswith("train_error_"):
-            parts.append(f"{name.removeprefix('train_error_')} {100 - float(value):.1f}%")
-    return "  ".join([*parts, f"{row['images_per_second']:.0f} images/s"])
-
-
-@contextmanager
-def _writer(path: Path, wanted: bool) -> Iterator[Any]:
-    if not wanted:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(path / "tensorboard"))
-    try:
-        yield writer
-    finally:
-        writer.close()
