@@ -54,7 +54,7 @@ def test_every_cell_names_what_exists(name):
             assert method.network.preprocessing() is not None or not method.network.pretrained, cell.name
             recipe_of(config)  # a wrong option is refused
             inspect.signature(load).bind(**config["data"])
-            assert config["data"]["name"] in {*DATASETS, "glyphs"}
+            assert config["data"]["name"] in DATASETS
             assert set(cell.measures) <= set(MEASURES)
             assert set(config) <= {
                 *("method", "network", "data", "seed", "epochs", "batch_size", "recipe", "threads", "precision"),
