@@ -1,10 +1,10 @@
 """Glyphs: characters in the free typefaces of Debian's font packages, 32x32 grey, tested on typefaces never trained on.
 
-One class is one character, told by its shape alone: each image is a character of one face, its ink scaled to a side of
-18 to 26 pixels (so that a capital and a small letter of the same shape would be one class, and only one of them is
-here), turned by up to 12 degrees and moved by up to two pixels. Which family, which face of it and how it is turned are
-functions of the recipe's seed and the image's class and number. Every class has equally many images; each comes from
-another family, as far as there are families that have the character.
+A class is one character, told by its shape alone: the ink of each image is scaled to a side of 12 to 22 pixels, so that
+a capital and a small letter of the same shape would be one class, and only one of them is here. It is also turned,
+slanted, moved and dimmed a little, and there is noise. Which face draws an image, and how it is varied, are functions
+of the recipe's seed, the split and the character. Every class has equally many images, each of another family as long
+as there are families left that have the character.
 
 How it is made, its licences and how hard it is: docs/glyphs.md.
 """
@@ -17,10 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from fontTools.ttLib import TTFont, TTLibError  # type: ignore[import-untyped]
 from PIL import Image, ImageFont, features
-from PIL import __version__ as pillow_version
+from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.data.base import Array, Resident, Source
@@ -53,16 +54,21 @@ def read(root: Path) -> Source:
 
 
 def build(root: Path, recipe: Recipe) -> Source:
-    """The glyphs of any recipe, as :func:`read`."""
+    """The glyphs of any recipe, as :func:`read`.
+
+    Warns where they are not to the bit those of the recipe's checksum, as another FreeType may draw them.
+    """
     path = root / "glyphs" / "glyphs.safetensors"
-    images = _kept(path, recipe)
-    if images is None:
-        images = draw(recipe, fonts(root, recipe.families))
-        _keep(path, recipe, images)
-    size, count = len(recipe.classes), {"train": recipe.train, "test": recipe.test}
+    images, versions = _kept(path, recipe) or _drawn(path, recipe, fonts(root, recipe.families))
+    if recipe.checksum not in (None, found := checksum(images)):
+        warnings.warn(
+            f"{path}: drawn with {versions}, its images differ from those drawn with {recipe.drawn_with} (checksum "
+            f"{found[:12]}, not {str(recipe.checksum)[:12]}); errors may differ slightly from the published ones",
+            stacklevel=2,
+        )
     train, test = (
-        Resident(images[split].unsqueeze(3), np.repeat(np.arange(size, dtype=np.int64), count[split]))
-        for split in ("train", "test")
+        Resident(images[split].unsqueeze(3), np.repeat(np.arange(len(recipe.classes)), count).astype(np.int64))
+        for split, count in (("train", recipe.train), ("test", recipe.test))
     )
     pixels = images["train"].double() / 255
     mean, std = round(float(pixels.mean()), 4), round(float(pixels.std()), 4)
@@ -102,8 +108,15 @@ def fonts(root: Path, families: Iterable[Family]) -> dict[str, list[Path]]:
     return found
 
 
-class _Face:
-    """A font file, and which characters it has."""
+class Face:
+    """A font file, and which characters it has.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UserError: It is no font.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -118,7 +131,7 @@ class _Face:
         return ord(character) in self.characters and self.font.getmask(character).getbbox() is not None
 
     def ink(self, character: str) -> Image.Image:
-        """The character, white on black, without any margin."""
+        """The character drawn large, white on black, without any margin."""
         mask = self.font.getmask(character, mode="L")
         image = Image.frombytes("L", mask.size, bytes(mask))
         return image.crop(image.getbbox())
@@ -129,7 +142,7 @@ class _Face:
 
 def draw(recipe: Recipe, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
     """The images of each split: uint8 (classes * images of each, 32, 32), class after class."""
-    faces = {name: [_Face(path) for path in each] for name, each in paths.items()}
+    faces = {name: [Face(path) for path in each] for name, each in paths.items()}
     images = {}
     for side, (split, count) in enumerate((("train", recipe.train), ("test", recipe.test))):
         families = [faces[family.name] for family in recipe.families if family.split == split]
@@ -142,7 +155,7 @@ def draw(recipe: Recipe, paths: dict[str, list[Path]]) -> dict[str, Tensor]:
     return images
 
 
-def _choose(families: list[list[_Face]], character: str, count: int, generator: np.random.Generator) -> list[_Face]:
+def _choose(families: list[list[Face]], character: str, count: int, generator: np.random.Generator) -> list[Face]:
     """``count`` faces that have a character, each of another family until all have had their turn."""
     able = [having for faces in families if (having := [face for face in faces if face.has(character)])]
     if not able:
@@ -178,36 +191,25 @@ def checksum(images: dict[str, Tensor]) -> str:
 
 def _identity(recipe: Recipe) -> str:
     """What a kept file must have been drawn from."""
-    drawn_from = asdict(recipe) | {
-        "checksum": None,
-        "drawn_with": "",
-        "how": (SIZE, _EM, _SIDE, _TURN, _SLANT, _MOVE, _INK, _NOISE),
-    }
-    return hashlib.sha256(json.dumps(drawn_from, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()
 
 
-def _kept(path: Path, recipe: Recipe) -> dict[str, Tensor] | None:
-    """The images drawn earlier; None where there are none, of another recipe, or damaged."""
+def _kept(path: Path, recipe: Recipe) -> tuple[dict[str, Tensor], str] | None:
+    """The images drawn earlier, and with what; None where there are none, of another recipe, or damaged."""
     try:
         images, text = read_tensors(path, "it is drawn again")
         note = json.loads(text or "{}")
-    except (UserError, ValueError):
+        whole = note["recipe"] == _identity(recipe) and note["checksum"] == checksum(images)
+        return (images, note["drawn_with"]) if whole else None
+    except (UserError, ValueError, KeyError, TypeError):
         return None
-    whole = note.get("recipe") == _identity(recipe) and note.get("checksum") == checksum(images)
-    return images if whole else None
 
 
-def _keep(path: Path, recipe: Recipe, images: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
-
-    drawn = checksum(images)
-    versions = f"Pillow {pillow_version}, FreeType {features.version('freetype2')}"
-    if recipe.checksum not in (None, drawn):
-        warnings.warn(
-            f"glyphs: drawn with {versions}, the images differ from those drawn with {recipe.drawn_with} (checksum "
-            f"{drawn[:12]}, not {str(recipe.checksum)[:12]}): errors may differ slightly from the published ones",
-            stacklevel=2,
-        )
-    note = {"recipe": _identity(recipe), "checksum": drawn, "drawn_with": versions}
+def _drawn(path: Path, recipe: Recipe, paths: dict[str, list[Path]]) -> tuple[dict[str, Tensor], str]:
+    """The images drawn now, and with what, kept for the next time."""
+    images = draw(recipe, paths)
+    versions = f"Pillow {PIL.__version__}, FreeType {features.version('freetype2')}"
+    note = {"recipe": _identity(recipe), "checksum": checksum(images), "drawn_with": versions}
     with replacing(path) as temporary:
         save_file(images, temporary, metadata={"coterie": json.dumps(note)})
+    return images, versions
