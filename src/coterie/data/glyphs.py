@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from fontTools.ttLib import TTFont, TTLibError  # type: ignore[import-untyped]
+from fontTools.ttLib import TTFont, TTLibError
 from PIL import Image, ImageFont, features
 from safetensors.torch import save_file
 from torch import Tensor
