@@ -5,9 +5,8 @@
 A step's FLOPs are counted while it runs: forwards, backwards, extra views, averaged peers and fusion heads. Rounds are
 interleaved: in each every method runs a few steps, and its seconds are divided by ONE's of the same round.
 
-FLOPs say less of thin layers: a convolution of 3 channels reaches a fifth of the FLOPs a second of one of 16. OEM's
-students are thin, so its step is compared with the sum of its students' own steps too, each trained alone by the
-paper's baseline, and on a network whose students are wide.
+FLOPs say little of thin layers, which run at few FLOPs a second. OEM's students are thin, so its step is compared with
+the sum of its students' own steps too, each trained alone by the paper's baseline, and on a network of wide layers.
 """
 
 import json
