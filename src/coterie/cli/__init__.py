@@ -85,8 +85,8 @@ COMMANDS: dict[str, Command] = {
         run_list,
     ),
     "study": Command(
-        "Measure again which backbones branch exactly.",
-        "coterie study backbones --only resnet --out backbones.json",
+        "Run what a paper's claims ask for, with seeds enough to tell, or see what it will cost.",
+        "coterie study one --plan",
         study_parser,
         run_study,
     ),
