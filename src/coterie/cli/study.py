@@ -33,7 +33,9 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--smoke", action="store_true", help="one cell of each table, two steps on random images")
     parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
     parser.add_argument("--seeds", type=int | None, default=None, help="the first so many; default all of the study's")
-    parser.add_argument("--out", type=str | None, default=None, help="JSON file of results, gone on with if there; default STUDY-SCALE.json")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="JSON file of results, gone on with if there; STUDY-SCALE.json"
+    )
     parser.add_argument("--runs", type=str, default="runs/studies", help="folder of the trainings")
     parser.add_argument(
         "--workers", type=int | None, default=None, help="trainings side by side; default one a GPU, else one a core"
