@@ -78,8 +78,12 @@ def test_what_is_done_in_this_configuration_is_not_run_again(tmp_path, half):
     go(progress(tmp_path, small=half), only="alone")
     again = progress(tmp_path, small=half)
     assert [cell.name for cell in again.missing(again.cells)] == ["digits/resnet8/kd/0"]
-    other = progress(tmp_path, small=half | {"common": SMALL["common"] | {"epochs": 2}})
-    assert len(other.missing(other.cells)) == 3
+    longer = {"alone": SMALL["rows"]["alone"] | {"epochs": 2}, "kd": SMALL["rows"]["kd"]}
+    other = progress(tmp_path, small=half | {"rows": longer})
+    assert len(other.missing(other.cells)) == 3  # the student of another teacher is another student
+    go(other, only="resnet8/alone")
+    assert [cell.configuration["epochs"] for cell in load_results(tmp_path / "results.json").cells] == [2]
+    go(progress(tmp_path, small=half), only="alone")
     analysed = progress(tmp_path, small=half | {"tables": [half["tables"][0] | {"measures": ["generalisation"]}]})
     assert [cell.name for cell in analysed.missing(analysed.cells) if cell.row == "alone"][
         -1

@@ -71,12 +71,16 @@ class Progress:
                 f"scale {head.scale}"
             )
         self.results = replace(head, version=__version__, torch=torch.__version__, machine=machine())
-        self.known: dict[Key, Result] = {result.key: result for result in before.cells}
+        # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.
+        asked = {cell.key: configuration(cell) for cell in cells}
+        self.known: dict[Key, Result] = {
+            result.key: result for result in before.cells if result.configuration == asked.get(result.key)
+        }
 
     def done(self, cell: Cell) -> bool:
-        """Whether it was measured in this configuration."""
+        """Whether it was measured."""
         result = self.known.get(cell.key)
-        return result is not None and result.failed is None and result.configuration == configuration(cell)
+        return result is not None and result.failed is None
 
     def missing(self, chosen: Iterable[Cell]) -> list[Cell]:
         """What is to run, teachers first: chosen cells that are not done, and teachers whose Run is not there."""
