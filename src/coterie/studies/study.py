@@ -154,6 +154,7 @@ class Scale:
         rows: By name, what a cell has beside ``common``: a ``method`` with its options, or an ``experiment``.
         tables: What is run.
         common: What every cell's configuration has, such as ``epochs`` and ``recipe``.
+        budgets: By data set, what its cells have instead, such as ``epochs``; a row may have ``budgets`` of its own.
         about: Said on the page.
     """
 
@@ -163,9 +164,13 @@ class Scale:
     rows: dict[str, dict[str, Any]]
     tables: tuple[Table, ...]
     common: dict[str, Any] = field(default_factory=dict)
+    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
     about: str = ""
 
     def __post_init__(self) -> None:
+        for name in self.budgets:
+            if name not in self.data:
+                raise unknown_name("data set in budgets", name, self.data)
         for table in self.tables:
             for kind in ("data", "networks", "rows"):
                 for name in getattr(table, kind):
@@ -208,11 +213,12 @@ class _Cells:
     def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
         data, network, row, seed = key
         scale, needs = self.scale, list[Key]()
-        own = scale.rows[row]
+        own = dict(scale.rows[row])
         if "experiment" in own:
             return {"experiment": own["experiment"], "seed": seed}, ()
+        of_data = own.pop("budgets", {}).get(data, {})
         method = {name: self.filled(value, key, table, needs) for name, value in own["method"].items()}
-        found = {**scale.common, **own, "method": method}
+        found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
         found |= {"network": scale.networks[network], "data": scale.data[data], "seed": seed}
         return found, tuple(needs)
 
