@@ -1,6 +1,7 @@
 """``coterie study``: run a study, see what it will cost, or measure again which backbones branch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
@@ -81,10 +82,10 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use 1 or more")
     count = workers or runner.default_workers()
-    pools = partial(runner.process_pool, count)
+    pools: Callable[[], Executor] = partial(runner.process_pool, count)
     if ray is not None:
         cluster = runner.RayExecutor(ray)
-        count, pools = workers or cluster.workers, lambda: cluster  # type: ignore[assignment]
+        count, pools = workers or cluster.workers, lambda: cluster
     failed = 0
     try:
         with _bar() as bar:
