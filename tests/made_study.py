@@ -38,6 +38,11 @@ def cells():
                 if "ensemble" in parts:
                     measured["ensemble"] |= {"disagreement": 20 + noise.gauss(0, 1), "divergence": 0.3}
                     measured["branch1"] = {"error": errors["target"] + 0.2}
+                curves = dict[str, dict[str, list[list[float]]]]()
+                if data == "glyphs" and row in ("alone", "one"):
+                    end = errors["target"]
+                    tested, learned = [[2, end + 30], [4, end]], [[2, end + 20], [4, end - 10]]
+                    curves["target"] = {"train_error": learned, "test_error": tested}
                 cost = {part: {"parameters": int(78042 * f[3]), "flops": 2.46e7 * f[3]} for part, f in parts.items()}
                 total = 1.2e13 * parts["target"][2]
                 found.append(
@@ -48,6 +53,7 @@ def cells():
                         seed,
                         **options,
                         measured=measured,
+                        curves=curves,
                         cost=cost,
                         training_flops=total,
                         seconds=40.0,

@@ -173,7 +173,8 @@ def test_a_steady_network_is_not_said_to_be_noise(measured):
 
 def test_every_figure_is_drawn(measured, source):
     headings = {heading: [caption for caption, _ in pictures] for heading, pictures in measured.figures}
-    assert [len(captions) for captions in headings.values()] == [3, 3, 1]
+    assert [len(captions) for captions in headings.values()] == [4, 3, 1]
+    assert "Errors in the course of training: test images solid, training images dashed" in headings["glyphs"]
     assert "Measured against the numbers that claims name" in headings
     for label in (">FLOPs of all training<", ">one-without-kl, ensemble<", ">theorems, single (multi-view)<"):
         assert label in source

@@ -7,7 +7,7 @@ import pytest
 
 from coterie.data import DATASETS, load
 from coterie.networks import OWN, libraries
-from coterie.studies.analyses import MEASURES
+from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.load import load_study, study_names
@@ -55,7 +55,7 @@ def test_every_cell_names_what_exists(name):
             recipe_of(config)  # a wrong option is refused
             inspect.signature(load).bind(**config["data"])
             assert config["data"]["name"] in DATASETS
-            assert set(cell.measures) <= set(MEASURES)
+            assert set(cell.measures) <= {*MEASURES, CURVES}
             assert set(config) <= {
                 *("method", "network", "data", "seed", "epochs", "batch_size", "recipe", "threads", "precision"),
                 *("compile", "test_every"),

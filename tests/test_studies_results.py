@@ -14,6 +14,7 @@ CELL = Result(
     configuration={"method": {"name": "one"}, "seed": 0},
     command="coterie train --config c.yaml",
     measured={"target": {"error": 21.25, "nll": None}, "ensemble": {"error": 20.0}},
+    curves={"target": {"test_error": [[4, 60.5], [40, 21.25]]}},
     cost={"target": {"parameters": 78042, "flops": 24600000}},
     training_flops=1.2e13,
     seconds=40.2,
@@ -73,6 +74,8 @@ def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said)
         ({"measured": {"target": 3}}, "'measured' of 'target'"),
         ({"measured": {"target": {"error": "3"}}}, "see 'error'"),
         ({"failed": 1}, "'failed' is 1"),
+        ({"curves": {"target": 3}}, "'curves' of 'target'"),
+        ({"curves": {"target": {"test_error": [[1, "2"]]}}}, "see 'test_error'"),
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path, changed, said):

@@ -1,5 +1,7 @@
 """The runner: what is missing is run, teachers first; what fails does not stop the rest; what is stopped goes on."""
 
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,6 +93,16 @@ def test_what_is_done_in_this_configuration_is_not_run_again(tmp_path, half):
     ] == "digits/resnet8/alone/0"
 
 
+def test_curves_are_of_the_training_that_gave_the_figures(tmp_path, half):
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["alone"], "measures": ["curves"]}]
+    rows = {"alone": SMALL["rows"]["alone"] | {"epochs": 3}}
+    (found,) = go(progress(tmp_path, small=half | {"tables": tables, "rows": rows})).values()
+    curve = found.curves["target"]
+    assert [[epoch for epoch, _ in curve[metric]] for metric in ("train_error", "test_error")] == [[1, 2, 3]] * 2
+    assert curve["test_error"][-1][1] == pytest.approx(found.measured["target"]["error"])
+    assert curve["train_error"][-1][1] == found.measured["target"]["train_error"]
+
+
 def test_a_teacher_whose_run_is_gone_is_trained_again(tmp_path, half):
     kept = progress(tmp_path, small=half)
     go(kept, only="alone")
@@ -118,6 +130,18 @@ def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_cell(tmp_path
     assert found["digits/resnet14/alone/0"].failed is None
     assert found["digits/resnet8/kd/0"].failed is None
     assert found["digits/resnet8/alone/0"].failed.startswith("its process died twice")
+
+
+def test_an_experiment_is_repeated_by_its_study(tmp_path, half):
+    rows = {"theory-1": {"experiment": {"name": "no such"}}}
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["theory-1"]}]
+    kept = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
+    (found,) = go(kept).values()
+    assert found.failed.startswith("unknown experiment 'no such'")
+    (saved,) = load_results(tmp_path / "results.json").cells
+    shown = shlex.split(saved.command)
+    assert shown[:4] == ["coterie", "study", "s", "--only"]
+    assert [cell.name for cell in kept.cells if re.search(shown[-1], cell.name)] == ["digits/resnet8/theory-1/0"]
 
 
 def test_another_studys_file_is_refused(tmp_path, half):

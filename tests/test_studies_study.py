@@ -84,6 +84,7 @@ def test_a_cell_says_the_command_that_repeats_it(tmp_path):
         ),
         ({"small": {"tables": [{"name": "t", "data": []}]}}, "'networks' and 'rows' is missing"),
         ({"small": {"rows": {"alone": {"method": "vanilla"}}}}, "row 'alone' names no method"),
+        ({"small": {"tables": [SMALL["tables"][1] | {"measures": ["flat"]}]}}, "did you mean 'flatness'"),
         ({"claims": [{"says": "x", "by": {"row": "kdd", "part": "target"}, "than": 1}]}, "did you mean 'kd'"),
         ({"claims": [{"says": "x", "by": {"row": "kd", "part": "target"}}]}, "'than' is missing"),
         (

@@ -16,7 +16,7 @@ import coterie
 from coterie.errors import UserError
 from coterie.files import write_text
 from coterie.report import numbers
-from coterie.report.study_plots import Point, Prediction, costs, flatness, predictions
+from coterie.report.study_plots import Point, Prediction, costs, curves, flatness, predictions
 from coterie.report.study_tables import Filled, analyses, deployed, every_measure, filled
 from coterie.report.whisker import Whisker, whiskers
 from coterie.studies.load import load_study
@@ -129,11 +129,14 @@ class Measured:
                 points = _points(cells, training)
                 if points:
                     pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
-            curves = _flatness(cells)
-            if curves:
-                pictures.append(
-                    ("Flatness: what moving the parameters costs", flatness(curves, f"{name}, {data}: flatness"))
-                )
+            learned = _curves(cells)
+            if learned:
+                caption = "Errors in the course of training: test images solid, training images dashed"
+                pictures.append((caption, curves(learned, f"{name}, {data}: {caption}")))
+            moved = _flatness(cells)
+            if moved:
+                caption = "Flatness: what moving the parameters costs"
+                pictures.append((caption, flatness(moved, f"{name}, {data}: flatness")))
             if pictures:
                 several = usual is not None and any(cell.network != usual for cell in cells)
                 found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
@@ -265,6 +268,18 @@ def _flatness(cells: Sequence[Result]) -> dict[str, dict[float, list[float]]]:
                 if at is not None and value is not None:
                     name = _label(cell.row, cell.network, part, cells)
                     found.setdefault(name, {}).setdefault(float(at[1]), []).append(value)
+    return found
+
+
+def _curves(cells: Sequence[Result]) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Row to metric to epoch to a value for each seed, of the part that is deployed."""
+    found = dict[str, dict[str, dict[float, list[float]]]]()
+    for cell in cells:
+        for part in [each for each in deployed(cell) if each in cell.curves][:1]:
+            named = found.setdefault(_label(cell.row, cell.network, part, cells), {})
+            for metric, curve in cell.curves[part].items():
+                for epoch, value in curve:
+                    named.setdefault(metric, {}).setdefault(epoch, []).append(value)
     return found
 
 

@@ -6,6 +6,7 @@ from math import inf
 from statistics import mean, stdev
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.transforms import ScaledTranslation
 
 from coterie.report.plots import COLOURS, INK, ink, new_figure, to_svg
@@ -161,6 +162,39 @@ def predictions(found: Sequence[Prediction], title: str, label: str) -> str:
     return to_svg(figure, title)
 
 
+def curves(named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], title: str) -> str:
+    """Errors in the course of training, means over seeds; bars of one standard deviation on the test errors.
+
+    Args:
+        named: Name to ``train_error`` and ``test_error`` to epoch to a value for each seed.
+        title: For those who cannot see it.
+    """
+    figure, axes = new_figure()
+    for index, (name, metrics) in enumerate(named.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        for metric, style in (("train_error", "--"), ("test_error", "-")):
+            curve = metrics.get(metric, {})
+            epochs = sorted(curve)
+            spread = [stdev(curve[epoch]) if len(curve[epoch]) > 1 else 0.0 for epoch in epochs]
+            test = metric == "test_error"
+            axes.errorbar(
+                epochs,
+                [mean(curve[epoch]) for epoch in epochs],
+                spread if test else None,
+                color=colour,
+                linestyle=style,
+                label=name if test else None,
+                capsize=2,
+                elinewidth=0.9,
+            )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("error, %")
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    ink(axes)
+    return to_svg(figure, title)
+
+
 def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> str:
     """How much accuracy is lost at a distance from the trained parameters, mean and standard deviation over seeds.
 
@@ -177,8 +211,12 @@ def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], title: str) -
         axes.errorbar(distances, middle, spread, color=colour, linestyle=style, label=name, capsize=2, elinewidth=0.9)
     axes.set_xlabel("distance from the trained parameters")
     axes.set_ylabel("accuracy lost, points")
-    legend = axes.legend(frameon=False, fontsize="small")
-    for text in legend.get_texts():
-        text.set_parse_math(False)
+    _legend(axes)
     ink(axes)
     return to_svg(figure, title)
+
+
+def _legend(axes: Axes) -> None:
+    """Names as they are: none is mathematics."""
+    for text in axes.legend(frameon=False, fontsize="small").get_texts():
+        text.set_parse_math(False)

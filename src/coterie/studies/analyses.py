@@ -1,7 +1,7 @@
-"""Analyses of what a cell of a study has trained: flatness, diversity, generalisation.
+"""Analyses of what a cell of a study has trained: flatness, diversity, generalisation, curves.
 
-Each is a function of a finished Run and its data, and gives part -> metric -> figure. Errors are in percent of images,
-their differences in points, NLL in nats.
+Each but the curves is a function of a finished Run and its data, and gives part -> metric -> figure. Errors are in
+percent of images, their differences in points, NLL in nats.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
+from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
 from coterie.losses import kl_divergence
 from coterie.run import Run
 
 Figures = dict[str, dict[str, float]]
+Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
 DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
 _DIRECTIONS, _IMAGES = 5, 1000
@@ -143,6 +145,38 @@ MEASURES: dict[str, Callable[[Run, ImageData], Figures]] = {
     "diversity": diversity,
     "generalisation": generalisation,
 }
+CURVES = "curves"  # a measure too, of another shape, and the only one that training must know of
+_LOOKS = 10
+
+
+def epochs_between_looks(epochs: int) -> int:
+    """Epochs from one look at the test images to the next, for curves of ten points."""
+    return max(1, epochs // _LOOKS)
+
+
+def curves(run: Run) -> Curves:
+    """Errors in the course of training: part -> ``train_error`` and ``test_error`` -> (epoch, percent), last stage.
+
+    The training error is of that epoch's images as they were trained on: augmented, and with weights that moved
+    meanwhile. The test error is of the end of the epoch, and known at those epochs only that had a look at the test
+    images.
+
+    Raises:
+        UserError: None but the last epoch had one.
+    """
+    rows = [row for row in run.metrics if row["stage"] == run.metrics[-1]["stage"]]
+    found: Curves = {}
+    for row in rows:
+        tested = {name.removeprefix("test_error_"): value for name, value in row.items() if "test_error_" in name}
+        for part, error in tested.items():
+            if error is not None:
+                kept = found.setdefault(part, {"train_error": [], "test_error": []})
+                kept["test_error"].append((int(row["epoch"]), float(error)))
+                if (learned := row.get(f"train_error_{part}")) is not None:
+                    kept["train_error"].append((int(row["epoch"]), float(learned)))
+    if len(rows) > 1 and all(len(each["test_error"]) < 2 for each in found.values()):
+        raise UserError(f"{run.path}: was tested after its last epoch only; remove it, and it is trained again")
+    return found
 
 
 def _said(run: Run, student: str, data: ImageData, images: Images) -> Predictions:

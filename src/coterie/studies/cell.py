@@ -13,7 +13,7 @@ from coterie.errors import unknown_name
 from coterie.methods import Method, method_class
 from coterie.networks.zoo import Network
 from coterie.run import Run
-from coterie.studies.analyses import MEASURES
+from coterie.studies.analyses import CURVES, MEASURES, curves, epochs_between_looks
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Cell, folder
@@ -67,7 +67,7 @@ def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
 
 
 def command(cell: Cell) -> str:
-    """The command line that repeats a cell by itself."""
+    """The command line that repeats a cell by itself; nothing for an experiment, which only its study repeats."""
     if "experiment" in cell.configuration:
         return ""
     words = []
@@ -100,7 +100,8 @@ def _training(cell: Cell, runs: Path, taught: float) -> Result:
         precision=config.get("precision", "auto"),
         threads=config.get("threads"),
         compile=config.get("compile", False),
-        test_every=config.get("test_every", config["epochs"]),  # a study reads the last figures only
+        # Without curves a study reads the last figures only.
+        test_every=epochs_between_looks(config["epochs"]) if CURVES in cell.measures else config["epochs"],
         tensorboard=False,
         progress=False,
     )
@@ -111,6 +112,7 @@ def _training(cell: Cell, runs: Path, taught: float) -> Result:
         configuration(cell),
         command(cell),
         measured=_figures(cell, run, data),
+        curves=curves(run) if CURVES in cell.measures else {},
         cost={part: dict(costs) for part, costs in card["cost"].items() if part != "training"},
         training_flops=None if flops is None else flops + taught,
         seconds=round(max(card["seconds"], time.perf_counter() - started), 1),
@@ -124,7 +126,7 @@ def _figures(cell: Cell, run: Run, data: ImageData) -> Figures:
         part = name.removeprefix("train_error_")
         if part != name and part in figures:
             figures[part]["train_error"] = float(value)
-    for measure in cell.measures:
+    for measure in (each for each in cell.measures if each != CURVES):
         for part, values in MEASURES[measure](run, data).items():
             figures.setdefault(part, {}).update(values)
     return figures

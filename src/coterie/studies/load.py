@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import yaml
 
 from coterie.errors import UserError, unknown_name
+from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.study import Claim, Published, Scale, Side, Study, Table
 
 T = TypeVar("T")
@@ -64,6 +65,9 @@ def _table(scale: str, content: Any) -> Table:
     where = f"{scale}, table '{content.get('name', '?')}'" if isinstance(content, dict) else scale
     published = [_made(Published, f"{where}, published", each) for each in (content or {}).get("published") or ()]
     table = _made(Table, where, {**content, "published": tuple(published)})
+    for measure in table.measures:
+        if measure not in (known := [*MEASURES, CURVES]):
+            raise unknown_name(f"measure in {where}", str(measure), known)
     return Table(**{each.name: _tuple(getattr(table, each.name)) for each in fields(Table)})
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -14,6 +14,7 @@ from coterie.files import write_text
 from coterie.studies.study import Key
 
 Figures = dict[str, dict[str, float | None]]  # by part, by metric
+Curves = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]  # by part, by metric: pairs of an epoch and a figure
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Result:
         configuration: All that is needed to repeat it, as in a Run's ``config.yaml``.
         command: What repeats it.
         measured: By part, such as ``target`` and ``ensemble``, figures by metric, errors in percent; empty if failed.
+        curves: By part, ``train_error`` and ``test_error`` in the course of training, where the study asks for them.
         cost: By part, ``parameters`` and ``flops`` of one image, as deployed.
         training_flops: Of all stages, and of the cells that it took as teachers; None where nothing was counted.
         seconds: That it took.
@@ -41,6 +43,7 @@ class Result:
     configuration: dict[str, Any] = field(default_factory=dict)
     command: str = ""
     measured: Figures = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
     cost: Figures = field(default_factory=dict)
     training_flops: float | None = None
     seconds: float = 0.0
@@ -135,7 +138,7 @@ def save_results(path: str | Path, results: Results) -> None:
 
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("study", "scale", "command", "version", "torch", "machine", "data", "network", "row"), (str,)),
-    **dict.fromkeys(("configuration", "measured", "cost"), (dict,)),
+    **dict.fromkeys(("configuration", "measured", "curves", "cost"), (dict,)),
     **{"cells": (list,), "seed": (int,), "seconds": (int, float), "training_flops": (int, float, type(None))},
     "failed": (str, type(None)),
 }
@@ -165,7 +168,15 @@ def _result(content: Any, what: str) -> Result:
             for metric, value in (figures if isinstance(figures, dict) else {"": "?"}).items():
                 if not isinstance(value, int | float | None) or isinstance(value, bool):
                     raise ValueError(f"{what}: '{name}' of '{part}' is no mapping of names to numbers, see '{metric}'")
+    for part, named in found.get("curves", {}).items():
+        for metric, curve in (named if isinstance(named, dict) else {"": None}).items():
+            if not isinstance(curve, list) or not all(map(_is_pair, curve)):
+                raise ValueError(f"{what}: 'curves' of '{part}' are no lists of [epoch, figure], see '{metric}'")
     return Result(**found)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value)
 
 
 def _json(value: Any) -> str:

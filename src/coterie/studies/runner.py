@@ -2,6 +2,8 @@
 
 import os
 import platform
+import re
+import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
@@ -74,7 +76,9 @@ class Progress:
         # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.
         asked = {cell.key: configuration(cell) for cell in cells}
         self.known: dict[Key, Result] = {
-            result.key: result for result in before.cells if result.configuration == asked.get(result.key)
+            result.key: self._repeatable(result)
+            for result in before.cells
+            if result.configuration == asked.get(result.key)
         }
 
     def done(self, cell: Cell) -> bool:
@@ -100,9 +104,15 @@ class Progress:
 
     def add(self, result: Result) -> None:
         """Keep a result, and write the file: the study's cells in its order."""
-        self.known[result.key] = result
+        self.known[result.key] = self._repeatable(result)
         self.results.cells = [self.known[cell.key] for cell in self.cells if cell.key in self.known]
         save_results(self.path, self.results)
+
+    def _repeatable(self, result: Result) -> Result:
+        """With a command in any case: an experiment's is the study's, of one cell."""
+        name = re.escape("/".join(map(str, result.key))).replace("\\-", "-")
+        command = result.command or f"{self.results.command} --only {shlex.quote(f'^{name}$')}"
+        return replace(result, command=command)
 
 
 class Scheduler:
