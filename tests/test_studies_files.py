@@ -58,7 +58,7 @@ def test_every_cell_names_what_exists(name):
             assert set(cell.measures) <= {*MEASURES, CURVES}
             assert set(config) <= {
                 *("method", "network", "data", "seed", "epochs", "batch_size", "recipe", "threads", "precision"),
-                *("compile", "test_every"),
+                "compile",
             }
             assert config["epochs"] > 0
 
@@ -90,7 +90,7 @@ def test_claims_compare_rows_that_stand_together(name):
             }
             if all(data.values()):
                 assert set.intersection(*data.values()), (claim.says, scale_name)
-        tables = study.scales.get("small", study.scales.get("paper")).tables
+        tables = [table for _, scale in scales(study) for table in scale.tables]
         assert all(any(row in table.rows for table in tables) for row in sides), claim.says
 
 
@@ -101,7 +101,7 @@ def test_small_is_small(name):
         small = study.scales["small"]
         assert small.seeds >= 5
         assert small.common["threads"] == 1
-        assert sum(cell.minutes for cell in small.cells(Path("runs"))) < (240 if name == "one" else 30)
+        assert sum(cell.minutes for cell in small.cells(Path("runs"))) < {"one": 240, "online": 70}.get(name, 30)
 
 
 def test_studies_share_the_cells_they_have_in_common():
@@ -212,6 +212,12 @@ DIFFERENCES = [
     ("online", 0, ("CIFAR-100, ResNet-32", 25.86, 26.21)),
     ("online", 1, ("CIFAR-100, ResNet-32", 25.86, 26.32)),
     ("online", 2, ("CIFAR-100, ResNet-32", 25.74, 28.91)),
+    ("online", 3, ("CIFAR-100, ResNet-110", 22.14, 23.79)),
+    ("online", 4, ("CIFAR-100, ResNet-110", 21.17, 23.79)),
+    ("online", 5, ("CIFAR-100, ResNet-110", 21.72, 23.79)),
+    ("online", 6, ("CIFAR-100, ResNet-110", 21.46, 23.79)),
+    ("online", 7, ("CIFAR-100, ResNet-110", 22.78, 23.79)),
+    ("online", 8, ("CIFAR-100, ResNet-110", 20.02, 23.79)),
 ]
 
 
