@@ -10,9 +10,8 @@ from torch import nn
 
 import coterie
 from coterie.data import ImageData, Resident
-from coterie.errors import UserError
 from coterie.outputs import PeerOutput
-from coterie.studies.analyses import DISTANCES, MEASURES, curves, epochs_between_looks, error_correlation, perturbed
+from coterie.studies.analyses import DISTANCES, MEASURES, curves, error_correlation, perturbed
 
 
 def split(pixels, labels, clean=None):
@@ -190,7 +189,6 @@ def test_a_run_of_one(finished, alone, digits):
 @dataclass
 class Logged:
     metrics: list
-    path: str = "runs/x"
 
 
 def epoch(number, stage="train", **tested):
@@ -203,11 +201,3 @@ def test_curves_are_of_the_last_stage_where_it_was_tested():
     found = curves(Logged([*before, epoch(1), epoch(2, target=80.0, ensemble=70.0), epoch(3), epoch(4, target=60.0)]))
     assert found["target"] == {"train_error": [(2, 88.0), (4, 86.0)], "test_error": [(2, 80.0), (4, 60.0)]}
     assert found["ensemble"] == {"train_error": [], "test_error": [(2, 70.0)]}
-    with pytest.raises(UserError, match="runs/x: was tested after its last epoch only; remove it"):
-        curves(Logged([epoch(1), epoch(2, target=80.0)]))
-    assert curves(Logged([epoch(1, target=80.0)]))["target"]["test_error"] == [(1, 80.0)]
-
-
-@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (9, 1), (40, 4), (64, 6)])
-def test_a_curve_has_about_ten_points(epochs, every):
-    assert epochs_between_looks(epochs) == every

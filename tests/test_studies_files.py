@@ -58,7 +58,7 @@ def test_every_cell_names_what_exists(name):
             assert set(cell.measures) <= {*MEASURES, CURVES}
             assert set(config) <= {
                 *("method", "network", "data", "seed", "epochs", "batch_size", "recipe", "threads", "precision"),
-                "compile",
+                *("compile", "test_every"),
             }
             assert config["epochs"] > 0
 

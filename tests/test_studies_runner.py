@@ -96,6 +96,9 @@ def test_what_is_done_in_this_configuration_is_not_run_again(tmp_path, half):
 def test_curves_are_of_the_training_that_gave_the_figures(tmp_path, half):
     tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["alone"], "measures": ["curves"]}]
     rows = {"alone": SMALL["rows"]["alone"] | {"epochs": 3}}
+    (blind,) = go(progress(tmp_path, small=half | {"tables": tables, "rows": rows})).values()
+    assert blind.failed.startswith("its table measures curves; give 'test_every'")
+    rows["alone"]["test_every"] = 1
     (found,) = go(progress(tmp_path, small=half | {"tables": tables, "rows": rows})).values()
     curve = found.curves["target"]
     assert [[epoch for epoch, _ in curve[metric]] for metric in ("train_error", "test_error")] == [[1, 2, 3]] * 2

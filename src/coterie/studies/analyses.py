@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
-from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
 from coterie.losses import kl_divergence
 from coterie.run import Run
@@ -145,13 +144,7 @@ MEASURES: dict[str, Callable[[Run, ImageData], Figures]] = {
     "diversity": diversity,
     "generalisation": generalisation,
 }
-CURVES = "curves"  # a measure too, of another shape, and the only one that training must know of
-_LOOKS = 10
-
-
-def epochs_between_looks(epochs: int) -> int:
-    """Epochs from one look at the test images to the next, for curves of ten points."""
-    return max(1, epochs // _LOOKS)
+CURVES = "curves"  # a measure too, of another shape
 
 
 def curves(run: Run) -> Curves:
@@ -160,9 +153,6 @@ def curves(run: Run) -> Curves:
     The training error is of that epoch's images as they were trained on: augmented, and with weights that moved
     meanwhile. The test error is of the end of the epoch, and known at those epochs only that had a look at the test
     images.
-
-    Raises:
-        UserError: None but the last epoch had one.
     """
     rows = [row for row in run.metrics if row["stage"] == run.metrics[-1]["stage"]]
     found: Curves = {}
@@ -174,8 +164,6 @@ def curves(run: Run) -> Curves:
                 kept["test_error"].append((int(row["epoch"]), float(error)))
                 if (learned := row.get(f"train_error_{part}")) is not None:
                     kept["train_error"].append((int(row["epoch"]), float(learned)))
-    if len(rows) > 1 and all(len(each["test_error"]) < 2 for each in found.values()):
-        raise UserError(f"{run.path}: was tested after its last epoch only; remove it, and it is trained again")
     return found
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from coterie.data import ImageData, load
-from coterie.errors import unknown_name
+from coterie.errors import UserError, unknown_name
 from coterie.methods import Method, method_class
 from coterie.networks.zoo import Network
 from coterie.run import Run
-from coterie.studies.analyses import CURVES, MEASURES, curves, epochs_between_looks
+from coterie.studies.analyses import CURVES, MEASURES, curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Cell, folder
@@ -87,6 +87,8 @@ def _text(value: Any) -> str:
 
 def _training(cell: Cell, runs: Path, taught: float) -> Result:
     started, config = time.perf_counter(), cell.configuration
+    if CURVES in cell.measures and "test_every" not in config:
+        raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")
     data = load(**{key: _tuple(value) for key, value in config["data"].items()})
     run = train(
         method_of(config),
@@ -100,8 +102,7 @@ def _training(cell: Cell, runs: Path, taught: float) -> Result:
         precision=config.get("precision", "auto"),
         threads=config.get("threads"),
         compile=config.get("compile", False),
-        # Without curves a study reads the last figures only.
-        test_every=epochs_between_looks(config["epochs"]) if CURVES in cell.measures else config["epochs"],
+        test_every=config.get("test_every", config["epochs"]),  # a study reads the last figures only
         tensorboard=False,
         progress=False,
     )
