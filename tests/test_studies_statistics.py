@@ -57,11 +57,19 @@ def test_without_spread_every_figure_is_its_limit():
     assert (same.difference, same.sd, same.low, same.high, same.p, same.effect) == (0, 0, 0, 0, 1, 0)
     assert same.equivalence(0.1) == 0
     apart = compare([0.3, 1.3, 100.3], [0.1 + 0.1, 1.2, 100.2])  # equal but for floating point
-    assert (apart.sd, apart.p, apart.effect) == (0, 0, inf)
+    assert (apart.sd, apart.p, apart.effect) == (0, 2**-2, inf)  # the sign test's
+    assert (apart.difference_beyond(0.05), apart.difference_beyond(0.2)) == (2**-2, 1)
     assert apart.difference == apart.low == pytest.approx(0.1)
     assert (apart.equivalence(0.2), apart.equivalence(0.05)) == (0, 1)
     assert (apart.seen(), apart.power(0.1)) == (0, 1)
     assert compare([0.3, 0.3], [0.1 + 0.2, 0.1 + 0.2]).p == 1
+
+
+def test_a_difference_beyond_a_margin_is_the_test_of_what_is_beyond():
+    found = compare([3.0, 4.0, 5.5], [1.0, 1.0, 1.0])
+    assert found.difference_beyond(0.75) == pytest.approx(compare([3.0, 4.0, 5.5], 1.75).p)
+    assert compare([-3.0, -4.0, -5.5], 0).difference_beyond(1) == pytest.approx(compare([3.0, 4.0, 5.5], 1).p)
+    assert found.difference_beyond(5) == 1
 
 
 def test_one_pair_is_too_few_and_pairs_must_pair():

@@ -3,7 +3,7 @@ import pytest
 from coterie.studies.results import Result, Results
 from coterie.studies.statistics import compare, holm
 from coterie.studies.study import Claim, Scale, Side, Study, Table
-from coterie.studies.verdicts import summary, verdicts
+from coterie.studies.verdicts import counted, summary, verdicts
 
 ALONE = [40.0, 41.0, 39.5, 40.5, 40.2]
 LESS = [38.1, 38.9, 37.6, 38.4, 38.3]  # about two points less
@@ -55,6 +55,7 @@ def test_a_direction(expect, errors, word):
         (1.0, ALIKE, "holds"),
         (1.0, LESS, "does not hold"),
         (1.0, NOISY, "cannot be told at this scale"),
+        (0.01, [e - 0.02 for e in NOISY], "cannot be told at this scale"),
         (0.05, ALIKE, "cannot be told at this scale"),
     ],
 )
@@ -62,7 +63,9 @@ def test_sameness(margin, errors, word):
     same = claim("same", margin=margin)
     (found,) = verdicts(study(same), results(measured("alone", ALONE), measured("one", errors)))
     assert found.word == word
-    assert found.p == compare(errors, ALONE).equivalence(margin)
+    apart = compare(errors, ALONE)
+    inside = abs(apart.difference) < margin
+    assert found.p == (apart.equivalence(margin) if inside else apart.difference_beyond(margin))
     assert found.power is found.seen is None
     assert ("would have held within ±" in found.why) == (word == "cannot be told at this scale")
 
@@ -146,8 +149,9 @@ def test_sides_may_be_of_two_networks():
 
 def test_equal_differences_are_said_to_have_no_spread():
     (found,) = verdicts(study(claim()), results(measured("alone", ALONE), measured("one", [e - 1 for e in ALONE])))
-    assert (found.word, found.p) == ("holds", 0)
-    assert "no spread" in found.why
+    # Errors are counts: five equal differences are no more than five signs.
+    assert (found.word, found.p) == ("cannot be told at this scale", 2**-4)
+    assert found.why == "All differences are equal, so there is no spread to judge by."
 
 
 def test_a_study_in_a_line():
@@ -156,3 +160,25 @@ def test_a_study_in_a_line():
     assert summary(one, cells, verdicts(one, cells)) == (
         "A study, small scale, 10 cells (0 failed). Claims: holds: 1; does not hold: 1; not run: 1"
     )
+
+
+def test_a_refutation_of_sameness_is_corrected_too():
+    near = [39.1, 40.4, 38.2, 39.9, 39.1]  # 0.9 less; the plain interval lies just beyond the margin
+    cells = [measured("alone", ALONE), measured("one", near)]
+    beyond = claim("same", margin=0.45)
+    (found,) = verdicts(study(beyond), results(*cells))
+    assert found.word == "does not hold"
+    assert found.comparison.high < -0.45
+    cells += [measured("alone", ALONE, "fashion"), measured("one", NOISY, "fashion")]
+    corrected, _ = verdicts(study(beyond, claim(data=("fashion",))), results(*cells))
+    assert corrected.word == "cannot be told at this scale"
+    assert found.p == corrected.p < 0.05 < corrected.adjusted
+
+
+def test_controls_are_counted_apart():
+    cells = results(measured("alone", ALONE), measured("one", LESS))
+    one = study(claim(), claim("higher", control=True), claim("same", margin=5.0, control=True))
+    found = verdicts(one, cells)
+    assert counted(found) == [("holds", 1)]
+    assert counted(found, control=True) == [("holds", 1), ("does not hold", 1)]
+    assert summary(one, cells, found).endswith("Claims: holds: 1. Controls: holds: 1; does not hold: 1")

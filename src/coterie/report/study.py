@@ -17,15 +17,33 @@ from coterie.errors import UserError
 from coterie.files import write_text
 from coterie.report import numbers
 from coterie.report.study_plots import Point, Prediction, costs, curves, flatness, predictions
-from coterie.report.study_tables import Filled, analyses, deployed, every_measure, filled
+from coterie.report.study_tables import Entry, Filled, analyses, deployed, every_measure, filled
 from coterie.report.whisker import Whisker, whiskers
 from coterie.studies.load import load_study
 from coterie.studies.results import Result, Results, load_results, unit
 from coterie.studies.statistics import power
 from coterie.studies.study import Side, Study, Table
-from coterie.studies.verdicts import WORDS, Verdict, verdicts
+from coterie.studies.verdicts import WORDS, Verdict, Word, counted, verdicts
 
 _MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))
+
+
+def _noise(data: str, entries: Sequence[Entry]) -> str:
+    """How far seeds alone move an error on a data set, and what three of them could show."""
+    spreads = [stdev(each.values.values()) for each in entries if len(each.values) > 1]
+    paired = [each.comparison.sd for each in entries if each.comparison is not None]
+    if not spreads:
+        return ""
+    said = (
+        f"On {data}, the same network trained again from another seed errs differently by a standard deviation of "
+        f"{median(spreads):.2f} points (median of {len(spreads)} figures in the tables; {min(spreads):.2f} to "
+        f"{max(spreads):.2f})."
+    )
+    if paired:
+        share = power(0.5, median(paired), 3)
+        said += f" A true gain of half a point would be told from chance by three seeds {100 * share:.0f} times in 100"
+        said += ": here a difference under half a point on three seeds is noise." if share < 0.5 else "."
+    return said
 
 
 @dataclass(frozen=True)
@@ -57,10 +75,13 @@ class Measured:
         return [(name, group) for name, group in groups if group]
 
     @property
-    def counts(self) -> list[tuple[str, int]]:
-        """How many claims have each verdict."""
-        counts = Counter(each.word for each in self.verdicts)
-        return [(word, counts[word]) for word in WORDS if counts[word]]
+    def counts(self) -> dict[str, list[tuple[Word, int]]]:
+        """How many claims of the paper have each verdict, and how many controls of the study, where there are any."""
+        found = {
+            "Claims of the paper": counted(self.verdicts),
+            "Controls of this study": counted(self.verdicts, control=True),
+        }
+        return {name: each for name, each in found.items() if each}
 
     @property
     def failed(self) -> list[Result]:
@@ -89,24 +110,12 @@ class Measured:
     def sight(self) -> list[str]:
         """What such a study can see and what it cannot, in sentences."""
         entries = [entry for table in self.tables for _, row, _ in table.lines for entry in row]
-        errors = [each for each in entries if each.line.metric == "error"]
-        spreads = [stdev(each.values.values()) for each in errors if len(each.values) > 1]
-        paired = [each.comparison.sd for each in errors if each.comparison is not None]
-        said = []
-        if spreads:
-            said.append(
-                "The same network trained again from another seed errs differently: here by a standard deviation of "
-                f"{median(spreads):.2f} points (median of {len(spreads)} figures in the tables; {min(spreads):.2f} to "
-                f"{max(spreads):.2f})."
-            )
-        if paired:
-            share = power(0.5, median(paired), 3)
-            noise = "so a gain under half a point over three seeds is noise, whoever prints it" if share < 0.5 else ""
-            said.append(
-                f"With three seeds, a true gain of half a point would be told from chance in {100 * share:.0f} of 100 "
-                f"repetitions{', ' + noise if noise else ''}."
-            )
-        seen = [each.seen for each in self.verdicts if each.seen is not None and "error" in each.claim.metric]
+        said = [
+            line
+            for data in dict.fromkeys(entry.data for entry in entries)
+            if (line := _noise(data, [each for each in entries if each.data == data and each.line.metric == "error"]))
+        ]
+        seen = [each.seen for each in self.verdicts if each.seen is not None and each.claim.metric.endswith("error")]
         if seen:
             said.append(
                 "The smallest true difference that this study sees in four of five repetitions, corrected for all "

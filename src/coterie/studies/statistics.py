@@ -1,7 +1,8 @@
 """Small samples, honestly: paired tests over seeds, what they could have seen, and many of them at once.
 
 Everything is of differences over seeds, since a seed gives both sides the same order of images and augmentations. Where
-all differences are equal there is no spread to judge by, and every figure is the limit of its formula.
+all differences are equal there is no spread to judge by: p is the sign test's, and all other figures are the limits of
+their formulas.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Comparison:
         sd: Their standard deviation (n - 1).
         low: Lower end of the 95 % confidence interval of the mean.
         high: Its upper end.
-        p: Two-sided p of the paired t-test.
+        p: Two-sided p of the paired t-test; without any spread, of the sign test.
     """
 
     n: int
@@ -60,6 +61,15 @@ class Comparison:
             return 0.0 if inside > 0 else 1.0
         return float(stats.t.sf(inside / self.error, self.n - 1))  # of the nearer end: the larger p
 
+    def difference_beyond(self, margin: float) -> float:
+        """The two-sided p that the mean lies outside of ± ``margin``: small where it does; 1 where it does not."""
+        outside = abs(self.difference) - margin
+        if outside <= 0:
+            return 1.0
+        if self.error == 0:
+            return _sign_test(self.n)
+        return min(1.0, 2 * float(stats.t.sf(outside / self.error, self.n - 1)))
+
     def shown_margin(self, level: float = LEVEL) -> float:
         """The smallest margin within which :meth:`equivalence` would have been shown at this level."""
         return abs(self.difference) + float(stats.t.isf(level, self.n - 1)) * self.error
@@ -92,11 +102,16 @@ def compare(ours: Sequence[float], theirs: Sequence[float] | float) -> Compariso
     difference, sd = mean(differences), stdev(differences)
     if sd <= _ROUNDING * scale:
         difference = 0.0 if abs(difference) <= _ROUNDING * scale else difference
-        return Comparison(n, difference, 0.0, difference, difference, 0.0 if difference else 1.0)
+        return Comparison(n, difference, 0.0, difference, difference, _sign_test(n) if difference else 1.0)
     error = sd / sqrt(n)
     half = float(stats.t.isf(LEVEL / 2, n - 1)) * error
     p = 2 * float(stats.t.sf(abs(difference) / error, n - 1))
     return Comparison(n, difference, sd, difference - half, difference + half, p)
+
+
+def _sign_test(n: int) -> float:
+    """The two-sided p of differences that all have one sign: errors are counts, and two are often equal by chance."""
+    return 2.0 ** (1 - n)
 
 
 def hedges(freedom: int) -> float:

@@ -65,6 +65,7 @@ class Claim:
         evidence: How sure that figure is.
         where: Table or section of the paper.
         data: On which data; None for all that have both sides.
+        control: Whether the study asks this of itself, and no paper says it so: it is counted apart.
     """
 
     says: str
@@ -77,6 +78,7 @@ class Claim:
     evidence: str = ""
     where: str = ""
     data: tuple[str, ...] | None = None
+    control: bool = False
 
 
 @dataclass(frozen=True)

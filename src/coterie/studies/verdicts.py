@@ -1,6 +1,7 @@
 """What the measured figures say of each claim; a figure published for other conditions decides nothing."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -22,7 +23,8 @@ class Verdict:
         network: Of which network, ``ours against theirs`` where the sides are of two.
         word: The verdict.
         comparison: What it rests on: differences over seeds, what the claim is of minus what it is compared with.
-        adjusted: p after Holm's correction over all tests of the study: of the two-sided t-test, or of equivalence.
+        adjusted: p after Holm's correction over all tests of the study: of the two-sided t-test; where both sides are
+            claimed to be the same, of equivalence, or of a difference beyond the margin, whichever the mean speaks for.
         level: The p up to which the correction would have let this test show something.
         absent: Seeds that have no pair, and why.
     """
@@ -58,9 +60,11 @@ class Verdict:
     @property
     def why(self) -> str:
         """What a reader needs beside the figures."""
-        said = [_doubt(self)] if self.word == "cannot be told at this scale" else []
+        said = []
         if self.comparison is not None and self.comparison.sd == 0:
             said.append("All differences are equal, so there is no spread to judge by.")
+        elif self.word == "cannot be told at this scale":
+            said.append(_doubt(self))
         if self.word == "not run" and not self.data:
             said.append("No table of this scale has both sides.")
         reasons: dict[str, list[int]] = {}
@@ -76,8 +80,8 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
 
     ``lower`` and ``higher`` hold if the paired t-test, corrected for all tests of the study, shows a difference in the
     claimed direction, and do not if it shows one in the other. ``same`` holds if both one-sided tests show the
-    difference within the margin, corrected likewise, and does not if the 95 % interval lies outside of it. Everything
-    else cannot be told, and with fewer than two pairs of seeds nothing was run.
+    difference within the margin, and does not if a two-sided test shows it beyond, corrected likewise. Everything else
+    cannot be told, and with fewer than two pairs of seeds nothing was run.
     """
     found = [
         _tested(claim, *place, study, results) for claim in study.claims for place in _places(claim, study, results)
@@ -93,12 +97,18 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     return found
 
 
+def counted(found: Iterable[Verdict], control: bool = False) -> list[tuple[Word, int]]:
+    """How many claims of the paper, or controls of the study, have each verdict."""
+    counts = Counter(each.word for each in found if each.claim.control == control)
+    return [(word, counts[word]) for word in WORDS if counts[word]]
+
+
 def summary(study: Study, results: Results, found: list[Verdict]) -> str:
     """A line: how many claims hold, and on how much that rests."""
-    counts = Counter(each.word for each in found)
-    said = "; ".join(f"{word}: {counts[word]}" for word in WORDS if counts[word]) or "none"
+    said, ours = ("; ".join(f"{word}: {times}" for word, times in counted(found, control)) for control in (False, True))
     failed = sum(cell.failed is not None for cell in results.cells)
-    return f"{study.title}, {results.scale} scale, {len(results.cells)} cells ({failed} failed). Claims: {said}"
+    head = f"{study.title}, {results.scale} scale, {len(results.cells)} cells ({failed} failed)"
+    return f"{head}. Claims: {said or 'none'}{f'. Controls: {ours}' if ours else ''}"
 
 
 Place = tuple[str, str, str]  # data, network of the one side, network of the other
@@ -153,30 +163,29 @@ def _tested(claim: Claim, data: str, by: str, than: str, study: Study, results: 
 
 
 def _p(claim: Claim, comparison: Comparison) -> float:
-    if claim.expect == "same":
-        assert claim.margin is not None
-        return comparison.equivalence(claim.margin)
-    return comparison.p
+    if claim.expect != "same":
+        return comparison.p
+    assert claim.margin is not None
+    within = abs(comparison.difference) < claim.margin
+    return comparison.equivalence(claim.margin) if within else comparison.difference_beyond(claim.margin)
 
 
 def _word(claim: Claim, comparison: Comparison, adjusted: float) -> Word:
+    if adjusted >= LEVEL:
+        return "cannot be told at this scale"
     if claim.expect == "same":
         assert claim.margin is not None
-        if adjusted < LEVEL:
-            return "holds"
-        outside = comparison.low > claim.margin or comparison.high < -claim.margin
-        return "does not hold" if outside else "cannot be told at this scale"
-    if adjusted < LEVEL:
-        return "holds" if (comparison.difference < 0) == (claim.expect == "lower") else "does not hold"
-    return "cannot be told at this scale"
+        return "holds" if abs(comparison.difference) < claim.margin else "does not hold"
+    return "holds" if (comparison.difference < 0) == (claim.expect == "lower") else "does not hold"
 
 
 def _doubt(verdict: Verdict) -> str:
     claim, comparison, units = verdict.claim, verdict.comparison, unit(verdict.claim.metric)
     assert comparison is not None
+    digits = ".2f" if units else ".2g"
     if claim.expect == "same":
-        return f"It would have held within ± {comparison.shown_margin(verdict.level):.2f}{units}."
-    said = f"A true difference of {verdict.seen:.2f}{units} would have been seen with 80 % power"
+        return f"It would have held within ± {comparison.shown_margin(verdict.level):{digits}}{units}."
+    said = f"A true difference of {verdict.seen:{digits}}{units} would have been seen with 80 % power"
     if verdict.power is not None:
         source = "the literature (unverified)" if claim.evidence.startswith("unverified") else "the literature"
         said += f", one of {claim.published:g}{units}, the figure in {source}, with {_percent(verdict.power)}"
