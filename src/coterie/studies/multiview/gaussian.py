@@ -95,7 +95,7 @@ def gaussian(options: Mapping[str, Any], seed: int) -> Results:
         ``kept_gain`` (percent of the ensemble's).
     """
     size = read(Gaussian, options, "multiview-gaussian")
-    seed += 101
+    seed += 201
     (x, labels), test, rule = _task(size, seed)
 
     def hard(logits: Tensor, rows: Tensor) -> Tensor:

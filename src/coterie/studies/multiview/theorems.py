@@ -21,7 +21,6 @@ class Theorems(Instance):
     Attributes:
         members: K, the networks that form the ensemble.
         students: How many learn in each way; they start from the same filters in every way.
-        teachers: How many members teach in self-distillation, one student each.
         steps: Of training on labels.
         distill_steps: Of distillation and its controls.
         temperature: τ of distillation.
@@ -30,8 +29,7 @@ class Theorems(Instance):
     """
 
     members: int = 10
-    students: int = 4
-    teachers: int = 10
+    students: int = 10
     steps: int = 1200
     distill_steps: int = 1500
     temperature: float = 4.0
@@ -39,10 +37,10 @@ class Theorems(Instance):
     smoothing: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.members < 2 or not 1 <= self.teachers <= self.members or self.students < 1:
+        if self.members < 2 or not 1 <= self.students <= self.members:
             raise UserError(
-                f"multiview-theorems: {self.members} members, {self.teachers} teachers and {self.students} students; "
-                "use 2 members or more, at most as many teachers, and a student or more"
+                f"multiview-theorems: {self.members} members and {self.students} students; use 2 members or more, and "
+                "at most as many students, since each learns from a member of its own"
             )
 
 
@@ -50,10 +48,12 @@ def theorems(options: Mapping[str, Any], seed: int) -> Results:
     """Who errs on samples that show one view of their class.
 
     Parts: ``single`` (mean of the members), ``ensemble`` (the mean of their logits), ``ensemble2`` (of pairs of them),
-    ``joint`` (one network that starts as the members' sum and learns as one), and the students' means: ``labels``
-    learns as the members did, all others for ``distill_steps`` at the plain rate: ``labels_matched`` from labels alone,
-    ``kd`` and ``kd_t1`` from the ensemble at τ and at 1, ``smoothing`` from smoothed labels, ``self_kd`` from one
-    member. ``gain`` is over ``single`` for what learned as the members did, and over ``labels_matched`` otherwise.
+    ``joint`` (one network that starts as the members' sum and learns as one), and the students' means. ``labels`` learn
+    as the members did. Others learn for ``distill_steps`` at the plain rate: ``labels_matched`` from labels alone,
+    ``kd`` and ``kd_t1`` from the ensemble at τ and at 1, ``smoothing`` from smoothed labels, ``self_kd`` from a member
+    each. ``labels_longer`` and ``self_kd_later`` do so after they have learned as the members did. ``gain`` is over
+    ``single`` for what learned as the members did, over ``labels_longer`` for ``self_kd_later``, and over
+    ``labels_matched`` otherwise.
 
     Args:
         options: Of :class:`Theorems`, by name.
@@ -67,30 +67,29 @@ def theorems(options: Mapping[str, Any], seed: int) -> Results:
     problem = Problem(size, seed)
     members = problem.networks(size.members, 4)
     joint = problem.holding(summed(members.weight).clone())
-    for networks in (members, joint):
+    first = problem.networks(size.students, 5).weight
+    labels = problem.holding(first.clone())
+    for networks in (members, joint, labels):
         descend(networks, problem.train, Objective(), size.steps, size.rate, size.boost)
     results: dict[str, dict[str, float]] = {
         "single": problem.measure(members),
         "ensemble": problem.measure_mean(members),
         "ensemble2": problem.measure_mean(members, 2),
         "joint": problem.measure(joint),
+        "labels": problem.measure(labels),
     }
-    count = max(size.students, size.teachers)
-    first = problem.networks(count, 5).weight
-    labels = problem.holding(first[: size.students].clone())
-    descend(labels, problem.train, Objective(), size.steps, size.rate, size.boost)
-    results["labels"] = problem.measure(labels)
-
-    logits = members.logits(problem.train.patches)
-    for name, objective in _lessons(size, logits, problem.train.labels).items():
-        students = problem.holding(first[: size.teachers if name == "self_kd" else size.students].clone())
+    as_members = tuple(results)
+    lessons = _lessons(size, members.logits(problem.train.patches), problem.train.labels)
+    later = {"labels_longer": lessons["labels_matched"], "self_kd_later": lessons["self_kd"]}
+    for name, objective in (lessons | later).items():
+        students = problem.holding((labels.weight if name in later else first).clone())
         descend(students, problem.train, objective, size.distill_steps, size.rate)
         results[name] = problem.measure(students)
-    as_members = ("single", "ensemble", "ensemble2", "joint", "labels")
-    return {
-        name: gain(metrics, results["single" if name in as_members else "labels_matched"], results["ensemble"])
-        for name, metrics in results.items()
-    }
+
+    def baseline(name: str) -> str:
+        return "single" if name in as_members else "labels_longer" if name in later else "labels_matched"
+
+    return {name: gain(metrics, results[baseline(name)], results["ensemble"]) for name, metrics in results.items()}
 
 
 def _lessons(size: Theorems, logits: Tensor, labels: Tensor) -> dict[str, Objective]:
@@ -107,5 +106,5 @@ def _lessons(size: Theorems, logits: Tensor, labels: Tensor) -> dict[str, Object
         "kd": soft(mean, size.temperature),
         "kd_t1": soft(mean, 1.0),
         "smoothing": Objective(labels=0.0, soft=1.0, target=smooth),
-        "self_kd": soft(logits[: size.teachers], size.temperature),
+        "self_kd": soft(logits[: size.students], size.temperature),
     }
