@@ -1,4 +1,4 @@
-"""Train any image classifier as its own ensemble, and get the same network back, more accurate."""
+"""Train any image classifier as its own ensemble, and get the same network back: same size, same speed."""
 
 __version__ = "0.1.0"
 

@@ -140,7 +140,8 @@ def _run(name: str, command: Command, given: list[str]) -> None:
 
 
 def _overview() -> None:
-    print("coterie: train any image classifier as its own ensemble, and get the same network back, more accurate.\n")
+    print("coterie: train any image classifier as its own ensemble, and get the same network back:")
+    print("same size, same speed.\n")
     for name, command in COMMANDS.items():
         print(f"  {name:9} {command.summary}\n            {command.example}")
     print("\n`coterie COMMAND --help` explains a command's options.")

@@ -2,7 +2,7 @@
 
 Allen-Zhu, Li, *Towards Understanding Ensemble, Knowledge Distillation and Self-Distillation in Deep Learning* (ICLR
 2023, arXiv 2012.09816). A compact instance: its constants are not the paper's, whose theory lets the number of classes
-go to infinity, but of the same order among themselves.
+go to infinity, but of the same order among themselves. The paper's own definition and constants are unverified.
 
 Shapes: k classes, d dimensions, P patches, n samples.
 """
@@ -50,8 +50,9 @@ class MultiView:
     A sample of class y has P patches x_p. Both features of y, v_{y,1} and v_{y,2}, and some of the other classes' take
     one patch each, at random places: x_p = z v + noise · ξ_p; all other patches are x_p = background · ξ_p, with
     ξ_p ~ N(0, I/d), of norm about 1. A single-view sample shows one of its class's features, drawn at random, and the
-    other ``weak`` times as strongly. Section 2 of the paper; that the other classes' features are stronger in it than
-    the missing view (``off_single`` > ``weak``) is what makes a network err that knows the missing view only.
+    other ``weak`` times as strongly. After section 2 of the paper (unverified). That the other classes' features are
+    stronger in such a sample than the missing view (``off_single`` > ``weak``) is what makes a network err that knows
+    the missing view only.
 
     Attributes:
         classes: k.

@@ -9,9 +9,10 @@ from the labels and from the one before it. With logits z_g (B, C) of generation
 The last generation is deployed. Two published forms:
 
 - Allen-Zhu, Li, *Towards Understanding Ensemble, Knowledge Distillation and Self-Distillation in Deep Learning* (ICLR
-  2023, arXiv 2012.09816): G = 1. The paper's theory uses another update (only upwards, on clipped logits); β = 0.1 and
-  T = 4, the defaults here, are ordinary distillation as it reproduced the claim on a small instance of the paper's
-  model, and no figures of the paper's.
+  2023, arXiv 2012.09816): G = 1. The paper's theory uses another update (only upwards, on clipped logits: unverified);
+  β = 0.1 and T = 4, the defaults here, are ordinary distillation, and no figures of the paper's. On a small instance of
+  its data (``docs/results/multiview.json``) it cannot be told whether this helps, and it gains less than an ensemble
+  of two does.
 - Furlanello, Lipton, Tschannen, Itti, Anandkumar, *Born-Again Neural Networks* (ICML 2018, arXiv 1805.04770): several
   generations, and their ensemble: ``--method.generations 3 --method.temperature 1 --method.label_weight 1
   --method.ensemble true`` (that labels and teacher weigh the same is unverified).

@@ -1,8 +1,8 @@
 """The network of the multi-view theorems, several of them at once.
 
 Allen-Zhu, Li, *Towards Understanding Ensemble, Knowledge Distillation and Self-Distillation in Deep Learning* (ICLR
-2023, arXiv 2012.09816), section 2: one layer of filters with a smoothed ReLU whose output weights are fixed to 1. Its
-power q > 2 makes filters compete, so that of a class's two features mostly one is learned.
+2023, arXiv 2012.09816), section 2 (unverified): one layer of filters with a smoothed ReLU whose output weights are
+fixed to 1. Its power q > 2 makes filters compete, so that of a class's two features mostly one is learned.
 
 Shapes: K networks, k classes, m filters a class, d dimensions, P patches, n samples.
 """
@@ -38,7 +38,8 @@ class MultiViewNetworks:
     Args:
         weight: w (K, k, m, d), which training changes in place.
         power: q, at least 1.
-        linear_from: a > 0, from where on the activation is linear (the paper's ρ, which has two meanings there).
+        linear_from: a > 0, from where on the activation is linear (the paper's ρ, said to have two meanings
+            there: unverified).
 
     Raises:
         UserError: The power or the bound is out of its range.

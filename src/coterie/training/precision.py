@@ -12,7 +12,8 @@ from coterie.outputs import Batch
 Precision = Literal["bf16", "fp32"]
 PrecisionChoice = Literal["auto", "trial", "bf16", "fp32"]
 
-# Below this many FLOPs an image, casting and small kernels cost a CPU more than bfloat16 saves (benchmarks/precision).
+# Below this many FLOPs an image, casting and small kernels are taken to cost a CPU more than bfloat16 saves: a rule of
+# thumb, no measurement of which is committed. ``--precision trial`` measures.
 _WORTH_IT = 1e7
 
 
