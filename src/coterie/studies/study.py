@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from coterie.errors import UserError, unknown_name
 
@@ -145,6 +145,42 @@ class Cell:
         return "/".join(map(str, self.key))
 
 
+class Training(TypedDict, total=False):
+    """How cells are trained: arguments of :func:`coterie.training.train`.
+
+    Attributes:
+        epochs: Of each stage.
+        batch_size: Images in a step.
+        recipe: Its ``name``, and its options.
+        precision: As there.
+        threads: As there.
+        compile: As there.
+        test_every: Epochs from one look at the test images to the next; where it is not said, the last alone has one.
+    """
+
+    epochs: int
+    batch_size: int | None
+    recipe: dict[str, Any] | None
+    precision: str
+    threads: int | None
+    compile: bool
+    test_every: int
+
+
+class Row(Training, total=False):
+    """What the cells of a row have beside their scale's ``common``.
+
+    Attributes:
+        method: Its ``name``, and its options.
+        experiment: Instead of a method: its ``name``, and its options; nothing else is then said.
+        budgets: By data set, what its cells have instead.
+    """
+
+    method: dict[str, Any]
+    experiment: dict[str, Any]
+    budgets: dict[str, Training]
+
+
 @dataclass(frozen=True)
 class Scale:
     """A study at one size.
@@ -163,10 +199,10 @@ class Scale:
     seeds: int
     data: dict[str, dict[str, Any]]
     networks: dict[str, dict[str, Any]]
-    rows: dict[str, dict[str, Any]]
+    rows: dict[str, Row]
     tables: tuple[Table, ...]
-    common: dict[str, Any] = field(default_factory=dict)
-    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    common: Training = field(default_factory=Training)
+    budgets: dict[str, Training] = field(default_factory=dict)
     about: str = ""
 
     def __post_init__(self) -> None:
@@ -184,6 +220,9 @@ class Scale:
 
         Args:
             runs: The folder of the Runs, which teachers are found in.
+
+        Raises:
+            UserError: A teacher is not there, or learns from its student; or it is not said how long to train.
         """
         return list(_Cells(self, runs).all().values())
 
@@ -196,31 +235,33 @@ class _Cells:
     def all(self) -> dict[Key, Cell]:
         for table in self.scale.tables:
             for seed, *names in product(range(self.scale.seeds), table.data, table.networks, table.rows):
-                self.add((names[0], names[1], names[2], seed), table)
+                self.add((names[0], names[1], names[2], seed), table, table.measures)
         return self.found
 
-    def add(self, key: Key, table: Table) -> Cell:
-        """The cell, with the measures of all tables that it stands in."""
+    def add(self, key: Key, table: Table, measures: tuple[str, ...] = ()) -> Cell:
+        """The cell, with the measures of all tables that name it; a teacher may be named by none."""
         if key in self.begun:
             raise UserError(f"table '{table.name}': row '{key[2]}' learns from itself; name another row after '@'")
         self.begun.append(key)
         configuration, needs = self.configuration(key, table)
         self.begun.remove(key)
         before = self.found.get(key)
-        measures = dict.fromkeys([*(before.measures if before else ()), *table.measures])
+        measures = tuple(dict.fromkeys([*(before.measures if before else ()), *measures]))
         minutes = before.minutes if before else table.minutes_of(key[2])
-        self.found[key] = Cell(*key, configuration, needs, tuple(measures), minutes)
+        self.found[key] = Cell(*key, configuration, needs, measures, minutes)
         return self.found[key]
 
     def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
         data, network, row, seed = key
         scale, needs = self.scale, list[Key]()
-        own = dict(scale.rows[row])
+        own: dict[str, Any] = dict(scale.rows[row])
         if "experiment" in own:
             return {"experiment": own["experiment"], "seed": seed}, ()
         of_data = own.pop("budgets", {}).get(data, {})
         method = {name: self.filled(value, key, table, needs) for name, value in own["method"].items()}
         found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
+        if "epochs" not in found:
+            raise UserError(f"row '{row}' has no epochs on '{data}'; write them in common, in budgets, or in the row")
         found |= {"network": scale.networks[network], "data": scale.data[data], "seed": seed}
         return found, tuple(needs)
 
@@ -234,6 +275,8 @@ class _Cells:
         row, _, network = place.partition("/")
         if row not in self.scale.rows:
             raise unknown_name(f"row in '{value}'", row, self.scale.rows)
+        if network and network not in self.scale.networks:
+            raise unknown_name(f"network in '{value}'", network, self.scale.networks)
         wanted = (key[0], network or key[1], row, key[3])
         teacher = self.found.get(wanted) or self.add(wanted, table)
         needs.append(wanted)
