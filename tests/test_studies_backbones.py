@@ -1,11 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from coterie import UserError
 from coterie.cli import main
 from coterie.studies.backbones import Row, backbones, family_names, smallest
-from coterie.studies.rows import load_rows
+from coterie.studies.rows import load_rows, save_rows
 from coterie.studies.sweep import SweepRow, architectures, condensed, sweep
 
 
@@ -60,7 +61,35 @@ def test_the_command_goes_on_where_it_stopped(tmp_path, capsys):
     swept = tmp_path / "sweep.json"
     main(["study", "backbones", "--sweep", "--only", "timm/resnet10t$", "--out", str(swept)])
     assert "1 of 1 architectures branch, 1 of them by a trace" in capsys.readouterr().out
-    assert [row.at for row in load_rows(swept, SweepRow)] == ["layer4"]
+    found = json.loads(swept.read_text())
+    assert found.pop("seconds") >= 0
+    assert found == {
+        "command": "coterie study backbones --sweep --only 'timm/resnet10t$'",
+        **{"branched": 1, "traced": 1, "of": 1, "families": {"resnet": [1, 1]}, "rows": []},
+    }
+    committed = json.loads((Path(__file__).parent.parent / "docs/results/backbones-sweep.json").read_text())
+    assert committed.keys() == {*found, "seconds"}
+    # What branches is counted only, so that nothing can be gone on with.
+    with pytest.raises(UserError, match="this study is finished; name another file"):
+        load_rows(swept, SweepRow)
+
+
+def test_a_stopped_sweep_goes_on_and_is_written_where_it_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    kept = SweepRow("resnet", "resnet10t", at="of an earlier run", seconds=12345.0)
+    save_rows(Path("backbones-sweep.json"), [kept, SweepRow("none", "broken", reason="it is")])
+    main(["study", "backbones", "--sweep", "--only", "timm/resnet10t$"])
+    assert "written to backbones-sweep.json" in capsys.readouterr().out
+    found = json.loads(Path("backbones-sweep.json").read_text())
+    assert (found["branched"], found["of"], found["seconds"]) == (1, 2, 12345)
+    assert [row["name"] for row in found["rows"]] == ["broken"]
+
+
+def test_without_a_file_the_study_is_written_to_the_one_that_the_help_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("coterie.cli.backbones.backbones.backbones", lambda names: iter([Row(*names[0])]))
+    main(["study", "backbones", "--only", "torchvision/squeezenet1_1"])
+    assert [row.name for row in load_rows(tmp_path / "backbones.json", Row)] == ["torchvision/squeezenet1_1"]
 
 
 def test_mistakes(tmp_path):
@@ -71,9 +100,25 @@ def test_mistakes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "says"), [(["backbone"], "did you mean"), (["backbones", "--only", "("], "--only (")]
+    ("words", "says"),
+    [
+        (["backbone"], "did you mean"),
+        (["backbones", "--only", "("], "--only ("),
+        (["backbones", "--only", "resent"], "--only resent: no network; they are named as timm/resnet"),
+        (["backbones", "--sweep", "--only", "resent"], "--only resent: no network; they are named as timm/resnet"),
+        (["backbones", "--plan"], "--plan is no option of the study 'backbones'; leave it out"),
+        (["backbones", "--smoke"], "--smoke is no option"),
+        (["backbones", "--seeds", "2"], "--seeds is no option"),
+        (["backbones", "--workers", "2"], "--workers is no option"),
+        (["backbones", "--ray", "local"], "--ray is no option"),
+        (["backbones", "--scale", "paper"], "--scale is no option"),
+        (["backbones", "--sweep", "--runs", "there"], "--runs is no option"),
+    ],
 )
-def test_a_wrong_study_is_refused_in_one_line(words, says, capsys):
-    with pytest.raises(SystemExit):
+def test_a_wrong_study_is_refused_in_one_line(words, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
         main(["study", *words])
+    assert stop.value.code == 2
     assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

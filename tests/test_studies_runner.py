@@ -221,3 +221,52 @@ def test_a_smoke_run_trains_a_cell_of_each_table(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "first: digits/resnet8/alone/0: runs" in said
     assert "second: digits/resnet8/alone/0: runs" in said
+
+
+def test_options_and_files_that_no_study_runs_with_are_one_line(tmp_path, half, capsys):
+    file = write(tmp_path / "s.yaml", small=half)
+    short = write(tmp_path / "short.yaml", small=half | {"common": {}})
+    for line, message in (
+        ([file, "--seeds", "0"], "--seeds is 0; use 1 or more"),
+        (
+            [file, "--seeds", "1", "--only", "/1$"],
+            "--only /1$: no cell of study 's' with --seeds 1; cells are named as",
+        ),
+        ([write(tmp_path / "none.yaml", small=half | {"seeds": 0}), "--plan"], "seeds is 0; use 1 or more"),
+        ([short, "--plan"], f"coterie: {short}: row 'alone' has no epochs on 'digits'"),
+        ([short, "--smoke"], f"coterie: {short}: row 'alone' has no epochs on 'digits'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["study", *line])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_smoke_run_trains_teachers_of_teachers(tmp_path, half, capsys):
+    rows = SMALL["rows"] | {"kd2": {"method": {"name": "kd", "teacher": "@kd"}}}
+    tables = [half["tables"][0] | {"rows": ["kd2"]}]
+    main(["study", write(tmp_path / "s.yaml", small=half | {"rows": rows, "tables": tables}), "--smoke"])
+    assert "first: digits/resnet8/kd2/0: runs" in capsys.readouterr().out
+
+
+def test_a_smoke_run_says_what_fails_and_goes_on(tmp_path, half, capsys):
+    rows = SMALL["rows"] | {
+        "misspelt": {"method": {"name": "kd", "teacher": "@alone", "temprature": 2}},
+        "taught": {"method": {"name": "kd", "teacher": "@misspelt"}},
+    }
+    data = SMALL["data"] | {"other": {"name": "digit"}, "few": {"name": "digits", "train_sample": 9}}
+    cells = [("digits", "misspelt"), ("digits", "taught"), ("other", "alone"), ("few", "alone"), ("digits", "alone")]
+    tables = [{"name": "t", "data": [where], "networks": ["resnet8"], "rows": [row]} for where, row in cells]
+    file = write(tmp_path / "s.yaml", small=half | {"rows": rows, "data": data, "tables": tables})
+    with pytest.raises(SystemExit) as stop:
+        main(["study", file, "--smoke"])
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    option, teacher, other, few, fine = said.out.splitlines()
+    assert option.startswith("t: digits/resnet8/misspelt/0: failed: TypeError: ")
+    assert "temprature" in option
+    assert teacher.startswith("t: digits/resnet8/taught/0: failed: its teacher digits/resnet8/misspelt/0: TypeError: ")
+    assert other == "t: other/resnet8/alone/0: failed: unknown data set 'digit'; did you mean 'digits'?"
+    assert few == "t: few/resnet8/alone/0: failed: TypeError: got an unexpected keyword argument 'train_sample'"
+    assert fine == "t: digits/resnet8/alone/0: runs"
+    assert said.err.endswith("coterie: 4 cells failed, see above\n")

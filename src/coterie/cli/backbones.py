@@ -1,6 +1,7 @@
 """``coterie study backbones``: measure again which backbones branch."""
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ def run_backbones(path: Path | None, pattern: str, whole: bool) -> None:
     """Run the study of backbones and print its table.
 
     Args:
-        path: JSON file of results, gone on with.
+        path: JSON file of results, gone on with; None for ``backbones.json``, of a sweep ``backbones-sweep.json``.
         pattern: Regular expression on ``timm/FAMILY`` and ``torchvision/NAME``; in a sweep on ``timm/NAME``.
         whole: Every architecture of timm's, on shapes alone.
     """
     only = expression(pattern)
+    path = path or Path("backbones-sweep.json" if whole else "backbones.json")
     if whole:
         _sweep(path, only)
     else:
         _backbones(path, only)
+    console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 
 def expression(pattern: str) -> re.Pattern[str]:
@@ -42,12 +45,13 @@ def expression(pattern: str) -> re.Pattern[str]:
         raise UserError(f"--only {pattern}: no regular expression ({error})") from error
 
 
-def _backbones(path: Path | None, only: re.Pattern[str]) -> None:
-    done = rows.load_rows(path, backbones.Row) if path else []
+def _backbones(path: Path, only: re.Pattern[str]) -> None:
+    done = rows.load_rows(path, backbones.Row)
     known = {row.family: row.name for row in done}
     chosen = [family for family in backbones.family_names() if only.search(f"timm/{family}")]
     names = [(family, known.get(family) or f"timm/{backbones.smallest(family)}") for family in _shown(chosen)]
     names += [("torchvision", name) for name in backbones.torchvision_names() if only.search(name)]
+    _refuse_none(names, only)
     _follow(rows.going_on(names, done, backbones.backbones, path), names, done)
     table = Table("network", "pixels", "cut", "tail % FLOPs", "values", "exact", "gradients", "step", "state", "s")
     for row in done:
@@ -61,17 +65,26 @@ def _backbones(path: Path | None, only: re.Pattern[str]) -> None:
         console.print(f"{what}: {sum(row.passed for row in part)} of {len(part)}", markup=False)
 
 
-def _sweep(path: Path | None, only: re.Pattern[str]) -> None:
-    done = rows.load_rows(path, sweep.SweepRow) if path else []
+def _sweep(path: Path, only: re.Pattern[str]) -> None:
+    done = rows.load_rows(path, sweep.SweepRow)
     names = [pair for pair in sweep.architectures() if only.search(f"timm/{pair[1]}")]
+    _refuse_none(names, only)
     _follow(rows.going_on(names, done, sweep.sweep, path), names, done)
     found = sweep.condensed(done)
-    _failures((row.name, row.reason) for row in found["failures"])
+    failures = found.pop("failures")
+    words = ["coterie", "study", "backbones", "--sweep", *(["--only", only.pattern] if only.pattern else [])]
+    rows.save_rows(path, failures, command=shlex.join(words), **found)
+    _failures((row.name, row.reason) for row in failures)
     console.print(
         f"{found['branched']} of {found['of']} architectures branch, {found['traced']} of them by a trace; "
         f"{found['seconds']} s",
         markup=False,
     )
+
+
+def _refuse_none(names: list[tuple[str, str]], only: re.Pattern[str]) -> None:
+    if not names:
+        raise UserError(f"--only {only.pattern}: no network; they are named as timm/resnet and torchvision/resnet18")
 
 
 def _follow(new: Iterator[Any], names: list[tuple[str, str]], done: list[Any]) -> None:

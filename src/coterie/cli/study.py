@@ -35,7 +35,10 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
     parser.add_argument("--seeds", type=int | None, default=None, help="the first so many; default all of the study's")
     parser.add_argument(
-        "--out", type=str | None, default=None, help="JSON file of results, gone on with if there; STUDY-SCALE.json"
+        "--out",
+        type=str | None,
+        default=None,
+        help="JSON file of results, gone on with if there; default STUDY-SCALE.json, backbones.json",
     )
     parser.add_argument("--runs", type=str, default="runs/studies", help="folder of the trainings")
     parser.add_argument(
@@ -52,6 +55,7 @@ def run_study(given: Namespace) -> None:
     """Run a study's missing cells, or say what it will cost."""
     out = Path(given.out) if given.out else None
     if given.study == _BACKBONES:
+        _refuse(given, ("scale", "plan", "smoke", "seeds", "runs", "workers", "ray"))
         run_backbones(out, given.only, given.sweep)
         return
     if given.sweep:
@@ -60,14 +64,21 @@ def run_study(given: Namespace) -> None:
         raise unknown_name("study", given.study, [*study_names(), _BACKBONES])
     study = load_study(given.study)
     scale, only = study.scale(given.scale), expression(given.only)
+    if given.seeds is not None and given.seeds < 1:
+        raise UserError(f"--seeds is {given.seeds}; use 1 or more")
+    runs = Path(given.runs)
+    try:
+        cells = scale.cells(runs)
+    except UserError as error:
+        raise UserError(f"{given.study}: {error}") from error
     if given.smoke:
         _smoke(scale)
         return
-    runs = Path(given.runs)
-    cells = scale.cells(runs)
-    chosen = [cell for cell in cells if only.search(cell.name) and (given.seeds is None or cell.seed < given.seeds)]
+    seeds = range(scale.seeds if given.seeds is None else given.seeds)
+    chosen = [cell for cell in cells if only.search(cell.name) and cell.seed in seeds]
     if not chosen:
-        raise UserError(f"--only {given.only}: no cell of study '{study.name}'; cells are named as {cells[0].name}")
+        of = f"study '{study.name}'" if given.seeds is None else f"study '{study.name}' with --seeds {given.seeds}"
+        raise UserError(f"--only {given.only}: no cell of {of}; cells are named as {cells[0].name}")
     words = ["coterie", "study", given.study, "--scale", given.scale]
     head = Results(given.study, given.scale, " ".join(words))
     progress = runner.Progress(out or Path(f"{study.name}-{given.scale}.json"), head, cells, runs)
@@ -76,6 +87,14 @@ def run_study(given: Namespace) -> None:
         _plan(study, scale, progress, chosen, todo)
         return
     _run(progress, todo, given.workers, given.ray)
+
+
+def _refuse(given: Namespace, options: Sequence[str]) -> None:
+    """Refuse options of studies that train, where there is nothing to train."""
+    default = study_parser([]).get_defaults()
+    for option in options:
+        if given[option] != default[option]:
+            raise UserError(f"--{option} is no option of the study '{_BACKBONES}'; leave it out")
 
 
 def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, ray: str | None) -> None:
@@ -146,5 +165,9 @@ def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:
 
 
 def _smoke(scale: Scale) -> None:
+    failed = 0
     for name, line in smoke.smoke(scale):
+        failed += line.startswith("failed: ")
         console.print(f"{name}: {line}", markup=False, soft_wrap=True)
+    if failed:
+        raise UserError(f"{failed} cells failed, see above")

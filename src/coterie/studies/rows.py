@@ -16,15 +16,18 @@ def load_rows(path: Path, make: Callable[..., R]) -> list[R]:
     """The rows of an earlier run; none where there is no file.
 
     Raises:
-        UserError: The file is no such table.
+        UserError: The file is no such table, or is finished and holds a part of it only.
     """
     if not path.exists():
         return []
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return [make(**{key: _tuple(value) for key, value in row.items()}) for row in content["rows"]]
+        rows = [make(**{key: _tuple(value) for key, value in row.items()}) for row in content["rows"]]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"--out {path}: not a table of this study; name another file") from error
+    if len(content) > 1:  # what is said of all rows, see `save_rows`
+        raise UserError(f"--out {path}: this study is finished; name another file to run it again")
+    return rows
 
 
 def save_rows(path: Path, rows: Iterable[Any], **head: Any) -> None:
@@ -35,7 +38,7 @@ def save_rows(path: Path, rows: Iterable[Any], **head: Any) -> None:
 
 
 def going_on(
-    names: list[tuple[str, str]], done: list[R], run: Callable[[list[tuple[str, str]]], Iterator[R]], path: Path | None
+    names: list[tuple[str, str]], done: list[R], run: Callable[[list[tuple[str, str]]], Iterator[R]], path: Path
 ) -> Iterator[R]:
     """Run what is not done yet, and write every new row at once.
 
@@ -43,13 +46,12 @@ def going_on(
         names: (family, name) of everything.
         done: Rows of an earlier run, extended in place.
         run: The study.
-        path: Where rows are written; None for nowhere.
+        path: Where rows are written.
     """
     known = {row.name for row in done}  # type: ignore[attr-defined]
     for row in run([pair for pair in names if pair[1] not in known]):
         done.append(row)
-        if path is not None:
-            save_rows(path, done)
+        save_rows(path, done)
         yield row
 
 

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.data import ImageData
+from coterie.data import ImageData, load
 from coterie.data.base import Resident
+from coterie.errors import UserError, unknown_name
 from coterie.studies.cell import method_of, recipe_of
-from coterie.studies.study import Cell, Scale, folder
+from coterie.studies.study import Cell, Key, Scale, folder
 from coterie.training import train
 
 # Images of the sizes of the data sets that may not be here: classes, channels, side.
@@ -33,30 +35,49 @@ def smoke(scale: Scale) -> Iterator[tuple[str, str]]:
     """Train the first cell of the last row of each table, and its teachers, for two steps.
 
     Yields:
-        The cell's name, and what came of it in a few words.
+        The cell's name, and what came of it in a few words; ``failed: `` and why where it does not run.
     """
     with tempfile.TemporaryDirectory() as place:
         runs = Path(place)
         cells = {cell.key: cell for cell in scale.cells(runs)}
-        done: set[Path] = set()
+        tried: dict[Path, str] = {}
         for table in scale.tables:
             key = next(iter(product(table.data, table.networks, table.rows[-1:])))
             cell = cells[(*key, 0)]
             if "experiment" in cell.configuration:
                 yield f"{table.name}: {cell.name}", "an experiment, not a training: nothing to try"
                 continue
-            for each in [*(cells[need] for need in cell.needs), cell]:
-                if (where := folder(each, runs)) not in done:
-                    _train(each, where)
-                    done.add(where)
-            yield f"{table.name}: {cell.name}", "runs"
+            said = ""
+            for each in _with_teachers(cell, cells):
+                if (where := folder(each, runs)) not in tried:
+                    tried[where] = _tried(each, where)
+                if said := tried[where]:
+                    said = f"failed: {said}" if each is cell else f"failed: its teacher {each.name}: {said}"
+                    break
+            yield f"{table.name}: {cell.name}", said or "runs"
+
+
+def _with_teachers(cell: Cell, cells: Mapping[Key, Cell]) -> list[Cell]:
+    """A cell after all that it learns from, and they from."""
+    return [*(each for need in cell.needs for each in _with_teachers(cells[need], cells)), cell]
+
+
+def _tried(cell: Cell, out: Path) -> str:
+    """Why a cell does not run; nothing where it does."""
+    try:
+        _train(cell, out)
+    except Exception as error:
+        why = " ".join(str(error).split())[:300]
+        return why if isinstance(error, UserError) else f"{type(error).__name__}: {why}"
+    return ""
 
 
 def _train(cell: Cell, out: Path) -> None:
     config = without_downloads(cell.configuration)
     method = method_of(config)
     method.epochs = {}
-    data = stand_in(str(config["data"]["name"]))
+    data = stand_in(str(config["data"].get("name", "")))
+    signature(load).bind(**config["data"])  # a wrong option is refused
     train(
         method, data, epochs=1, out=out, batch_size=_BATCH, recipe=recipe_of(config), tensorboard=False, progress=False
     )
@@ -73,7 +94,13 @@ def without_downloads(configuration: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stand_in(name: str) -> ImageData:
-    """Random images of a data set's classes, channels and size; ImageNet's smaller, for speed."""
+    """Random images of a data set's classes, channels and size; ImageNet's smaller, for speed.
+
+    Raises:
+        UserError: The data set is unknown.
+    """
+    if name not in _SHAPES:
+        raise unknown_name("data set", name, _SHAPES)
     classes, channels, side = _SHAPES[name]
     pixels = torch.randint(0, 256, (_IMAGES, side, side, channels), generator=torch.Generator().manual_seed(0))
     images = Resident(pixels.byte(), np.arange(_IMAGES, dtype=np.int64) % classes)
