@@ -1,10 +1,11 @@
+import errno
 import json
 from dataclasses import replace
 
 import pytest
 
 from coterie import UserError
-from coterie.studies.results import Result, Results, load_results, save_results, unit
+from coterie.studies.results import Result, Results, load_results, only_writer, save_results, unit
 
 CELL = Result(
     "glyphs",
@@ -96,6 +97,39 @@ def test_a_cell_that_is_there_twice_is_refused(tmp_path):
 def test_no_file_is_said_so(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load_results(tmp_path / "none.json")
+
+
+def test_a_lock_that_its_holder_removed_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    path, mark, lock, locked = tmp_path / "r.json", tmp_path / ".r.json.lock", fcntl.flock, []
+
+    def flock(*given):
+        lock(*given)
+        locked.append(given)
+        if len(locked) == 1:
+            mark.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_writer(path):
+        assert len(locked) == 2
+        with pytest.raises(UserError, match="another coterie study is writing it"), only_writer(path):
+            pass
+        assert mark.exists()
+    assert not mark.exists()
+
+
+def test_where_files_have_no_locks_a_study_runs_without(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*given):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with only_writer(tmp_path / "r.json"), only_writer(tmp_path / "r.json"):
+        pass
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), only_writer(tmp_path / "file" / "r.json"):
+        pass
 
 
 def test_percentages_differ_by_points():

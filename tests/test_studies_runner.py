@@ -1,12 +1,16 @@
 """The runner: what is missing is run, teachers first; what fails does not stop the rest; what is stopped goes on."""
 
+import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,28 +18,57 @@ from coterie.cli import main
 from coterie.errors import UserError
 from coterie.run import read_metrics
 from coterie.studies import runner
-from coterie.studies.cell import run_cell
+from coterie.studies.cell import command, run_cell
+from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.load import load_study
-from coterie.studies.results import Results, load_results
+from coterie.studies.results import Result, Results, load_results, save_results
 from coterie.studies.study import folder
+from coterie.training import Interrupted
+from coterie.training.interrupt import Worker
 from test_studies_study import SMALL, write
+from toys import Mutual
+from toys import go as train
 
 
 class Here(Executor):
-    """Runs a function at once; those of some cells die, so many times."""
+    """Runs functions when they are waited for; those of some cells die, so many times, and all that run with them.
 
-    def __init__(self, deaths=()):
-        self.deaths, self.order = dict(deaths), []
+    Args:
+        deaths: How often, by the cell's name.
+        refusals: Which attempts to submit find the processes dead, from 0 up.
+    """
+
+    def __init__(self, deaths=(), refusals=()):
+        self.deaths, self.refusals, self.attempts, self.broken = dict(deaths), refusals, 0, True
+        self.running, self.rounds = [], []
+
+    def new(self):
+        self.broken = False
+        return self
 
     def submit(self, function, cell, *given):
-        self.order.append(cell.name)
+        self.broken = self.broken or self.attempts in self.refusals
+        self.attempts += 1
+        if self.broken:
+            raise BrokenExecutor("a process died")
         future = Future()
-        if self.deaths.get(cell.name, 0) > 0:
-            self.deaths[cell.name] -= 1
-            future.set_exception(BrokenExecutor("a process died"))
-        else:
-            future.set_result(function(cell, *given))
+        self.running.append((future, cell.name, partial(function, cell, *given)))
         return future
+
+    def wait(self, futures, return_when):
+        names = [name for _, name, _ in self.running]
+        self.rounds += [names] if names else []
+        died = next((name for name in names if self.deaths.get(name, 0) > 0), None)
+        if died is not None:
+            self.deaths[died] -= 1
+            self.broken = True
+        for future, _, run in self.running:
+            if died is None:
+                future.set_result(run())
+            else:
+                future.set_exception(BrokenExecutor("a process died"))
+        self.running.clear()
+        return wait(futures, return_when=return_when)
 
 
 def progress(tmp_path, **changes):
@@ -48,7 +81,10 @@ def progress(tmp_path, **changes):
 def go(kept, pool=None, only=""):
     pool = pool or Here()
     todo = kept.missing([cell for cell in kept.cells if only in cell.name])
-    return {"/".join(map(str, r.key)): r for r in runner.Scheduler(kept, todo, lambda: pool, 2).run()}
+    pools = getattr(pool, "new", lambda: pool)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "wait", getattr(pool, "wait", wait))
+        return {"/".join(map(str, r.key)): r for r in runner.Scheduler(kept, todo, pools, 2).run()}
 
 
 @pytest.fixture
@@ -133,6 +169,109 @@ def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_cell(tmp_path
     assert found["digits/resnet14/alone/0"].failed is None
     assert found["digits/resnet8/kd/0"].failed is None
     assert found["digits/resnet8/alone/0"].failed.startswith("its process died twice")
+    small, large, taught = "digits/resnet8/alone/0", "digits/resnet14/alone/0", "digits/resnet8/kd/0"
+    assert pool.rounds == [[large, small], [large], [small], [taught]]
+
+
+def test_processes_that_are_found_dead_cost_no_cell_a_try(tmp_path, half):
+    # The second cell finds them dead before the first one's answer says so; the last one, when nothing runs.
+    pool = Here({"digits/resnet14/alone/0": 1}, refusals=[1, 3])
+    found = go(progress(tmp_path, small=half), pool)
+    assert [result.failed for result in found.values()] == [None, None, None]
+    small, large, taught = "digits/resnet8/alone/0", "digits/resnet14/alone/0", "digits/resnet8/kd/0"
+    assert pool.rounds == [[large], [large], [taught, small]]
+
+
+def test_every_training_that_a_cell_learned_from_is_counted_once(tmp_path, half):
+    rows = SMALL["rows"] | {
+        "kd": {"method": {"name": "kd", "teacher": "@alone"}},
+        "again": {"method": {"name": "kd", "teacher": "@kd"}},
+        "both": {"method": {"name": "kd", "teacher": ["@alone", "@kd"]}},
+    }
+    tables = [half["tables"][0] | {"rows": ["again", "both"]}]
+    kept = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
+    cells = {cell.row: cell for cell in kept.cells}
+
+    def trained(row, flops):
+        kept.add(Result(*cells[row].key, training_flops=flops))
+
+    trained("alone", 100.0)
+    assert kept.taught(cells["alone"]) == 0
+    assert kept.taught(cells["kd"]) == 100
+    trained("kd", 200.0)
+    assert kept.taught(cells["again"]) == kept.taught(cells["both"]) == 200
+    trained("alone", None)
+    assert [kept.taught(cells[row]) for row in ("kd", "again", "both")] == [None] * 3
+
+
+def test_what_learned_from_an_uncounted_training_is_uncounted(tmp_path, half):
+    go(progress(tmp_path, small=half), only="alone")
+    saved = load_results(tmp_path / "results.json")
+    save_results(
+        tmp_path / "results.json", replace(saved, cells=[replace(cell, training_flops=None) for cell in saved.cells])
+    )
+    (found,) = go(progress(tmp_path, small=half)).values()
+    assert found.failed is found.training_flops is None
+
+
+def test_a_file_names_all_that_made_it(tmp_path, half):
+    path = tmp_path / "results.json"
+    go(progress(tmp_path, small=half), only="resnet14")
+    here = load_results(path)
+    save_results(path, replace(here, version="0.0.9", torch="2.0", machine="a laptop; a server"))
+    go(progress(tmp_path, small=half), only="alone")
+    go(progress(tmp_path, small=half))
+    both = load_results(path)
+    assert both.version == f"0.0.9; {here.version}"
+    assert both.torch == f"2.0; {here.torch}"
+    assert both.machine == f"a laptop; a server; {runner.machine()}"
+    other = progress(tmp_path, small=half | {"common": SMALL["common"] | {"epochs": 2}})
+    assert other.results.machine == here.machine  # nothing is kept of what the others made
+
+
+def test_two_commands_do_not_write_one_file(tmp_path, half, capsys):
+    first, second = progress(tmp_path, small=half), progress(tmp_path, small=half)
+    line = ["study", str(tmp_path / "s.yaml"), "--out", str(second.path), "--runs", str(second.runs)]
+    with first.alone():
+        assert {each.name for each in tmp_path.iterdir()} == {"s.yaml", ".results.json.lock"}
+        main([*line, "--plan"])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main(line)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2
+        assert f"coterie: --out {second.path}: another coterie study is writing it; wait for it, or" in said
+    assert {each.name for each in tmp_path.iterdir()} == {"s.yaml"}
+    go(first, only="resnet14")
+    # What the first command wrote is neither lost nor run again by one that had read the file before.
+    assert list(go(second, only="alone")) == ["digits/resnet8/alone/0"]
+    assert [cell.network for cell in load_results(second.path).cells] == ["resnet14", "resnet8"]
+    (tmp_path / ".results.json.lock").touch()  # of a command that was killed
+    assert list(go(second)) == ["digits/resnet8/kd/0"]
+    assert not (tmp_path / ".results.json.lock").exists()
+
+
+def test_a_pretrained_network_sees_the_images_that_its_command_shows_it(tmp_path, half, monkeypatch):
+    data = {"digits": SMALL["data"]["digits"] | {"channels": 3, "std": [0.5]}}
+    network = {"resnet8": {"name": "timm/resnet18.a1_in1k", "pretrained": True}}
+    tables = [half["tables"][0] | {"rows": ["alone"]}]
+    rows = {"alone": SMALL["rows"]["alone"]}
+    (cell,) = progress(tmp_path, small=half | {"data": data, "networks": network, "rows": rows, "tables": tables}).cells
+    seen = []
+
+    def stop(method, data, **options):
+        seen.append(data)
+        raise UserError("seen")
+
+    monkeypatch.setattr("coterie.studies.cell.train", stop)
+    monkeypatch.setattr("coterie.cli.train.train", stop)
+    assert run_cell(cell, tmp_path).failed == "seen"
+    with pytest.raises(SystemExit):
+        main(shlex.split(command(cell))[1:])
+    study, line = seen
+    assert study.options == line.options
+    assert study.mean == line.mean == pytest.approx((0.485, 0.456, 0.406))
+    assert study.std == line.std == (0.5, 0.5, 0.5)  # what is said wins
 
 
 def test_an_experiment_is_repeated_by_its_study(tmp_path, half):
@@ -167,6 +306,99 @@ def test_a_ray_cluster_runs_a_study(tmp_path, half, monkeypatch):
         ray.shutdown()
     assert [result.failed for result in found.values()] == [None, None, None]
     assert found["digits/resnet8/kd/0"].measured["target"]["error"] <= 100
+
+
+@pytest.fixture
+def worker(monkeypatch):
+    """This process as a worker of a pool."""
+    made = Worker()
+    monkeypatch.setattr("coterie.studies.cell.worker", made)
+    before = signal.signal(signal.SIGTERM, made)
+    yield made
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_worker_outlives_sigterm_and_ends_its_task(tmp_path, half, worker, monkeypatch):
+    rows = {"theory": {"experiment": {"name": "stopped"}}}
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["theory"]}]
+    (cell,) = progress(tmp_path, small=half | {"rows": rows, "tables": tables}).cells
+    steps = []
+
+    def stopped(options, seed):
+        steps.append("begun")
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("went on")
+
+    monkeypatch.setitem(EXPERIMENTS, "stopped", stopped)
+    assert run_cell(cell, tmp_path) is None
+    os.kill(os.getpid(), signal.SIGTERM)  # outside of a task
+    assert run_cell(cell, tmp_path) is None  # one that was on its way to the worker
+    assert steps == ["begun"]
+
+
+def test_a_workers_training_writes_its_checkpoint_however_often_it_is_told(tmp_path, digits, worker):
+    twice = Mutual(network="resnet8")
+    whole = twice.stages
+
+    def stages(spec):
+        def stop(done):
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        yield from (replace(each, after_step=stop) for each in whole(spec))
+
+    twice.stages = stages
+    with pytest.raises(Interrupted), worker.task():
+        train(twice, digits, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoints" / "last.safetensors").is_file()
+    assert worker.asked == signal.SIGTERM
+
+
+SLOW = {"method": {"name": "vanilla"}, "epochs": 60, "batch_size": 320}
+
+
+def slow(tmp_path, half, **rows):
+    """A study of a training with few long epochs, beside other rows."""
+    data = {"digits": {"name": "digits"}}
+    tables = [half["tables"][0] | {"networks": ["resnet56"], "rows": [*rows, "slow"]}]
+    networks = {"resnet56": {"name": "resnet56"}}
+    return progress(
+        tmp_path, small=half | {"data": data, "networks": networks, "rows": rows | {"slow": SLOW}, "tables": tables}
+    )
+
+
+def begun(kept):
+    """The folder of the slow training, when it has begun."""
+    path, deadline = folder(kept.cells[-1], kept.runs), time.monotonic() + 120
+    while not (path / "config.yaml").is_file() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    return path
+
+
+def is_kept(path):
+    return (path / "checkpoints" / "last.safetensors").is_file() and not (path / "model.json").exists()
+
+
+def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
+    endless = {"name": "multiview-gaussian", "epochs": 10**6, "samples": 100, "members": 2, "students": 1}
+    kept = slow(tmp_path, half, theory={"experiment": endless})
+    stopping = threading.Thread(target=lambda: (begun(kept), os.kill(os.getpid(), signal.SIGTERM)))
+    stopping.start()
+    with pytest.raises(runner.Stopped):
+        list(runner.Scheduler(kept, kept.cells, partial(runner.process_pool, 2), 2).run())
+    stopping.join()
+    assert is_kept(begun(kept))
+    assert not kept.path.exists()
+
+
+def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(tmp_path, half):
+    kept = slow(tmp_path, half, quick={"experiment": {"name": "no such"}})
+    results = runner.Scheduler(kept, kept.cells, partial(runner.process_pool, 2), 2).run()
+    assert next(results).row == "quick"
+    path = begun(kept)
+    results.close()
+    assert is_kept(path)
 
 
 def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):

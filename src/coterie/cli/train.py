@@ -10,6 +10,7 @@ from coterie.errors import UserError
 from coterie.methods import METHODS, method_class
 from coterie.networks import Network
 from coterie.training import RECIPES, recipe_class, train
+from coterie.training.images import load_for
 from coterie.training.precision import PrecisionChoice
 from coterie.training.train import DeviceChoice
 
@@ -57,19 +58,13 @@ def run_train(given: Namespace) -> None:
     network = options_of(given.network)
     name = network["name"]
     chosen = Network(**network)
-    preprocessing = chosen.preprocessing()
-    data = options_of(given.data)
-    if preprocessing is not None:
-        data["default_image_size"] = preprocessing.image_size
-        data["mean"] = data["mean"] or preprocessing.mean
-        data["std"] = data["std"] or preprocessing.std
     method, recipe = options_of(given.method), options_of(given.recipe)
     trained = method_class(method.pop("name"))(network=chosen, **method)
     run_recipe = recipe_class(recipe.pop("name"))(**recipe)
     out = given.out or f"runs/{given.method.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
     run = train(
         trained,
-        load(**data),
+        load_for(chosen, options_of(given.data)),
         epochs=given.epochs,
         out=out,
         batch_size=given.batch_size,

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from coterie.data import ImageData, load
+from coterie.data import ImageData
 from coterie.errors import UserError, unknown_name
 from coterie.methods import Method, method_class
 from coterie.networks.zoo import Network
@@ -18,30 +18,33 @@ from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Cell, folder
 from coterie.training import recipe_class, train
-from coterie.training.interrupt import Interrupted
+from coterie.training.images import load_for
+from coterie.training.interrupt import Interrupted, worker
 from coterie.training.recipes import Recipe
 
 
-def run_cell(cell: Cell, runs: Path, taught: float = 0.0) -> Result | None:
+def run_cell(cell: Cell, runs: Path, taught: float | None = 0.0) -> Result | None:
     """Run a cell, going on where it was stopped.
 
     Args:
         cell: What is run.
         runs: The folder of the Runs.
-        taught: FLOPs of the trainings of its teachers.
+        taught: FLOPs of the trainings of its teachers, and of theirs; None where they are not known.
 
     Returns:
         What was measured, or why it failed; None where a signal stopped it.
     """
     started = time.perf_counter()
     try:
-        measured = _experiment(cell, started) if "experiment" in cell.configuration else _training(cell, runs, taught)
+        with worker.task():
+            if "experiment" in cell.configuration:
+                return _experiment(cell, started)
+            return _training(cell, runs, taught)
     except Interrupted:
         return None
     except Exception as error:
         why = " ".join(str(error).split())[:300]
         return failed(cell, why if type(error).__name__ == "UserError" else f"{type(error).__name__}: {why}")
-    return measured
 
 
 def failed(cell: Cell, why: str) -> Result:
@@ -85,13 +88,14 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
-def _training(cell: Cell, runs: Path, taught: float) -> Result:
+def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
     started, config = time.perf_counter(), cell.configuration
     if CURVES in cell.measures and "test_every" not in config:
         raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")
-    data = load(**{key: _tuple(value) for key, value in config["data"].items()})
+    method = method_of(config)
+    data = load_for(method.network, {key: _tuple(value) for key, value in config["data"].items()})
     run = train(
-        method_of(config),
+        method,
         data,
         epochs=config["epochs"],
         out=folder(cell, runs),
@@ -115,7 +119,7 @@ def _training(cell: Cell, runs: Path, taught: float) -> Result:
         measured=_figures(cell, run, data),
         curves=curves(run) if CURVES in cell.measures else {},
         cost={part: dict(costs) for part, costs in card["cost"].items() if part != "training"},
-        training_flops=None if flops is None else flops + taught,
+        training_flops=None if flops is None or taught is None else flops + taught,
         seconds=round(max(card["seconds"], time.perf_counter() - started), 1),
     )
 

@@ -1,9 +1,12 @@
 """What a study measured, as a file: everything that its page is made from."""
 
 import json
+import os
 import re
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -31,7 +34,8 @@ class Result:
         measured: By part, such as ``target`` and ``ensemble``, figures by metric, errors in percent; empty if failed.
         curves: By part, ``train_error`` and ``test_error`` in the course of training, where the study asks for them.
         cost: By part, ``parameters`` and ``flops`` of one image, as deployed.
-        training_flops: Of all stages, and of the cells that it took as teachers; None where nothing was counted.
+        training_flops: Of all stages, and of all cells that it learned from, directly or through others, each once;
+            None where one of them was not counted. What published weights took is not known, and not in it.
         seconds: That it took.
         failed: Why, in a line; None if it did not.
     """
@@ -68,9 +72,9 @@ class Results:
         study: Its name, or its file.
         scale: For example ``small``.
         command: What makes this file.
-        version: Of coterie.
+        version: Of coterie; this and the next two name several, joined by ``; ``, where cells were made by several.
         torch: Its version.
-        machine: Processor, cores, threads.
+        machine: Processor, cores, GPUs.
         cells: In the order of the study.
     """
 
@@ -134,6 +138,53 @@ def save_results(path: str | Path, results: Results) -> None:
     lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in head.items()]
     cells = ",\n".join(_json(asdict(cell)) for cell in results.cells)
     write_text(Path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keep other commands from writing a results file, where the system has such locks.
+
+    Raises:
+        UserError: Another command is writing it, or its folder cannot be written.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    mark = path.with_name(f".{path.name}.lock")
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        lock = _locked(mark)
+    except BlockingIOError:
+        raise UserError(
+            f"--out {path}: another coterie study is writing it; wait for it, or name another file"
+        ) from None
+    except OSError as error:
+        raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another place") from error
+    try:
+        yield
+    finally:
+        mark.unlink(missing_ok=True)  # while it is held, so that no one else's is removed
+        os.close(lock)
+
+
+def _locked(mark: Path) -> int:
+    """The open file, locked until it is closed."""
+    import fcntl  # not on Windows
+
+    while True:
+        lock = os.open(mark, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise
+        except OSError:
+            return lock  # a file system without locks
+        # Whoever held it may have removed it since it was opened here; then it locks nothing.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), mark.stat()):
+                return lock
+        os.close(lock)
 
 
 _KINDS: dict[str, tuple[type, ...]] = {

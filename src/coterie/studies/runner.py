@@ -19,8 +19,9 @@ import torch
 from coterie import __version__
 from coterie.errors import UserError
 from coterie.studies.cell import configuration, failed, run_cell
-from coterie.studies.results import Result, Results, load_results, save_results
+from coterie.studies.results import Result, Results, load_results, only_writer, save_results
 from coterie.studies.study import Cell, Key, folder
+from coterie.training.interrupt import worker
 
 # A worker that ends without an answer is given its cell once more, alone.
 _TRIES = 2
@@ -65,21 +66,42 @@ class Progress:
     """
 
     def __init__(self, path: Path, head: Results, cells: Sequence[Cell], runs: Path) -> None:
-        self.path, self.cells, self.runs = path, cells, runs
+        self.path, self.head, self.cells, self.runs = path, head, cells, runs
+        self.by_key = {cell.key: cell for cell in cells}
+        self._read()
+
+    def _read(self) -> None:
+        path, head = self.path, self.head
         before = load_results(path) if path.exists() else head
         if (before.study, before.scale) != (head.study, head.scale):
             raise UserError(
                 f"--out {path}: holds {before.study} at scale {before.scale}; name another file for {head.study}, "
                 f"scale {head.scale}"
             )
-        self.results = replace(head, version=__version__, torch=torch.__version__, machine=machine())
         # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.
-        asked = {cell.key: configuration(cell) for cell in cells}
+        asked = {cell.key: configuration(cell) for cell in self.cells}
         self.known: dict[Key, Result] = {
             result.key: self._repeatable(result)
             for result in before.cells
             if result.configuration == asked.get(result.key)
         }
+        self.results = replace(
+            head,
+            version=self._both(before.version, __version__),
+            torch=self._both(before.torch, torch.__version__),
+            machine=self._both(before.machine, machine()),
+        )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other command writes the file; it is read anew, since one may have until now.
+
+        Raises:
+            UserError: Another command is writing it.
+        """
+        with only_writer(self.path):
+            self._read()
+            yield
 
     def done(self, cell: Cell) -> bool:
         """Whether it was measured."""
@@ -88,11 +110,11 @@ class Progress:
 
     def missing(self, chosen: Iterable[Cell]) -> list[Cell]:
         """What is to run, teachers first: chosen cells that are not done, and teachers whose Run is not there."""
-        by_key, wanted = {cell.key: cell for cell in self.cells}, dict[Key, Cell]()
+        wanted = dict[Key, Cell]()
 
         def want(cell: Cell) -> None:
             for key in cell.needs:
-                teacher = by_key[key]
+                teacher = self.by_key[key]
                 if not self.done(teacher) or not (folder(teacher, self.runs) / "model.json").is_file():
                     want(teacher)
             wanted.setdefault(cell.key, cell)
@@ -102,11 +124,35 @@ class Progress:
                 want(cell)
         return list(wanted.values())
 
+    def taught(self, cell: Cell) -> float | None:
+        """FLOPs of the trainings of all that a cell learns from, each once; None where one of them is not known."""
+        found = [self._own(key) for key in self._above(cell)]
+        known = [each for each in found if each is not None]
+        return sum(known) if len(known) == len(found) else None
+
+    def _own(self, key: Key) -> float | None:
+        """FLOPs of a cell's training without its teachers'."""
+        total = self.known[key].training_flops if key in self.known else None
+        taught = self.taught(self.by_key[key])
+        return None if total is None or taught is None else total - taught
+
+    def _above(self, cell: Cell) -> dict[Key, None]:
+        """Its teachers, theirs, and so on, in one order at every call."""
+        found = dict[Key, None]()
+        for key in cell.needs:
+            found |= {key: None} | self._above(self.by_key[key])
+        return found
+
     def add(self, result: Result) -> None:
         """Keep a result, and write the file: the study's cells in its order."""
         self.known[result.key] = self._repeatable(result)
         self.results.cells = [self.known[cell.key] for cell in self.cells if cell.key in self.known]
         save_results(self.path, self.results)
+
+    def _both(self, before: str, now: str) -> str:
+        """What made the cells that are kept, and what makes more."""
+        made = before.split("; ") if before and self.known else []
+        return "; ".join(dict.fromkeys([*made, now]))
 
     def _repeatable(self, result: Result) -> Result:
         """With a command in any case: an experiment's is the study's, of one cell."""
@@ -126,8 +172,8 @@ class Scheduler:
     """
 
     def __init__(self, progress: Progress, todo: Iterable[Cell], pools: Callable[[], Executor], workers: int) -> None:
-        self.progress, self.pools, self.workers = progress, pools, workers
-        self.waiting = {cell.key: cell for cell in todo}
+        self.progress, self.todo, self.pools, self.workers = progress, list(todo), pools, workers
+        self.waiting = dict[Key, Cell]()
         self.running: dict[Future[Result | None], Cell] = {}
         self.suspects: dict[Key, int] = {}  # cells whose process died, and how often
 
@@ -136,20 +182,28 @@ class Scheduler:
 
         Raises:
             Stopped: SIGINT or SIGTERM came; trainings have written their checkpoints.
+            UserError: Another command is writing the results.
         """
+        with _interrupts(), self.progress.alone():
+            # What another command has measured until now is not run again.
+            self.waiting = {cell.key: cell for cell in self.progress.missing(self.todo)}
+            yield from self._run()
+
+    def _run(self) -> Iterator[Result]:
         self.pool = self.pools()
         try:
-            with _interrupts():
-                while self.waiting or self.running:
-                    self._submit()
-                    for future in wait(self.running, return_when=FIRST_COMPLETED).done:
-                        if future in self.running and (result := self._result(future)) is not None:
-                            self.progress.add(result)
-                            yield result
-        except KeyboardInterrupt:
+            while self.waiting or self.running:
+                self._submit()
+                for future in wait(self.running, return_when=FIRST_COMPLETED).done:
+                    if future in self.running and (result := self._result(future)) is not None:
+                        self.progress.add(result)
+                        yield result
+        except BaseException as ended:  # a signal while a result is read ends the generator: GeneratorExit
             for child in active_children():
                 child.terminate()  # SIGTERM, at which a training writes its checkpoint
-            raise Stopped from None
+            if isinstance(ended, KeyboardInterrupt):
+                raise Stopped from None
+            raise
         finally:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
@@ -163,13 +217,18 @@ class Scheduler:
             if len(self.running) >= room or any(key in self._ahead for key in cell.needs):
                 continue
             blamed = next((key for key in cell.needs if known[key].failed is not None), None)
-            taught = sum(known[key].training_flops or 0.0 for key in dict.fromkeys(cell.needs))
-            del self.waiting[cell.key]
             if blamed is None:
-                future = self.pool.submit(run_cell, cell, self.progress.runs, taught)
+                try:
+                    future = self.pool.submit(run_cell, cell, self.progress.runs, self.progress.taught(cell))
+                except BrokenExecutor:
+                    # A process died that had nothing to do. What runs there breaks too, and then the pool is replaced.
+                    if not self.running:
+                        self.pool = self.pools()
+                    return
             else:
                 future = Future()
                 future.set_result(failed(cell, f"its teacher failed: {'/'.join(map(str, blamed))}"))
+            del self.waiting[cell.key]
             self.running[future] = cell
 
     @property
@@ -218,6 +277,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which stops the others in order
+    signal.signal(signal.SIGTERM, worker)
     torch.set_num_threads(threads)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(places.get() % gpus)
