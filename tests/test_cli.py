@@ -189,8 +189,11 @@ def test_onnx_takes_any_batch_and_equals_pytorch(finished, digits, tmp_path):
             expected = out.ensemble if student == "ensemble" else out
             np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
         assert done.difference < 1e-4
-    with pytest.raises(coterie.UserError, match="exists already"):
+    with pytest.raises(coterie.UserError, match=r"target\.onnx: exists already"):
         coterie.export(finished, "onnx", tmp_path / "target.onnx")
+    with pytest.raises(coterie.UserError, match="replace the Run's own model.json"):
+        coterie.export(finished, "onnx", finished.path / "model.onnx")
+    assert not (finished.path / "model.onnx").exists()
 
 
 def test_the_target_loads_with_three_plain_lines(finished, digits, tmp_path):

@@ -59,6 +59,18 @@ def test_the_users_own_module_is_trained_in_place(digits, tmp_path):
         coterie.Run(run.path).network()
 
 
+def test_a_factory_of_the_users_own_is_asked_again(digits, tmp_path):
+    def small(num_classes, in_channels):
+        pooled = nn.Sequential(nn.Conv2d(in_channels, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        return nn.Sequential(pooled, nn.Linear(8, num_classes))
+
+    run = go(Vanilla(network=small), digits, tmp_path / "run", epochs=1)
+    images = next(iter(coterie.data.evaluation_batches(digits, digits.test))).images
+    assert torch.equal(run.model(images), coterie.Run(run.path, network=small).model(images))
+    with pytest.raises(UserError, match="or a factory; open it with Run"):
+        _ = coterie.Run(run.path).model
+
+
 def test_resuming_says_what_it_finds(digits, tmp_path, finished, capsys):
     run = go(One(network="resnet8"), digits, tmp_path / "new", resume=True, progress=True)
     assert "from the beginning" in " ".join(capsys.readouterr().err.split())

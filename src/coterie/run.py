@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ class Run:
 
     Args:
         path: The folder.
-        network: The module that was trained, where it was the user's own rather than one known by name.
+        network: The module that was trained, or the factory that made it, where it was the user's own rather than one
+            known by name.
 
     Raises:
         UserError: There is no Run in that folder.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module | None = None) -> None:
+    def __init__(self, path: str | Path, network: nn.Module | Callable[..., nn.Module] | None = None) -> None:
         self.path = Path(path)
         self._own_network = network
         if not (self.path / "config.yaml").is_file():
@@ -119,7 +120,9 @@ class Run:
         options = dict(self.config["method"])
         network = self.config["network"]
         if network is None and self._own_network is None:
-            raise UserError(f"{self.path}: trained from a module of yours; open it with Run(path, network=that module)")
+            raise UserError(
+                f"{self.path}: trained from a module of yours, or a factory; open it with Run(path, network=it)"
+            )
         # Only the shape is needed here: the weights come from the run.
         options["network"] = self._own_network or Network(network["name"])
         return method_class(options.pop("name"))(**options)

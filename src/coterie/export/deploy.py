@@ -72,6 +72,8 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
     path = Path(out)
     if path.exists():
         raise UserError(f"{path}: exists already; choose another --out")
+    if path.stem == "model" and (path.parent / "config.yaml").is_file():
+        raise UserError(f"{path}: its card would replace the Run's own model.json; choose another --out")
     network = run.network(student)
     images = _real_images(run)
     with torch.inference_mode():

@@ -122,7 +122,7 @@ def _verdicts(measured: list[_Measured]) -> list[str]:
             continue
         said = each.deployed.argmax(1)
         seeds = wrong.setdefault((each.card["method"], each.card["network"]), {})
-        seeds[each.run.config["seed"]] = said != each.predictions.labels
+        seeds.setdefault(each.run.config["seed"], said != each.predictions.labels)  # the first of several
     lines = []
     for (method, network), seeds in wrong.items():
         alone = wrong.get(("vanilla", network), {})

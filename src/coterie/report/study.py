@@ -28,21 +28,30 @@ from coterie.studies.verdicts import WORDS, Verdict, Word, counted, verdicts
 _MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))
 
 
-def _noise(data: str, entries: Sequence[Entry]) -> str:
-    """How far seeds alone move an error on a data set, and what three of them could show."""
-    spreads = [stdev(each.values.values()) for each in entries if len(each.values) > 1]
-    paired = [each.comparison.sd for each in entries if each.comparison is not None]
-    if not spreads:
-        return ""
-    said = (
-        f"On {data}, the same network trained again from another seed errs differently by a standard deviation of "
-        f"{median(spreads):.2f} points (median of {len(spreads)} figures in the tables; {min(spreads):.2f} to "
-        f"{max(spreads):.2f})."
-    )
-    if paired:
-        share = power(0.5, median(paired), 3)
-        said += f" A true gain of half a point would be told from chance by three seeds {100 * share:.0f} times in 100"
-        said += ": here a difference under half a point on three seeds is noise." if share < 0.5 else "."
+def _noise(entries: Sequence[Entry]) -> list[str]:
+    """How far seeds alone move errors, by data set, and what three of them could show."""
+    spreads, powers = dict[str, float](), dict[str, float]()
+    for data in dict.fromkeys(entry.data for entry in entries):
+        own = [each for each in entries if each.data == data]
+        sds = [stdev(each.values.values()) for each in own if len(each.values) > 1]
+        paired = [each.comparison.sd for each in own if each.comparison is not None]
+        spreads |= {data: median(sds)} if sds else {}
+        powers |= {data: power(0.5, median(paired), 3)} if paired else {}
+    said = []
+    if spreads:
+        each = ", ".join(f"{spread:.2f} points on {data}" for data, spread in spreads.items())
+        said.append(
+            "The same network trained again from another seed errs differently, by a standard deviation of "
+            f"{each} (medians of the figures in the tables)."
+        )
+    if powers:
+        each = ", ".join(f"{100 * share:.0f} times in 100 on {data}" for data, share in powers.items())
+        noise = [data for data, share in powers.items() if share < 0.5]
+        where = "" if len(noise) == len(powers) else f" on {', '.join(noise)}"
+        said.append(
+            f"Three seeds would tell a true gain of half a point from chance {each}"
+            + (f": a difference under half a point on three seeds is noise{where}." if noise else ".")
+        )
     return said
 
 
@@ -110,11 +119,7 @@ class Measured:
     def sight(self) -> list[str]:
         """What such a study can see and what it cannot, in sentences."""
         entries = [entry for table in self.tables for _, row, _ in table.lines for entry in row]
-        said = [
-            line
-            for data in dict.fromkeys(entry.data for entry in entries)
-            if (line := _noise(data, [each for each in entries if each.data == data and each.line.metric == "error"]))
-        ]
+        said = _noise([each for each in entries if each.line.metric == "error"])
         seen = [each.seen for each in self.verdicts if each.seen is not None and each.claim.metric.endswith("error")]
         if seen:
             said.append(
@@ -238,7 +243,8 @@ def _points(cells: Sequence[Result], training: bool) -> list[Point]:
     rows = list(dict.fromkeys(cell.row for cell in cells))
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
     for cell in cells:
-        for part in deployed(cell):
+        # One of several that are alike says no more than the network alone.
+        for part in (each for each in deployed(cell) if not re.fullmatch(r"(member|peer|snapshot)\d+", each)):
             cost = cell.training_flops if training else cell.cost.get(part, {}).get("flops")
             error = cell.figure(part, "error")
             if cost and error is not None:

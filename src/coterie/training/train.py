@@ -1,6 +1,6 @@
 """Train a method on data into a Run folder, from the beginning or from where a run stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,9 +257,10 @@ def _all_modules(stage: Stage) -> dict[str, nn.Module]:
     return modules | dict(stage.state)
 
 
-def _own(method: Method) -> nn.Module | None:
+def _own(method: Method) -> nn.Module | Callable[..., nn.Module] | None:
+    """A module or factory of the user's own, which no name can bring back."""
     name = Network.of(method.network).name
-    return name if isinstance(name, nn.Module) else None
+    return None if isinstance(name, str) else name
 
 
 def _previous(path: Path, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
