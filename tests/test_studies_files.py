@@ -42,7 +42,7 @@ def test_the_papers_are_there():
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_cell_names_what_exists(name):
     for _, scale in scales(load_study(name)):
-        for cell in {(cell.row, cell.network, cell.data): cell for cell in scale.cells(Path("runs"))}.values():
+        for cell in {(cell.row, cell.network, cell.data): cell for cell in scale.cells()}.values():
             config = cell.configuration
             if "experiment" in config:
                 assert config["experiment"]["name"] in EXPERIMENTS
@@ -101,7 +101,7 @@ def test_the_small_scales_fit_two_cores_and_one_evening():
         if "small" in study.scales:
             small = study.scales["small"]
             assert small.seeds >= 5
-            for cell in small.cells(Path("runs")):
+            for cell in small.cells():
                 assert cell.configuration.get("threads", 1) == 1
                 minutes[folder(cell, Path("runs"))] = cell.minutes  # what studies share is trained once
     assert max(minutes.values()) < 5
@@ -113,7 +113,7 @@ def test_studies_share_the_cells_they_have_in_common():
     for name in PAPERS:
         study = load_study(name)
         if "small" in study.scales:
-            for cell in study.scales["small"].cells(Path("runs")):
+            for cell in study.scales["small"].cells():
                 if cell.row in ("alone", "ensemble-3"):
                     found.setdefault(cell.key, []).append(cell.configuration)
     shared = {key: cells for key, cells in found.items() if len(cells) > 1}
@@ -124,14 +124,14 @@ def test_studies_share_the_cells_they_have_in_common():
 def test_a_smoke_run_downloads_nothing():
     def smoked(study, row, network):
         scale = load_study(study).scales["paper"]
-        cells = [cell for cell in scale.cells(Path("runs")) if (cell.row, cell.network) == (row, network)]
+        cells = [cell for cell in scale.cells() if (cell.row, cell.network) == (row, network)]
         return method_of(without_downloads(cells[0].configuration))
 
     student = smoked("meal", "meal-v2", "resnet50-pretrained")
     assert (student.network.pretrained, student.teacher, student.teachers) == (False, None, 1)
     assert student.teacher_network == "timm/senet154.gluon_in1k"
     assert smoked("srm", "srm-imagenet", "resnet18").teacher_network == "torchvision/resnet34"
-    assert smoked("srm", "srm", "allcnn").teacher[0].startswith("runs/alone-densenet121")
+    assert smoked("srm", "srm", "allcnn").teacher[0].startswith("@alone-densenet121")
 
 
 # Typed from the papers' specifications, apart from the files: study, row, part, of, metric, value, evidence.

@@ -74,7 +74,7 @@ class Here(Executor):
 def progress(tmp_path, **changes):
     study = load_study(write(tmp_path / "s.yaml", **changes))
     runs = tmp_path / "runs"
-    cells = study.scale("small").cells(runs)
+    cells = study.scale("small").cells()
     return runner.Progress(tmp_path / "results.json", Results("s", "small", "coterie study s"), cells, runs)
 
 
@@ -267,7 +267,7 @@ def test_a_pretrained_network_sees_the_images_that_its_command_shows_it(tmp_path
     monkeypatch.setattr("coterie.cli.train.train", stop)
     assert run_cell(cell, tmp_path).failed == "seen"
     with pytest.raises(SystemExit):
-        main(shlex.split(command(cell))[1:])
+        main(shlex.split(command(cell, tmp_path))[1:])
     study, line = seen
     assert study.options == line.options
     assert study.mean == line.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -415,7 +415,7 @@ def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):
     assert process.returncode == 2
     assert "the same command goes on" in said
     assert not list(runs.glob("*/model.json"))
-    (cell,) = load_study(file).scale("small").cells(runs)
+    (cell,) = load_study(file).scale("small").cells()
     resumed = run_cell(cell, runs)
     whole = run_cell(cell, tmp_path / "whole")
     assert len(read_metrics(folder(cell, runs) / "metrics.csv")) == 12

@@ -9,7 +9,7 @@ import yaml
 from coterie.errors import UserError
 from coterie.studies.cell import command, method_of, recipe_of
 from coterie.studies.load import load_study
-from coterie.studies.study import folder
+from coterie.studies.study import folder, located
 
 RUNS = Path("runs")
 SMALL = {
@@ -50,7 +50,7 @@ def write(path, **changes):
 
 
 def cells(path):
-    return {cell.name: cell for cell in load_study(path).scale("small").cells(RUNS)}
+    return {cell.name: cell for cell in load_study(path).scale("small").cells()}
 
 
 def test_every_combination_is_a_cell_once_and_teachers_come_first(tmp_path):
@@ -68,7 +68,10 @@ def test_every_combination_is_a_cell_once_and_teachers_come_first(tmp_path):
 def test_a_teacher_is_the_run_of_the_same_data_and_seed(tmp_path):
     found = cells(write(tmp_path / "s.yaml"))
     taught, teacher = found["digits/resnet8/kd/1"], found["digits/resnet14/alone/1"]
-    assert taught.configuration["method"]["teacher"] == f"{folder(teacher, RUNS)}:target"
+    assert taught.configuration["method"]["teacher"] == f"@{folder(teacher, RUNS).name}:target"
+    for runs in (RUNS, Path("/large/disc")):  # the same cell wherever its Runs are
+        assert located(taught.configuration, runs)["method"]["teacher"] == f"{folder(teacher, runs)}:target"
+        assert f"--method.teacher {folder(teacher, runs)}:target" in command(taught, runs)
     assert taught.needs == (teacher.key,)
     assert folder(teacher, RUNS) != folder(found["digits/resnet14/alone/0"], RUNS)
 
@@ -83,7 +86,7 @@ def test_studies_share_the_run_of_the_same_configuration(tmp_path):
 def test_a_cell_says_the_command_that_repeats_it(tmp_path):
     found = cells(write(tmp_path / "s.yaml", small={"common": {"epochs": 1, "recipe": {"name": "paper"}}}))
     cell = found["digits/resnet8/alone/1"]
-    assert command(cell) == (
+    assert command(cell, RUNS) == (
         "coterie train --epochs 1 --recipe paper --method vanilla --network resnet8 "
         "--data digits --data.train_samples 160 --seed 1"
     )

@@ -68,7 +68,7 @@ def run_study(given: Namespace) -> None:
         raise UserError(f"--seeds is {given.seeds}; use 1 or more")
     runs = Path(given.runs)
     try:
-        cells = scale.cells(runs)
+        cells = scale.cells()
     except UserError as error:
         raise UserError(f"{given.study}: {error}") from error
     if given.smoke:

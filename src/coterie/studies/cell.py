@@ -16,7 +16,7 @@ from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
-from coterie.studies.study import Cell, folder
+from coterie.studies.study import Cell, folder, located
 from coterie.training import recipe_class, train
 from coterie.training.images import load_for
 from coterie.training.interrupt import Interrupted, worker
@@ -44,12 +44,12 @@ def run_cell(cell: Cell, runs: Path, taught: float | None = 0.0) -> Result | Non
         return None
     except Exception as error:
         why = " ".join(str(error).split())[:300]
-        return failed(cell, why if type(error).__name__ == "UserError" else f"{type(error).__name__}: {why}")
+        return failed(cell, runs, why if type(error).__name__ == "UserError" else f"{type(error).__name__}: {why}")
 
 
-def failed(cell: Cell, why: str) -> Result:
+def failed(cell: Cell, runs: Path, why: str) -> Result:
     """The result of a cell that could not be measured."""
-    return Result(*cell.key, configuration(cell), command(cell), failed=why)
+    return Result(*cell.key, configuration(cell), command(cell, runs), failed=why)
 
 
 def configuration(cell: Cell) -> dict[str, Any]:
@@ -69,12 +69,17 @@ def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     return recipe_class(options.pop("name", "short"))(**options)
 
 
-def command(cell: Cell) -> str:
-    """The command line that repeats a cell by itself; nothing for an experiment, which only its study repeats."""
+def command(cell: Cell, runs: Path) -> str:
+    """The command line that repeats a cell by itself; nothing for an experiment, which only its study repeats.
+
+    Args:
+        cell: What is repeated.
+        runs: The folder of the Runs, in which its teachers are.
+    """
     if "experiment" in cell.configuration:
         return ""
     words = []
-    for option, value in cell.configuration.items():
+    for option, value in located(cell.configuration, runs).items():
         nested = value if isinstance(value, dict) else {}
         if not nested:
             words += [f"--{option}", _text(value)]
@@ -89,7 +94,7 @@ def _text(value: Any) -> str:
 
 
 def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
-    started, config = time.perf_counter(), cell.configuration
+    started, config = time.perf_counter(), located(cell.configuration, runs)
     if CURVES in cell.measures and "test_every" not in config:
         raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")
     method = method_of(config)
@@ -115,7 +120,7 @@ def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
     return Result(
         *cell.key,
         configuration(cell),
-        command(cell),
+        command(cell, runs),
         measured=_figures(cell, run, data),
         curves=curves(run) if CURVES in cell.measures else {},
         cost={part: dict(costs) for part, costs in card["cost"].items() if part != "training"},
@@ -144,7 +149,7 @@ def _experiment(cell: Cell, started: float) -> Result:
         raise unknown_name("experiment", name, EXPERIMENTS)
     measured = EXPERIMENTS[name](options, cell.seed)
     seconds = round(time.perf_counter() - started, 1)
-    return Result(*cell.key, configuration(cell), command(cell), measured=measured, seconds=seconds)
+    return Result(*cell.key, configuration(cell), measured=measured, seconds=seconds)
 
 
 def _tuple(value: Any) -> Any:

@@ -227,7 +227,7 @@ class Scheduler:
                     return
             else:
                 future = Future()
-                future.set_result(failed(cell, f"its teacher failed: {'/'.join(map(str, blamed))}"))
+                future.set_result(failed(cell, self.progress.runs, f"its teacher failed: {'/'.join(map(str, blamed))}"))
             del self.waiting[cell.key]
             self.running[future] = cell
 
@@ -244,7 +244,7 @@ class Scheduler:
         except BrokenExecutor:
             return self._after_death(cell)
         except Exception as error:  # of a machine far away
-            result = failed(cell, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            result = failed(cell, self.progress.runs, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
         if result is None:
             raise KeyboardInterrupt
         del self.running[future]
@@ -262,7 +262,7 @@ class Scheduler:
         if self.suspects[cell.key] < _TRIES:
             return None
         del self.waiting[cell.key], self.suspects[cell.key]
-        return failed(cell, "its process died twice; was memory short?")
+        return failed(cell, self.progress.runs, "its process died twice; was memory short?")
 
 
 def process_pool(workers: int) -> ProcessPoolExecutor:

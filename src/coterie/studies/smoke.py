@@ -14,7 +14,7 @@ from coterie.data import ImageData, load
 from coterie.data.base import Resident
 from coterie.errors import UserError, unknown_name
 from coterie.studies.cell import method_of, recipe_of
-from coterie.studies.study import Cell, Key, Scale, folder
+from coterie.studies.study import Cell, Key, Scale, folder, located
 from coterie.training import train
 
 # Images of the sizes of the data sets that may not be here: classes, channels, side.
@@ -39,7 +39,7 @@ def smoke(scale: Scale) -> Iterator[tuple[str, str]]:
     """
     with tempfile.TemporaryDirectory() as place:
         runs = Path(place)
-        cells = {cell.key: cell for cell in scale.cells(runs)}
+        cells = {cell.key: cell for cell in scale.cells()}
         tried: dict[Path, str] = {}
         for table in scale.tables:
             key = next(iter(product(table.data, table.networks, table.rows[-1:])))
@@ -73,7 +73,7 @@ def _tried(cell: Cell, out: Path) -> str:
 
 
 def _train(cell: Cell, out: Path) -> None:
-    config = without_downloads(cell.configuration)
+    config = without_downloads(located(cell.configuration, out.parent))
     method = method_of(config)
     method.epochs = {}
     data = stand_in(str(config["data"].get("name", "")))

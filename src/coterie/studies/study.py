@@ -5,6 +5,7 @@ The form is explained in ``docs/studies.md``; the published papers' are in ``cot
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -215,21 +216,18 @@ class Scale:
                     if name not in getattr(self, kind):
                         raise unknown_name(f"one of {kind} in table '{table.name}'", name, getattr(self, kind))
 
-    def cells(self, runs: Path) -> list[Cell]:
+    def cells(self) -> list[Cell]:
         """Every cell once, teachers before those who learn from them.
-
-        Args:
-            runs: The folder of the Runs, which teachers are found in.
 
         Raises:
             UserError: A teacher is not there, or learns from its student; or it is not said how long to train.
         """
-        return list(_Cells(self, runs).all().values())
+        return list(_Cells(self).all().values())
 
 
 class _Cells:
-    def __init__(self, scale: Scale, runs: Path) -> None:
-        self.scale, self.runs, self.found = scale, runs, dict[Key, Cell]()
+    def __init__(self, scale: Scale) -> None:
+        self.scale, self.found = scale, dict[Key, Cell]()
         self.begun: list[Key] = []  # cells whose teachers are being looked for
 
     def all(self) -> dict[Key, Cell]:
@@ -266,7 +264,7 @@ class _Cells:
         return found, tuple(needs)
 
     def filled(self, value: Any, key: Key, table: Table, needs: list[Key]) -> Any:
-        """An option whose ``@ROW/NETWORK:PART`` became the Run of that cell; ``needs`` gets the cell."""
+        """An option whose ``@ROW/NETWORK:PART`` became ``@RUN:PART``, that cell's Run; ``needs`` gets the cell."""
         if isinstance(value, list):
             return [self.filled(each, key, table, needs) for each in value]
         if not (isinstance(value, str) and value.startswith("@")):
@@ -280,7 +278,7 @@ class _Cells:
         wanted = (key[0], network or key[1], row, key[3])
         teacher = self.found.get(wanted) or self.add(wanted, table)
         needs.append(wanted)
-        return f"{folder(teacher, self.runs)}{colon}{part}"
+        return f"@{folder(teacher, Path()).name}{colon}{part}"
 
 
 def folder(cell: Cell, runs: Path) -> Path:
@@ -288,6 +286,17 @@ def folder(cell: Cell, runs: Path) -> Path:
     said = json.dumps(cell.configuration, sort_keys=True)
     mark = hashlib.sha256(said.encode()).hexdigest()[:8]
     return runs / f"{cell.row}-{cell.network}-{cell.data}-{cell.seed}-{mark}".replace("/", "-").replace(" ", "-")
+
+
+def located(configuration: Mapping[str, Any], runs: Path) -> dict[str, Any]:
+    """A cell's configuration with its teachers' Runs where they are, so that the same cell may have Runs anywhere."""
+
+    def at(value: Any) -> Any:
+        if isinstance(value, list):
+            return [at(each) for each in value]
+        return str(runs / value[1:]) if isinstance(value, str) and value.startswith("@") else value
+
+    return {**configuration, "method": {name: at(value) for name, value in configuration["method"].items()}}
 
 
 @dataclass(frozen=True)
