@@ -21,6 +21,7 @@ from coterie.studies import runner
 from coterie.studies.cell import command, run_cell
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.load import load_study
+from coterie.studies.pools import RayExecutor, machine, process_pool
 from coterie.studies.results import Result, Results, load_results, save_results
 from coterie.studies.study import folder
 from coterie.training import Interrupted
@@ -224,7 +225,7 @@ def test_a_file_names_all_that_made_it(tmp_path, half):
     both = load_results(path)
     assert both.version == f"0.0.9; {here.version}"
     assert both.torch == f"2.0; {here.torch}"
-    assert both.machine == f"a laptop; a server; {runner.machine()}"
+    assert both.machine == f"a laptop; a server; {machine()}"
     other = progress(tmp_path, small=half | {"common": SMALL["common"] | {"epochs": 2}})
     assert other.results.machine == here.machine  # nothing is kept of what the others made
 
@@ -299,7 +300,7 @@ def test_a_ray_cluster_runs_a_study(tmp_path, half, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        cluster = runner.RayExecutor("local")
+        cluster = RayExecutor("local")
         assert cluster.workers == 2
         found = go(progress(tmp_path, small=half), cluster)
     finally:
@@ -386,7 +387,7 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
     stopping = threading.Thread(target=lambda: (begun(kept), os.kill(os.getpid(), signal.SIGTERM)))
     stopping.start()
     with pytest.raises(runner.Stopped):
-        list(runner.Scheduler(kept, kept.cells, partial(runner.process_pool, 2), 2).run())
+        list(runner.Scheduler(kept, kept.cells, partial(process_pool, 2), 2).run())
     stopping.join()
     assert is_kept(begun(kept))
     assert not kept.path.exists()
@@ -394,7 +395,7 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
 
 def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(tmp_path, half):
     kept = slow(tmp_path, half, quick={"experiment": {"name": "no such"}})
-    results = runner.Scheduler(kept, kept.cells, partial(runner.process_pool, 2), 2).run()
+    results = runner.Scheduler(kept, kept.cells, partial(process_pool, 2), 2).run()
     assert next(results).row == "quick"
     path = begun(kept)
     results.close()

@@ -15,6 +15,7 @@ from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
 from coterie.studies import runner, smoke
 from coterie.studies.load import load_study, study_names
+from coterie.studies.pools import RayExecutor, default_workers, process_pool
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Cell, Key, Scale, Study
 
@@ -100,10 +101,10 @@ def _refuse(given: Namespace, options: Sequence[str]) -> None:
 def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, ray: str | None) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use 1 or more")
-    count = workers or runner.default_workers()
-    pools: Callable[[], Executor] = partial(runner.process_pool, count)
+    count = workers or default_workers()
+    pools: Callable[[], Executor] = partial(process_pool, count)
     if ray is not None:
-        cluster = runner.RayExecutor(ray)
+        cluster = RayExecutor(ray)
         count, pools = workers or cluster.workers, lambda: cluster
     failed = 0
     try:
@@ -113,7 +114,7 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
                 failed += result.failed is not None
                 bar.console.print(_line(result), markup=False, soft_wrap=True)
                 bar.advance(task)
-    except runner.Stopped:
+    except (runner.Stopped, KeyboardInterrupt):
         raise UserError(f"stopped; {progress.path} keeps what is done, and the same command goes on") from None
     done = sum(progress.done(cell) for cell in progress.cells)
     console.print(f"{progress.path}: {done} of {len(progress.cells)} cells", markup=False, soft_wrap=True)
@@ -153,8 +154,8 @@ def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequenc
     table.add_section()
     table.add_row("all", *_sums(everything, missing))
     console.print(table)
-    wall = sum(cell.minutes for cell in todo) / runner.default_workers()
-    console.print(f"about {wall:.0f} minutes here, {runner.default_workers()} trainings side by side")
+    wall = sum(cell.minutes for cell in todo) / default_workers()
+    console.print(f"about {wall:.0f} minutes here, {default_workers()} trainings side by side")
 
 
 def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:

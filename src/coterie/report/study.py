@@ -99,8 +99,8 @@ class Measured:
 
     @property
     def minutes(self) -> float:
-        """Core-minutes that all cells took."""
-        return sum(cell.seconds * cell.configuration.get("threads", 1) for cell in self.results.cells) / 60
+        """Core-minutes that all cells took, one core each where their configuration names no more."""
+        return sum(cell.seconds * (cell.configuration.get("threads") or 1) for cell in self.results.cells) / 60
 
     @cached_property
     def tables(self) -> list[Filled]:

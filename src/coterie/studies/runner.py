@@ -1,27 +1,23 @@
 """Runs a study's cells: those that are missing, side by side, each written down as soon as it is measured."""
 
-import os
-import platform
 import re
 import shlex
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import active_children, get_context
-from multiprocessing.queues import Queue
+from multiprocessing import active_children
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from coterie import __version__
 from coterie.errors import UserError
 from coterie.studies.cell import configuration, failed, run_cell
+from coterie.studies.pools import machine
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results
 from coterie.studies.study import Cell, Key, folder
-from coterie.training.interrupt import worker
 
 # A worker that ends without an answer is given its cell once more, alone.
 _TRIES = 2
@@ -29,27 +25,6 @@ _TRIES = 2
 
 class Stopped(Exception):
     """A signal came; what ran is kept, and the same command goes on."""
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def default_workers() -> int:
-    """A training a GPU; without one, a training a core."""
-    return torch.cuda.device_count() or cores()
-
-
-def machine() -> str:
-    """The machine in a few words."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{model}, {cores()} cores, {', '.join(gpus) or 'no GPU'}"
 
 
 class Progress:
@@ -263,64 +238,6 @@ class Scheduler:
             return None
         del self.waiting[cell.key], self.suspects[cell.key]
         return failed(cell, self.progress.runs, "its process died twice; was memory short?")
-
-
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes of this machine, each with its share of the cores, or a GPU of its own."""
-    context = get_context("spawn")
-    places: Queue[int] = context.Queue()
-    for index in range(workers):
-        places.put(index)
-    given = (places, max(1, cores() // workers), torch.cuda.device_count())
-    return ProcessPoolExecutor(workers, context, initializer=_settle, initargs=given)
-
-
-def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which stops the others in order
-    signal.signal(signal.SIGTERM, worker)
-    torch.set_num_threads(threads)
-    if gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(places.get() % gpus)
-
-
-class RayExecutor(Executor):
-    """The processes of a Ray cluster (``pip install coterie[ray]``), which see the same folders.
-
-    Args:
-        address: Of the cluster; ``auto`` for the one that runs here, ``local`` to start one.
-
-    Raises:
-        UserError: Ray is not installed, or nothing answers there.
-    """
-
-    def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("--ray needs Ray; install it with: pip install 'coterie[ray]'") from error
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--ray {address}: {' '.join(str(error).split())[:150]}") from error
-        self.ray = ray
-        gpus = ray.cluster_resources().get("GPU", 0)
-        self.workers = int(gpus or ray.cluster_resources()["CPU"])
-        self.remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(_there)
-
-    def submit(self, function: Callable[..., Any], /, *given: Any, **options: Any) -> Future[Any]:
-        """Run a function on any machine of the cluster."""
-        future: Future[Any] = self.remote.remote(os.getcwd(), function, *given, **options).future()
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the cluster."""
-        self.ray.shutdown()
-
-
-def _there(folder: str, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
-    os.chdir(folder)
-    torch.set_num_threads(1)
-    return function(*given, **options)
 
 
 @contextmanager
