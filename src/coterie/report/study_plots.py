@@ -7,6 +7,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator
 from matplotlib.transforms import ScaledTranslation
 
 from coterie.report.plots import COLOURS, INK, ink, new_figure, to_svg
@@ -57,6 +58,8 @@ def costs(points: Sequence[Point], title: str, label: str) -> str:
     height = max(3.4, 0.9 + _GAP * len(points))
     figure, axes = new_figure(6.4, height)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # all others' labels would stand in each other's way
+    axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(inf, inf)))
     least, most = min(point.x for point in points), max(point.x for point in points)
     room = 1.15 * (most / least) ** 0.15
     axes.set_xlim(least / room, most * room)
