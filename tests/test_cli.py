@@ -72,7 +72,7 @@ def test_a_runs_config_repeats_it(tmp_path):
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights(tmp_path):
-    options = [*TRAIN, "--method", "one", "--epochs", "6"]
+    options = [*TRAIN, "--method", "one", "--epochs", "6", "--threads", "1"]
     main([*options, "--out", str(tmp_path / "whole")])
     cut = tmp_path / "cut"
     command = [sys.executable, "-m", "coterie.cli", *options, "--resume", "--out", str(cut)]
