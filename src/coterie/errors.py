@@ -11,6 +11,12 @@ class UserError(ValueError):
     """
 
 
+def in_a_line(error: BaseException) -> str:
+    """What an error says, as one line of at most 300 characters; its kind before it where it is no user's mistake."""
+    said = " ".join(str(error).split())[:300]
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, with the nearest names that are.
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from coterie.data import ImageData
-from coterie.errors import UserError, unknown_name
+from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, method_class
 from coterie.networks.zoo import Network
 from coterie.run import Run
@@ -43,8 +43,7 @@ def run_cell(cell: Cell, runs: Path, taught: float | None = 0.0) -> Result | Non
     except Interrupted:
         return None
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
-        return failed(cell, runs, why if type(error).__name__ == "UserError" else f"{type(error).__name__}: {why}")
+        return failed(cell, runs, in_a_line(error))
 
 
 def failed(cell: Cell, runs: Path, why: str) -> Result:

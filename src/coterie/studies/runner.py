@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from coterie import __version__
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.studies.cell import configuration, failed, run_cell
 from coterie.studies.pools import machine
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results
@@ -219,7 +219,7 @@ class Scheduler:
         except BrokenExecutor:
             return self._after_death(cell)
         except Exception as error:  # of a machine far away
-            result = failed(cell, self.progress.runs, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+            result = failed(cell, self.progress.runs, in_a_line(error))
         if result is None:
             raise KeyboardInterrupt
         del self.running[future]

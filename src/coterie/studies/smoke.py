@@ -12,7 +12,7 @@ import torch
 
 from coterie.data import ImageData, load
 from coterie.data.base import Resident
-from coterie.errors import UserError, unknown_name
+from coterie.errors import in_a_line, unknown_name
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.study import Cell, Key, Scale, folder, located
 from coterie.training import train
@@ -67,8 +67,7 @@ def _tried(cell: Cell, out: Path) -> str:
     try:
         _train(cell, out)
     except Exception as error:
-        why = " ".join(str(error).split())[:300]
-        return why if isinstance(error, UserError) else f"{type(error).__name__}: {why}"
+        return in_a_line(error)
     return ""
 
 
