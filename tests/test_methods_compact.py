@@ -365,7 +365,7 @@ def test_the_teacher_is_what_vanilla_trains(whole, digits, tmp_path):
         ({"params": 1.5}, "--method.params is 1.5"),
         ({"rate": 0.0}, "--method.rate is 0.0"),
         ({"least": -0.1}, "--method.least is -0.1"),
-        ({"blocks": {"layer1": -1.0}}, "weights of blocks are 0 or more"),
+        ({"blocks": {"layer1": -1.0}}, "--method.blocks, layer1 is -1.0; use 0 or more"),
         ({"multiple": 0}, "--method.multiple is 0"),
         ({"temperature": 0.0}, "--method.temperature is 0.0"),
         ({"blockwise": "matched", "teacher_network": "resnet20"}, "leave out --method.teacher_network"),

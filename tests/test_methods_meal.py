@@ -289,7 +289,7 @@ def test_the_documents_commands_are_understood():
         ({"blocks": ("a", "b"), "lengths": (3,)}, "--method.lengths has 1 values, and 2 blocks want 2"),
         ({"blocks": ("a",), "block_weights": (1.0,)}, "--method.block_weights has 1 values, and 1 blocks want 2"),
         ({"blocks": tuple("abcde")}, "--method.block_weights has no default for 5 blocks; give 6 values"),
-        ({"blocks": ("a",), "lengths": (0,)}, "--method.lengths has 0; use 1 or more"),
+        ({"blocks": ("a",), "lengths": (0,)}, "--method.lengths, item 1 is 0; use 1 or more"),
         ({"teachers": 2, "teacher": "runs/one"}, "leave out --method.teachers"),
     ],
 )

@@ -215,7 +215,7 @@ def test_peers_start_apart_and_every_branch_is_its_own():
         (lambda: Dml(temperature=0), "--method.temperature is 0"),
         (lambda: Dml(updates="sequental"), "did you mean 'sequential'"),
         (lambda: ClIlr(beta=2), "--method.beta is 2"),
-        (lambda: ClIlr(weights="code"), "unknown weights"),
+        (lambda: ClIlr(weights="code"), "unknown --method.weights"),
         (lambda: Kdcl(teacher="linaer"), "did you mean 'linear'"),
         (lambda: Kdcl(weight=-1), "--method.weight is -1"),
         (lambda: Ffl(num_peers=1), "--method.num_peers is 1"),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from coterie.checking import PositiveInt, check_fields
 from coterie.errors import UserError
 from coterie.networks.teacher import Adapted, Teacher
 from coterie.networks.zoo import Network, NetworkLike
@@ -133,7 +134,15 @@ class Method(ABC):
     cuts: ClassVar[bool] = False
 
     network: NetworkLike = "resnet32"
-    epochs: dict[str, int] = field(default_factory=dict)
+    epochs: dict[str, PositiveInt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check every option against its type hint; a subclass that checks more calls this first.
+
+        Raises:
+            UserError: An option is not what its hint says.
+        """
+        check_fields(self, "--method.", skip=("network",))
 
     @abstractmethod
     def stages(self, spec: Spec) -> Iterator[Stage]:

@@ -14,12 +14,10 @@ Head 0 is deployed.
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.errors import UserError, unknown_name
+from coterie.checking import Count, Share, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
 from coterie.methods.point import Point, Teaches
-
-_WEIGHTS = ("paper", "okddip-code")
 
 
 @dataclass(kw_only=True)
@@ -42,21 +40,17 @@ class ClIlr(OnlineMethod):
     name = "cl-ilr"
     summary = "heads on a tree, each taught by the mean of the others (Song, Chai 2018)"
 
-    num_branches: int | tuple[int, ...] = 4
+    num_branches: Count | tuple[Count, ...] = 4
     at: str | tuple[str, ...] | None = None
-    temperature: float = 2.0
-    beta: float = 0.5
+    temperature: Temperature = 2.0
+    beta: Share = 0.5
     weights: Literal["paper", "okddip-code"] = "paper"
-    rampup: float = 80 / 300
+    rampup: Share = 80 / 300
     rescale: bool = True
     detach_teacher: bool = True
 
     def point(self) -> Point:
         """Rescaled branches, each taught by the others' mean."""
-        if self.weights not in _WEIGHTS:
-            raise unknown_name("weights", self.weights, _WEIGHTS)
-        if not 0 <= self.beta <= 1:
-            raise UserError(f"--method.beta is {self.beta}; it is a share, from 0 to 1 (the paper: 0.5)")
         code = self.weights == "okddip-code"
         weight = 1.0 if code else 1 - self.beta
         return Point(

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from coterie.checking import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
@@ -78,40 +79,28 @@ class Compact(Taught):
     summary = "cut to a budget while its former self teaches it (reconstruction of Ahmed et al. 2020)"
     cuts: ClassVar[bool] = True
 
-    flops: float | None = None
-    params: float | None = None
+    flops: PositiveShare | None = None
+    params: PositiveShare | None = None
     structure: Literal["learned", "magnitude", "uniform", "random", "none"] = "learned"
     blockwise: Literal["joint", "sequential", "matched"] = "joint"
-    blocks: dict[str, float] = field(default_factory=dict)
-    match_weight: float = 1.0
-    strength: float = 2.0
-    threshold: float = 0.01
-    least: float = 0.1
-    multiple: int = 8
+    blocks: dict[str, NonNegative] = field(default_factory=dict)
+    match_weight: NonNegative = 1.0
+    strength: NonNegative = 2.0
+    threshold: NonNegative = 0.01
+    least: Share = 0.1
+    multiple: PositiveInt = 8
     proximal: bool = True
     fold: bool = True
     start: Literal["inherit", "scratch"] = "inherit"
-    rate: float = 0.2
+    rate: PositiveShare = 0.2
     distil: Literal["both", "shrink", "finetune", "neither"] = "both"
-    temperature: float = 4.0
-    alpha: float = 0.5
+    temperature: Temperature = 4.0
+    alpha: Share = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.flops is not None and self.params is not None:
             raise UserError("--method.flops and --method.params are both given; cut to one budget")
-        for name in ("flops", "params", "rate"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) <= 1:
-                raise UserError(f"--method.{name} is {getattr(self, name)}; it is a share above 0 and up to 1")
-        for name in ("least", "alpha"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--method.{name} is {getattr(self, name)}; it is a share from 0 to 1")
-        if min(self.strength, self.threshold, self.match_weight, *self.blocks.values(), 0) < 0:
-            raise UserError("--method.strength, threshold, match_weight and the weights of blocks are 0 or more")
-        if self.multiple < 1:
-            raise UserError(f"--method.multiple is {self.multiple}; use 1 or more (runtimes like 8 or 16)")
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature is {self.temperature}; use a positive number, for example 4")
         if self.blockwise == "matched" and self.teacher_network is not None:
             raise UserError(
                 "--method.blockwise matched needs a teacher of the network's own kind; leave out "

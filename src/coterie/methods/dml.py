@@ -12,12 +12,10 @@ at once, from one forward (``"simultaneous"``). Network 0 is deployed. Coefficie
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.errors import unknown_name
+from coterie.checking import Count, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Teaches
-
-_UPDATES = ("sequential", "simultaneous")
 
 
 @dataclass(kw_only=True)
@@ -37,16 +35,14 @@ class Dml(OnlineMethod):
     name = "dml"
     summary = "networks side by side that teach each other (Zhang et al. 2018)"
 
-    num_peers: int = 2
+    num_peers: Count = 2
     networks: tuple[str, ...] | None = None
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     updates: Literal["sequential", "simultaneous"] = "sequential"
     own_views: bool = False
 
     def point(self) -> Point:
         """Independent peers, each taught by each of the others."""
-        if self.updates not in _UPDATES:
-            raise unknown_name("order of updates", self.updates, _UPDATES)
         return Point(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",

@@ -16,6 +16,7 @@ To distil it into one network: ``--method kd --method.teacher RUN:ensemble``; or
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from coterie.checking import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage
 from coterie.methods.teachers import training_alone
@@ -37,10 +38,11 @@ class Ensemble(Method):
     name = "ensemble"
     summary = "separately trained networks, deployed as one: the baseline that costs most"
 
-    members: int = 3
+    members: Count = 3
     average: Average = "probabilities"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.members < 2:
             raise UserError(f"--method.members is {self.members}; use 2 or more (`--method vanilla` trains one)")
 

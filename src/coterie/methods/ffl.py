@@ -15,6 +15,7 @@ with all sub-networks (``ensemble``).
 
 from dataclasses import dataclass
 
+from coterie.checking import Count, NonNegative, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched, Independent
@@ -39,12 +40,12 @@ class Ffl(OnlineMethod):
     name = "ffl"
     summary = "sub-networks and a classifier of their fused feature maps (Kim et al. 2020)"
 
-    num_peers: int = 2
+    num_peers: Count = 2
     at: str | None = None
     share: bool = True
-    temperature: float = 3.0
-    rampup: float = 80 / 300
-    fusion_decay: float = 0.1
+    temperature: Temperature = 3.0
+    rampup: Share = 80 / 300
+    fusion_decay: NonNegative = 0.1
 
     def point(self) -> Point:
         """The mean teaches the fused classifier, the fused classifier every sub-network."""

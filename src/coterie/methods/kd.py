@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.checking import Share, Temperature
 from coterie.losses import cross_entropy, kl_divergence
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.teachers import Taught
@@ -71,16 +71,9 @@ class Kd(Taught):
     name = "kd"
     summary = "a student learns from trained teachers' soft labels (Hinton, Vinyals, Dean 2015)"
 
-    temperature: float = 4.0
-    alpha: float = 0.9
+    temperature: Temperature = 4.0
+    alpha: Share = 0.9
     average: Average = "probabilities"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature is {self.temperature}; use a positive number, for example 4")
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"--method.alpha is {self.alpha}; it is the soft targets' share, from 0 to 1")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teachers', if they are trained first, and ``student``."""

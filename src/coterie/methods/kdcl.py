@@ -17,7 +17,7 @@ Network 0 is deployed.
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.errors import UserError, unknown_name
+from coterie.checking import Count, NonNegative, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Source, Teaches
@@ -48,19 +48,15 @@ class Kdcl(OnlineMethod):
     name = "kdcl"
     summary = "networks that all learn from one teacher made of them (Guo et al. 2020)"
 
-    num_peers: int = 2
+    num_peers: Count = 2
     networks: tuple[str, ...] | None = None
     teacher: Literal["naive", "linear", "min-logit", "general"] = "min-logit"
-    temperature: float = 2.0
-    weight: float = 1.0
+    temperature: Temperature = 2.0
+    weight: NonNegative = 1.0
     own_views: bool = True
 
     def point(self) -> Point:
         """Independent peers with views of their own, all taught by the one teacher."""
-        if self.teacher not in _SOURCES:
-            raise unknown_name("teacher", self.teacher, _SOURCES)
-        if self.weight < 0:
-            raise UserError(f"--method.weight is {self.weight}; use 0 or more (1)")
         return Point(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",

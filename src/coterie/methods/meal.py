@@ -21,12 +21,13 @@ soft-label refinement (reconstruction).
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import nn
 
-from coterie.errors import UserError, unknown_name
+from coterie.checking import Count, NonNegative, PositiveInt
+from coterie.errors import UserError
 from coterie.methods.adversarial import Adversarial, Discriminating, Imitating, Objective, Similarity
 from coterie.methods.base import Spec, Stage, Turn
 from coterie.methods.teachers import Taught
@@ -37,7 +38,6 @@ from coterie.networks.teacher import Teacher
 TeacherChoice = Literal["random", "mean"]
 # Of the released recipe for VGG-19: four blocks and the logits.
 _WEIGHTS = (0.001, 0.01, 0.05, 0.1, 1.0)
-_CHOICES = {"adversarial": Adversarial, "similarity": Similarity, "teacher_choice": TeacherChoice, "pooling": Pooling}
 
 
 @dataclass(kw_only=True)
@@ -66,28 +66,22 @@ class Meal(Taught):
     name = "meal"
     summary = "a student learns from trained teachers and discriminators, not from labels (Shen, He, Xue 2019)"
 
-    teachers: int = 3
+    teachers: Count = 3
     teacher_choice: TeacherChoice = "random"
     adversarial: Adversarial = "joint"
-    adversarial_weight: float = 1.0
+    adversarial_weight: NonNegative = 1.0
     similarity: Similarity = "ce"
-    label_weight: float = 0.0
+    label_weight: NonNegative = 0.0
     blocks: tuple[str, ...] = ()
     teacher_blocks: tuple[str, ...] | None = None
-    lengths: tuple[int, ...] | None = None
-    block_weights: tuple[float, ...] | None = None
+    lengths: tuple[PositiveInt, ...] | None = None
+    block_weights: tuple[NonNegative, ...] | None = None
     pooling: Pooling = "avg"
-    discriminator_rate: float = 1e-3
+    discriminator_rate: NonNegative = 1e-3
     final_relu: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, known in _CHOICES.items():
-            if getattr(self, option) not in get_args(known):
-                raise unknown_name(f"--method.{option}", getattr(self, option), get_args(known))
-        for option in ("adversarial_weight", "label_weight", "discriminator_rate"):
-            if getattr(self, option) < 0:
-                raise UserError(f"--method.{option} is {getattr(self, option)}; use 0 or more")
         self._check_blocks()
 
     def _check_blocks(self) -> None:
@@ -101,8 +95,6 @@ class Meal(Taught):
                 raise UserError(f"--method.{option} has {len(values)} values, and {count} blocks want {wanted}")
         if self.block_weights is None and count >= len(_WEIGHTS):
             raise UserError(f"--method.block_weights has no default for {count} blocks; give {count + 1} values")
-        if min(self.lengths or (1,)) < 1:
-            raise UserError(f"--method.lengths has {min(self.lengths or ())}; use 1 or more")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teachers', if they are trained first, and ``student``."""

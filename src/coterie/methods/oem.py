@@ -22,10 +22,12 @@ into the base, the best epoch chosen on test data.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from coterie.checking import Bounds, NonNegative, PositiveInt, Temperature
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, kl_divergence, mean_squared_error
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
@@ -87,27 +89,19 @@ class Oem(Method):
     name = "oem"
     summary = "a network and slimmer ones over one base, all deployable (Walawalkar, Shen, Savvides 2020)"
 
-    num_students: int = 5
+    num_students: Annotated[int, Bounds(least=2, most=1000)] = 5
     at: str | None = None
-    alpha: float = 0.7
-    beta: float = 0.15
-    gamma: float = 0.15
-    temperature: float = 2.0
+    alpha: NonNegative = 0.7
+    beta: NonNegative = 0.15
+    gamma: NonNegative = 0.15
+    temperature: Temperature = 2.0
     temperature_squared: bool = False
     base_gradient: BaseGradient = "all"
-    alone: int | None = None
+    alone: PositiveInt | None = None
 
     def __post_init__(self) -> None:
-        if self.num_students < 2:
-            raise UserError(f"--method.num_students is {self.num_students}; use 2 or more (the paper: 5)")
-        for weight in ("alpha", "beta", "gamma"):
-            if getattr(self, weight) < 0:
-                raise UserError(
-                    f"--method.{weight} is {getattr(self, weight)}; use 0 or more (the paper: 0.7 and 0.15)"
-                )
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature is {self.temperature}; use a positive number (the paper: 2)")
-        if self.alone is not None and not 1 <= self.alone <= self.num_students:
+        super().__post_init__()
+        if self.alone is not None and self.alone > self.num_students:
             raise UserError(f"--method.alone is {self.alone}; students count from 1 to {self.num_students}")
 
     def stages(self, spec: Spec) -> Iterator[Stage]:

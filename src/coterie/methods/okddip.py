@@ -16,6 +16,7 @@ Not ported from the official code: its DenseNet branches, which all hold the sam
 
 from dataclasses import dataclass
 
+from coterie.checking import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched, Independent
@@ -40,11 +41,11 @@ class OkdDip(OnlineMethod):
     name = "okddip"
     summary = "diverse peers by attention, and a leader that is deployed (Chen et al. 2020)"
 
-    num_peers: int = 4
+    num_peers: Count = 4
     at: str | None = None
     share: bool = True
-    temperature: float = 3.0
-    rampup: float = 80 / 300
+    temperature: Temperature = 3.0
+    rampup: Share = 80 / 300
     detach_teacher: bool = False
 
     def point(self) -> Point:

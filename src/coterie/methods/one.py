@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from coterie.checking import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, divergence
 from coterie.methods.online import OnlineMethod
@@ -97,10 +98,10 @@ class One(OnlineMethod):
     name = "one"
     summary = "branches over a shared trunk, taught by their gated ensemble (Lan, Zhu, Gong 2018)"
 
-    num_branches: int = 3
+    num_branches: Count = 3
     at: str | None = None
-    temperature: float = 3.0
-    rampup: float = 80 / 300
+    temperature: Temperature = 3.0
+    rampup: Share = 80 / 300
     gate: GateForm = "relu-softmax"
     distill: bool = True
     share: bool = True

@@ -13,9 +13,12 @@ method is an :class:`OnlineMethod` that names its own.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 from typing import Any
 
+from coterie.checking import check_value, make_checked
 from coterie.errors import unknown_name
 from coterie.methods import engine
 from coterie.methods.base import Edge, Method, Spec, Stage
@@ -27,6 +30,7 @@ class OnlineMethod(Method):
     """A published online method: it names its point, and the engine does the rest."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.point()  # which checks itself
 
     @abstractmethod
@@ -68,8 +72,9 @@ class Online(OnlineMethod, Point):
     teaches: Sequence[Any] = (Teaches(),)
 
     def __post_init__(self) -> None:
-        self.peers = _made(self.peers, "peers", Branched, Independent)
-        self.teaches = tuple(_made(each, "teaches", Teaches) for each in self.teaches)
+        self.peers = _make_part(self.peers, "--method.peers", Branched, Independent)
+        lessons = check_value("--method.teaches", self.teaches, list)
+        self.teaches = tuple(_make_part(lesson, "--method.teaches", Teaches) for lesson in lessons)
         Point.__post_init__(self)
 
     def point(self) -> Point:
@@ -77,17 +82,12 @@ class Online(OnlineMethod, Point):
         return self
 
 
-def _made(value: Any, option: str, *kinds: type) -> Any:
+def _make_part(value: Any, where: str, *kinds: type) -> Any:
     """An object of one of these kinds, from itself or from a mapping of its ``kind`` and attributes."""
     if not isinstance(value, Mapping):
-        return value
+        return check_value(where, value, reduce(or_, kinds))
     names = {kind.__name__: kind for kind in kinds}
     kind = value.get("kind", next(iter(names)))
     if kind not in names:
-        raise unknown_name(f"kind of --method.{option}", str(kind), names)
-    options = {name: tuple(each) if isinstance(each, list) else each for name, each in value.items() if name != "kind"}
-    known = [each.name for each in fields(names[kind])]
-    for name in options:
-        if name not in known:
-            raise unknown_name(f"attribute of --method.{option}", name, known)
-    return names[kind](**options)
+        raise unknown_name(f"kind of {where}", str(kind), names)
+    return make_checked(names[kind], where, {name: each for name, each in value.items() if name != "kind"})

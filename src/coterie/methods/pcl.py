@@ -14,6 +14,7 @@ w ramps up over the first 80 of 300 epochs. The coefficients are not verified in
 
 from dataclasses import dataclass
 
+from coterie.checking import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
@@ -38,19 +39,17 @@ class Pcl(OnlineMethod):
     name = "pcl"
     summary = "peers taught by their fused ensemble and by moving averages (Wu, Gong 2021)"
 
-    num_branches: int = 3
+    num_branches: Count = 3
     at: str | None = None
-    temperature: float = 3.0
-    rampup: float = 80 / 300
-    average: float = 0.999
+    temperature: Temperature = 3.0
+    rampup: Share = 80 / 300
+    average: Share = 0.999
     own_views: bool = True
 
     def point(self) -> Point:
         """The fused ensemble teaches every peer, and each peer's moving average the others."""
         if self.num_branches < 2:
             raise UserError(f"--method.num_branches is {self.num_branches}; peers teach each other, use 2 or more")
-        if not 0 <= self.average <= 1:
-            raise UserError(f"--method.average is {self.average}; it is a decay, from 0 to 1 (0.999)")
         return Point(
             peers=Branched(num=self.num_branches, at=self.at),
             aggregator="fused-features",

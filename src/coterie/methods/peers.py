@@ -9,6 +9,7 @@ from math import prod
 import torch
 from torch import nn
 
+from coterie.checking import Count, check_fields
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec
 from coterie.networks.aggregate import GateForm
@@ -30,11 +31,14 @@ class Branched:
         rescale: Whether gradients are divided by the number of copies at each cut.
     """
 
-    num: int | tuple[int, ...] = 3
+    num: Count | tuple[Count, ...] = 3
     at: str | tuple[str, ...] | None = None
     share: bool = True
     init: Init | None = None
     rescale: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--method.peers.")
 
     @property
     def count(self) -> int:
@@ -73,8 +77,11 @@ class Independent:
         networks: Names of the other peers' networks, one for each; None for the method's network.
     """
 
-    num: int = 2
+    num: Count = 2
     networks: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--method.peers.")
 
     @property
     def count(self) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from coterie.errors import UserError, unknown_name
+from coterie.checking import NonNegative, Share, Temperature, check_fields
+from coterie.errors import UserError
 from coterie.methods.base import Edge
 from coterie.methods.peers import Branched, Independent, Peers
 from coterie.networks.targets import TARGETS
@@ -33,12 +34,15 @@ class Teaches:
     source: Source = "ensemble"
     among: tuple[int, ...] | None = None
     to: Students = "all"
-    temperature: float | None = None
-    weight: float = 1.0
-    rampup: float | None = None
+    temperature: Temperature | None = None
+    weight: NonNegative = 1.0
+    rampup: Share | None = None
     detach: bool = True
     squared: bool = True
     averaged: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--method.teaches.")
 
 
 @dataclass(kw_only=True)
@@ -63,16 +67,17 @@ class Point:
     peers: Peers = field(default_factory=Branched)
     aggregator: Aggregator = "gate"
     teaches: Sequence[Teaches] = (Teaches(),)
-    temperature: float = 3.0
-    rampup: float = 0.0
-    supervise: float = 1.0
-    supervise_ensemble: float = 1.0
+    temperature: Temperature = 3.0
+    rampup: Share = 0.0
+    supervise: NonNegative = 1.0
+    supervise_ensemble: NonNegative = 1.0
     own_views: bool = False
     in_turn: bool = False
-    average: float | None = None
-    combiner_decay: float = 1.0
+    average: Share | None = None
+    combiner_decay: NonNegative = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self, "--method.", skip=("network",))
         if self.peers.count < 1:
             option = "num_branches" if isinstance(self.peers, Branched) else "num_peers"
             raise UserError(f"--method.{option} is {self.peers.count}; use 1 or more")
@@ -84,14 +89,6 @@ class Point:
             self._check(lesson)
 
     def _check(self, lesson: Teaches) -> None:
-        if lesson.source not in TARGETS:
-            raise unknown_name("source of soft targets", lesson.source, TARGETS)
-        temperature = self.temperature if lesson.temperature is None else lesson.temperature
-        if temperature <= 0:
-            raise UserError(f"--method.temperature is {temperature}; use a positive number")
-        rampup = self.rampup if lesson.rampup is None else lesson.rampup
-        if not 0 <= rampup <= 1:
-            raise UserError(f"--method.rampup is {rampup}; it is a share of the training, from 0 to 1")
         named = {*self.among(lesson), *self.students(lesson)}
         if not named <= set(range(self.peers.count)):
             raise UserError(f"a lesson names peer {max(named)}, and there are {self.peers.count}, counted from 0")

@@ -26,7 +26,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from coterie.errors import UserError
+from coterie.checking import Count, NonNegative, Temperature
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
 from coterie.methods.teachers import training_alone
@@ -52,19 +52,11 @@ class SelfDistillation(Method):
     name = "self-distillation"
     summary = "a network learns from one of its own architecture (Furlanello et al. 2018; Allen-Zhu, Li 2023)"
 
-    generations: int = 1
-    temperature: float = 4.0
-    label_weight: float = 0.1
+    generations: Count = 1
+    temperature: Temperature = 4.0
+    label_weight: NonNegative = 0.1
     ensemble: bool = False
     remember: bool = True
-
-    def __post_init__(self) -> None:
-        if self.generations < 1:
-            raise UserError(f"--method.generations is {self.generations}; use 1 or more")
-        if self.temperature <= 0:
-            raise UserError(f"--method.temperature is {self.temperature}; use a positive number, for example 4")
-        if self.label_weight < 0:
-            raise UserError(f"--method.label_weight is {self.label_weight}; use 0 or more, for example 0.1")
 
     def stage_names(self) -> tuple[str, ...]:
         """One for each generation."""

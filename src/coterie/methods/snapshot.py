@@ -22,6 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from coterie.checking import Count, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec, Stage
 from coterie.methods.teachers import training_alone
@@ -56,14 +57,13 @@ class Snapshot(Method):
     name = "snapshot"
     summary = "one training in cycles, its states at their ends an ensemble (Huang et al. 2017)"
 
-    cycles: int = 5
-    last: int | None = None
+    cycles: Count = 5
+    last: PositiveInt | None = None
     average: Average = "probabilities"
 
     def __post_init__(self) -> None:
-        if self.cycles < 1:
-            raise UserError(f"--method.cycles is {self.cycles}; use 1 or more (usual: 5)")
-        if self.last is not None and not 1 <= self.last <= self.cycles:
+        super().__post_init__()
+        if self.last is not None and self.last > self.cycles:
             raise UserError(f"--method.last is {self.last}; use 1 to {self.cycles}, the number of --method.cycles")
 
     def stages(self, spec: Spec) -> Iterator[Stage]:

@@ -32,6 +32,7 @@ from torch import Tensor, nn, zeros
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from coterie.checking import NonNegative, Positive, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
@@ -78,17 +79,17 @@ class Srm(Taught):
     sites: str | Sequence[str] | None = None
     teacher_sites: str | Sequence[str] | None = None
     unequal: Literal["pool", "refuse"] = "pool"
-    mu: float = 2.0
-    lam: float = 0.02
+    mu: Positive = 2.0
+    lam: PositiveShare = 0.02
     target: Target = "both"
     pixel_logits: PixelLogits = "raw"
     teacher_bn: Literal["eval", "train"] = "eval"
     last: Literal["distillation", "fine-tuning", "probe"] = "distillation"
-    temperature: float = 4.0
-    alpha: float = 0.5
-    dictionary_rate: float = 1e-3
-    initial_rate: float = 1e-3
-    initial_decay: float = 1e-4
+    temperature: Temperature = 4.0
+    alpha: Share = 0.5
+    dictionary_rate: Positive = 1e-3
+    initial_rate: Positive = 1e-3
+    initial_decay: NonNegative = 1e-4
     schedule: Literal["recipe", "paper"] = "recipe"
 
     def __post_init__(self) -> None:
@@ -96,14 +97,6 @@ class Srm(Taught):
         self.sites, self.teacher_sites = _listed(self.sites), _listed(self.teacher_sites)
         if self.teachers > 1 or (self.teacher is not None and len(self.teacher) > 1):
             raise UserError("method 'srm' reads one teacher's features; name one, and leave --method.teachers out")
-        for option in ("mu", "temperature", "dictionary_rate", "initial_rate", "initial_decay"):
-            value = getattr(self, option)
-            if value < 0 or (value == 0 and option != "initial_decay"):
-                raise UserError(f"--method.{option} is {value}; use a positive number")
-        if not 0 < self.lam <= 1:
-            raise UserError(f"--method.lam is {self.lam}; it is the share of atoms kept, for example 0.02")
-        if not 0 <= self.alpha <= 1:
-            raise UserError(f"--method.alpha is {self.alpha}; it is the soft targets' share, from 0 to 1")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teacher's, if it is trained first, ``dictionaries``, ``initialisation``, and the last."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from coterie.checking import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.vanilla import CrossEntropy
@@ -39,15 +40,14 @@ class Taught(Method):
 
     teacher: str | Sequence[str] | None = None
     teacher_network: str | None = None
-    teachers: int = 1
+    teachers: Count = 1
     remember: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.teacher, str):
             self.teacher = self.teacher.split(",")
         self.teacher = [each.strip() for each in self.teacher] if self.teacher is not None else None
-        if self.teachers < 1:
-            raise UserError(f"--method.teachers is {self.teachers}; use 1 or more")
         if self.teacher is not None and (not self.teacher or not all(self.teacher)):
             raise UserError("--method.teacher names no teacher; give a Run folder or a file, or leave it out")
         asked = self.teachers != type(self).teachers

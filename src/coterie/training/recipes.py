@@ -3,14 +3,19 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.errors import UserError, unknown_name
+from coterie.checking import Bounds, Positive, Share, check_fields
+from coterie.errors import unknown_name
+
+# Beyond these nothing is trained: one step would undo the weights.
+Rate = Annotated[float, Bounds(above=0, most=1000)]
+Decay = Annotated[float, Bounds(least=0, most=100)]
 
 
 @dataclass(kw_only=True)
@@ -33,22 +38,17 @@ class Recipe:
     name: ClassVar[str] = "short"
 
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    learning_rate: float = 0.1
+    learning_rate: Rate = 0.1
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = "one-cycle"
-    drops: tuple[float, ...] = (0.5, 0.75)
-    momentum: float = 0.9
+    drops: tuple[Share, ...] = (0.5, 0.75)
+    momentum: Annotated[float, Bounds(least=0, below=1)] = 0.9
     nesterov: bool = True
-    weight_decay: float = 5e-4
+    weight_decay: Decay = 5e-4
     decay_everything: bool = True
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise UserError(f"--recipe.learning_rate is {self.learning_rate}; use a positive number, for example 0.1")
-        if not all(0 <= drop <= 1 for drop in self.drops):
-            raise UserError(f"--recipe.drops is {list(self.drops)}; these are shares of a stage, from 0 to 1")
-        if self.weight_decay < 0:
-            raise UserError(f"--recipe.weight_decay is {self.weight_decay}; use 0 or more, for example 5e-4")
+        check_fields(self, "--recipe.")
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
@@ -88,7 +88,7 @@ class Paper(Recipe):
 
     name = "paper"
     schedule: Literal["one-cycle", "cosine", "step", "constant"] = "step"
-    weight_decay: float = 1e-4
+    weight_decay: Decay = 1e-4
 
 
 @dataclass(kw_only=True)
@@ -105,10 +105,10 @@ class Transformer(Recipe):
 
     name = "transformer"
     optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.05
+    learning_rate: Rate = 5e-4
+    weight_decay: Decay = 0.05
     decay_everything: bool = False
-    clip_norm: float | None = 1.0
+    clip_norm: Positive | None = 1.0
 
 
 RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Recipe, Paper, OfficialCode, Transformer)}
