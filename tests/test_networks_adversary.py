@@ -40,11 +40,15 @@ def test_vectors_are_aligned_along_themselves_and_half_precision_is_widened():
 
 
 @pytest.mark.parametrize(
-    ("length", "parameters"), [(10000, 62_512_502), (5000, 15_631_252), (1000, 626_252), (500, 156_877), (10, 73)]
+    ("length", "divisor", "parameters"),
+    [
+        *((10000, 2, 62_512_502), (5000, 2, 15_631_252), (1000, 2, 626_252), (500, 2, 156_877), (10, 2, 73)),
+        (1000, 8, 127_047),  # MEAL V2's released code
+    ],
 )
-def test_discriminators_have_the_published_sizes(length, parameters):
+def test_discriminators_have_the_published_sizes(length, divisor, parameters):
     with torch.device("meta"):
-        discriminator = Discriminator(length)
+        discriminator = Discriminator(length, divisor=divisor)
     assert sum(each.numel() for each in discriminator.parameters()) == parameters
 
 

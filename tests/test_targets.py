@@ -73,7 +73,23 @@ def test_the_best_mixture_is_found_on_the_simplex():
     shares = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None, None]
     grid = shares * LOGITS[:, 1] + (1 - shares) * LOGITS[:, 2]
     losses = functional.cross_entropy(grid.transpose(1, 2), LABELS.expand(1001, 2), reduction="none")
-    torch.testing.assert_close(found, losses.amin(0), atol=2e-3, rtol=0)
+    torch.testing.assert_close(found, losses.amin(0), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("peers", [2, 3, 4])
+def test_the_best_mixture_of_several_peers_lies_close_to_the_optimum(peers):
+    torch.manual_seed(0)
+    logits = 3 * torch.randn(64, peers, 20, dtype=torch.float64)
+    labels = torch.randint(20, (64,))
+    logits[torch.arange(64), :, labels] += 6
+    weights = TARGETS["linear"](tuple(range(peers)), (0,), PeerOutput(logits)).weights(logits, labels)
+    assert (weights >= 0).all()
+    torch.testing.assert_close(weights.sum(1), torch.ones(64, dtype=torch.float64))
+    errors = (weights[:, None] @ logits)[:, 0].softmax(1) - functional.one_hot(labels, 20)
+    slopes = (logits @ errors[:, :, None])[:, :, 0]
+    # The loss is convex in the weights, so that it lies above its minimum by no more than this (Frank, Wolfe 1956).
+    gap = (weights * slopes).sum(1) - slopes.amin(1)
+    assert gap.max() < 1e-3
 
 
 @settings(deadline=None, max_examples=30)

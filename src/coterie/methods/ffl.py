@@ -8,9 +8,12 @@ sub-networks' mean teaches the fused classifier, and the fused classifier teache
                                               + KL(softmax(mean_k z_k / T) ‖ softmax(f / T)) ],   T = 3
 
 w ramps up over the first 80 of 300 epochs; the fusion module's weight decay is a tenth of the networks' (official code:
-1e-5 beside 1e-4). The 1x1 convolution gives the target's width, which the sources do not state. Two sub-networks, which
-share all but the last stage (FFL-S) or nothing (``share=False``). Deployed is sub-network 0, or the fused classifier
-with all sub-networks (``ensemble``).
+1e-5 beside 1e-4). The 1x1 convolution gives one sub-network's width, as the official module does. Two sub-networks,
+which share all but the last stage (FFL-S) or nothing (``share=False``). Deployed is sub-network 0, or the fused
+classifier with all sub-networks (``ensemble``).
+
+The fusion's convolutions start from PyTorch's default; the official code draws them, as its networks', from
+N(0, 2 / (k² C_out)). Both leave the linear layer at PyTorch's default.
 """
 
 from dataclasses import dataclass

@@ -15,6 +15,11 @@ ensemble and the pseudo teacher's block outputs are detached: the second term mo
 the base as ``base_gradient`` says. There is no gate, and no cross-entropy of the ensemble. Any student is deployed
 alone (base and its own tail), or all as the ensemble.
 
+Networks start as they do in coterie, and not as in the official code: CIFAR networks from N(0, 2 / (k² C_out)) with
+PyTorch's linear layers (official code: Xavier, of convolutions and linear layers alike), timm's from their own
+initialisation, of which slimmer students keep a share of the channels, each weighted more (official code: new layers by
+Kaiming's rule, fan out).
+
 Not ported from the official code: students that ``train()`` and ``eval()`` do not reach, adapters that are made in the
 first step and trained from the second epoch on by another optimiser at half the rate, an inverted flag for the gradient
 into the base, the best epoch chosen on test data.

@@ -9,9 +9,12 @@ teacher of its own, a mixture of the auxiliaries by attention; the leader learns
                     + KL(softmax(mean_a z_a / T) ‖ softmax(z_lead / T)) ],   T = 3, m = 4
 
 w ramps up over the first 80 of 300 epochs. The targets are not detached, as in the official code: only so do W_q and
-W_k learn. The leader, peer 0, is deployed. Peers are branches, or whole networks (``share=False``).
+W_k learn. The leader, peer 0, is deployed, or all peers as the mean of their logits (``ensemble``). Peers are branches,
+or whole networks (``share=False``).
 
-Not ported from the official code: its DenseNet branches, which all hold the same block.
+The ensemble that the official code reports is the mean of the auxiliaries: it leaves the leader out. Here, as in
+MCL-OKD's code, the leader is in it. Not ported from the official code: its DenseNet branches, which all hold the same
+block.
 """
 
 from dataclasses import dataclass

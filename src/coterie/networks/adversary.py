@@ -41,7 +41,7 @@ def aligned(features: Tensor, length: int, pooling: Pooling = "avg") -> Tensor:
 
 
 class Discriminator(nn.Module):
-    """Tells whose a vector is: fully connected layers d → d//2 → d//4 → 2, ReLU between them.
+    """Tells whose a vector is: fully connected layers d → d//k → d//k//k → 2, ReLU between them, none below 1 wide.
 
     Its two outputs are logits of independent questions, is it the student's and is it the teacher's, each learned by
     binary cross-entropy: :func:`discrimination`.
@@ -50,11 +50,13 @@ class Discriminator(nn.Module):
         length: d.
         final_relu: A ReLU after the last layer too, as in the released code. It bounds the outputs' sigmoids to [1/2,
             1), so that the loss cannot fall below ln 2 / 2, and stops learning at ln 2 where all outputs are negative.
+        divisor: k, 1 or more.
     """
 
-    def __init__(self, length: int, final_relu: bool = False) -> None:
+    def __init__(self, length: int, final_relu: bool = False, divisor: int = 2) -> None:
         super().__init__()
-        first, second = max(length // 2, 1), max(length // 4, 1)
+        first = max(length // divisor, 1)
+        second = max(first // divisor, 1)
         layers = [nn.Linear(length, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, 2)]
         self.layers = nn.Sequential(*layers, *([nn.ReLU()] if final_relu else []))
 

@@ -4,6 +4,7 @@ Each maps a :class:`~coterie.outputs.PeerOutput` with logits z (B, m, C), and th
 teachers for each of s students, (B, s, t, C); s is 1 where every student has the same. Nothing is detached here.
 """
 
+from itertools import combinations
 from typing import ClassVar
 
 import torch
@@ -135,13 +136,17 @@ class Best(Targets):
 class Linear(Targets):
     """For each image the convex combination of the peers' logits with the lowest cross-entropy (KDCL-Linear).
 
-    Found by exponentiated gradient descent on the simplex, where the problem is convex; where a single peer does
-    better than what was found, it is taken, so that the mixture is never worse than the best peer.
+    The problem is convex. Weight is moved between two peers at a time, each time to where the loss is lowest, found by
+    halving an interval by the sign of the slope: one pair is two peers' solution, more are swept several times.
+
+    How far above the optimum that ends (cross-entropy of 128 images of 100 classes, logits from N(0, s²), the true
+    class's 2 s higher; against 200 sweeps of 50 halvings): with two peers at most 2e-6 (s = 8); with three at most 3e-7
+    (s = 3) and 2e-5 (s = 8); with four 4e-7 and 6e-4, on average 4e-6.
     """
 
     summary = "the best mixture on each image"
 
-    STEPS = 30
+    SWEEPS, HALVINGS = 8, 12
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, 1, 1, C)."""
@@ -152,18 +157,30 @@ class Linear(Targets):
 
     def weights(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The best weights of peers' logits (B, n, C) for each image, (B, n)."""
-        wanted = functional.one_hot(labels, logits.shape[2]).to(logits.dtype)
-        logs = logits.new_zeros(logits.shape[:2])
-        for step in range(self.STEPS):
-            mixture = (logs.softmax(1)[:, None] @ logits)[:, 0]
-            slope = (logits @ (mixture.softmax(1) - wanted)[:, :, None])[:, :, 0]
-            slope = slope - slope.mean(1, keepdim=True)
-            largest = slope.abs().amax(1, keepdim=True).clamp(min=1e-12)
-            logs = logs - slope / largest * (2 / (1 + step) ** 0.5)
-        found = logs.softmax(1)
+        count = logits.shape[1]
         losses, best = _losses(logits, labels).min(1)
-        worse = functional.cross_entropy((found[:, None] @ logits)[:, 0], labels, reduction="none") > losses
-        return torch.where(worse[:, None], functional.one_hot(best, logits.shape[1]).to(found.dtype), found)
+        alone = functional.one_hot(best, count).to(logits.dtype)
+        weights = alone.clone()
+        for _ in range(self.SWEEPS if count > 2 else 1):
+            for one, other in combinations(range(count), 2):
+                self._balance(weights, logits, labels, one, other)
+        worse = functional.cross_entropy((weights[:, None] @ logits)[:, 0], labels, reduction="none") > losses
+        return torch.where(worse[:, None], alone, weights)
+
+    def _balance(self, weights: Tensor, logits: Tensor, labels: Tensor, one: int, other: int) -> None:
+        """Share out what two peers weigh between them, in place, so that the loss is lowest."""
+        apart = logits[:, one] - logits[:, other]
+        wanted = apart.gather(1, labels[:, None])[:, 0]
+        both = weights[:, one] + weights[:, other]
+        rest = (weights[:, None] @ logits)[:, 0] - weights[:, one, None] * apart
+        low, high = torch.zeros_like(both), both.clone()
+        for _ in range(self.HALVINGS):
+            middle = (low + high) / 2
+            falls = ((rest + middle[:, None] * apart).softmax(1) * apart).sum(1) < wanted
+            low, high = torch.where(falls, middle, low), torch.where(falls, high, middle)
+        # An end that no step has moved is the solution itself: halving would stop short of it.
+        share = torch.where(low == 0, low, torch.where(high == both, high, (low + high) / 2))
+        weights[:, one], weights[:, other] = share, both - share
 
 
 class MinLogit(Targets):
