@@ -9,10 +9,9 @@ K networks with logits z_i (B, C), all students of one teacher z_t that is made 
     min-logit   z_t^c = min_i (z_i^c − z_i^y)
     general     z_t = Σ_i w_i z_i, w = Σ⁻¹1 / 1ᵀΣ⁻¹1 from the errors' covariance on validation images, every epoch
 
-Each network sees an augmentation of its own. ``naive`` and ``linear`` are solved for each image, ``linear`` up to the small
-distance from the lowest cross-entropy that :class:`coterie.networks.targets.Linear` states. ``general`` is said to
-be best on CIFAR-100, ``linear`` and ``min-logit`` on ImageNet (second-hand); T and λ are not verified in the paper.
-Network 0 is deployed.
+Each network sees an augmentation of its own. ``naive`` and ``linear`` are solved for each image, ``linear`` up to what
+:class:`coterie.networks.targets.Linear` states. ``general`` is said to be best on CIFAR-100, ``linear`` and
+``min-logit`` on ImageNet (second-hand); T and λ are not verified in the paper. Network 0 is deployed.
 """
 
 from dataclasses import dataclass
