@@ -98,8 +98,13 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     broken.write_bytes(whole[: len(whole) // 2])  # the header is right, the rest is not
     with pytest.raises(UserError, match=r"0\.png: cannot be decoded"):
         load("folder", root=tmp_path)
+    broken.write_bytes(whole)
     (tmp_path / "test").mkdir()
-    with pytest.raises(UserError, match="val/, test/"):
+    with pytest.raises(UserError, match="test: 0 class folders"):
+        load("folder", root=tmp_path)
+    (tmp_path / "test").rmdir()
+    (tmp_path / "valid").mkdir()
+    with pytest.raises(UserError, match="has val/ and valid/, of the same meaning"):
         load("folder", root=tmp_path)
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from coterie import UserError
 from coterie.data import Streaming, evaluation_batches, load, training_batches
-from coterie.data import folder as folder_reader
+from coterie.data.pixels import EIGHT
+from coterie.data.survey import Header, read_header
 from coterie.data.transforms import augment, normalise
 
 random = np.random.default_rng(2)
@@ -201,7 +202,7 @@ def test_looking_at_a_png_does_not_decode_it(tmp_path, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
-    assert folder_reader._header(tmp_path / "x.png") == ((7, 9), False)
+    assert read_header(tmp_path / "x.png") == Header((7, 9), False, EIGHT, False)
 
 
 def test_a_png_on_its_side_is_seen(tmp_path):
@@ -209,7 +210,7 @@ def test_a_png_on_its_side_is_seen(tmp_path):
     exif = sideways.getexif()
     exif[0x0112] = 6
     sideways.save(tmp_path / "x.png", exif=exif)
-    assert folder_reader._header(tmp_path / "x.png")[0] == (24, 16)
+    assert read_header(tmp_path / "x.png").size == (24, 16)
 
 
 def test_streaming_leaves_random_numbers_alone_and_names_a_broken_file(tmp_path):

@@ -134,7 +134,9 @@ class Run:
 
     def data(self, **options: Any) -> data_room.ImageData:
         """The data that the run was trained on, or the same with other options."""
-        return data_room.load(**{**self.config["data"], **options})
+        card = self.card if (self.path / "model.json").is_file() else {}
+        found = card.get("classes"), card.get("pixel_range")
+        return data_room.load_run(self.path, self.config["data"], options, *found)
 
 
 def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:

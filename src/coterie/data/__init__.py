@@ -1,9 +1,11 @@
 """Data sets by name, and batches of them."""
 
 from coterie.data.base import ImageData, Images, Resident, Streaming
-from coterie.data.folder import decode_file as decode
+from coterie.data.drawn import write_split
+from coterie.data.kept import keep_split, load_run
 from coterie.data.load import DATASETS, load
 from coterie.data.loader import batches_per_epoch, evaluation_batches, training_batches
+from coterie.data.pixels import decode_file as decode
 from coterie.outputs import Batch
 
 __all__ = [
@@ -16,6 +18,9 @@ __all__ = [
     "batches_per_epoch",
     "decode",
     "evaluation_batches",
+    "keep_split",
     "load",
+    "load_run",
     "training_batches",
+    "write_split",
 ]

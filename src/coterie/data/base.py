@@ -1,18 +1,21 @@
 """A data set: its splits, each resident in memory or streaming from files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from coterie.data.drawn import Split
+
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Resident:
     """A split in memory.
 
@@ -32,6 +35,10 @@ class Resident:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        height, width, channels = self.data.shape[1:]
+        return f"Resident({len(self)} images in memory, {height}x{width}x{channels})"
+
     def pixels(self, indices: Array) -> Tensor:
         """The images of these indices: uint8 (B, H, W, channels)."""
         rows = self.data.view(len(self.data), -1).index_select(0, torch.from_numpy(indices))
@@ -44,7 +51,7 @@ class Resident:
         return Resident(self.pixels(indices), self.labels[indices], names, clean)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Streaming:
     """A split of image files that are decoded when they are needed.
 
@@ -58,12 +65,15 @@ class Streaming:
 
     names: Sequence[str]
     labels: Array
-    decode: Callable[[Path], Array] = field(repr=False)
+    decode: Callable[[Path], Array]
     workers: int = 0
     clean: Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Streaming({len(self)} images, read from files by {self.workers} processes)"
 
     def pixels(self, indices: Array) -> Tensor:
         """The images of these indices: uint8 (B, H, W, channels)."""
@@ -79,7 +89,7 @@ class Streaming:
 Images = Resident | Streaming
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageData:
     """A data set ready to train on.
 
@@ -95,6 +105,8 @@ class ImageData:
         validation: Cut from training, to choose the epoch by; None without one.
         augment: One of :data:`coterie.data.transforms.AUGMENTATIONS`.
         options: The arguments of :func:`coterie.data.load` that make it again.
+        pixel_range: The values that are black and white, of pixels of more than 8 bits; None where there are none.
+        drawn: Which images coterie drew for what, of a folder's; None where the data set says it.
     """
 
     name: str
@@ -108,11 +120,25 @@ class ImageData:
     validation: Images | None
     augment: str
     options: dict[str, Any]
+    pixel_range: tuple[float, float] | None = None
+    drawn: "Split | None" = None
+
+    def __repr__(self) -> str:
+        names = ", ".join(map(repr, self.classes[:3])) + (", …" if len(self.classes) > 3 else "")
+        height, width = self.image_size
+        return (
+            f"ImageData({self.name!r}: {len(self.classes)} classes ({names}), {height}x{width}x{self.channels}; train: "
+            f"{self.train!r}, validation: {self.validation!r}, test: {self.test!r}; augment: {self.augment!r})"
+        )
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader finds: whole splits and what is known of them; ``augment`` is None where the name says it."""
+    """What a reader finds: whole splits and what is known of them; ``augment`` is None where the name says it.
+
+    The last five are a folder's: a validation split of its own, what is black and white, where the names of its images
+    begin, which of their parts is the class, and whether coterie drew the test images.
+    """
 
     classes: tuple[str, ...]
     train: Images
@@ -122,3 +148,8 @@ class Source:
     image_size: tuple[int, int]
     channels: int
     augment: str | None = None
+    validation: Images | None = None
+    pixel_range: tuple[float, float] | None = None
+    root: Path | None = None
+    class_folder: int = 0
+    drawn: bool = False

@@ -1,32 +1,34 @@
-"""Folders of images, one folder a class: ``train/`` and ``val/``, or one folder that is split by a seed."""
+"""Folders of images, one folder a class: ``train/``, ``val/`` and ``test/``, or one folder that is split by a seed.
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+``test/`` is the test set and ``val/`` the validation set where both are there; either alone beside ``train/`` is the
+test set.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from rich.progress import track
 
 from coterie.data.base import Array, Images, Resident, Source, Streaming
-from coterie.data.splits import stratified
+from coterie.data.drawn import Split
+from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
+from coterie.data.pixels import Range, decode_file
+from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.splits import most_held_out, stratified
+from coterie.data.survey import decode_all, raise_damage, refuse_damaged, survey
 from coterie.data.transforms import roomy
 from coterie.errors import UserError
 
-T = TypeVar("T")
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_HELD_OUT = ("val", "test", "valid")
-_GREY = ("1", "L", "LA", "I", "F", "I;16", "I;16B", "I;16L")
 _SMALL = 64
 _TEST_FRACTION = 0.2
-_ORIENTATION = 0x0112  # EXIF
-_MANY = 2000  # from so many files on, a bar is shown
+# The parts of a folder: files and their labels; None for validation where there is none.
+_Files = tuple[Sequence[Path], Array]
+_Parts = tuple[_Files, _Files | None, _Files]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,11 @@ class FolderOptions:
         test_fraction: Held out of a folder without a ``val/``; None for a fifth.
         seed: Of that choice.
         augment: How training images will be varied; None to choose by their size.
+        pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
+        keyed: Whether that choice goes by the images' names; else by their places in the listing, as in 0.1.0.
+        split: The images of each part, as a Run drew them; None to draw them.
+        whole: Refuse a ``split`` of which files are gone.
+        classes: Names of a Run's classes: a folder of class folders is then all test images.
     """
 
     image_size: tuple[int, int] | None
@@ -52,6 +59,11 @@ class FolderOptions:
     test_fraction: float | None
     seed: int
     augment: str | None = None
+    pixel_range: Range | None = None
+    keyed: bool = True
+    split: Split | None = None
+    whole: bool = False
+    classes: Sequence[str] | None = None
 
 
 def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
@@ -60,159 +72,173 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     Args:
         root: The folder.
         options: See :class:`FolderOptions`.
-        scan: Look at every image's header first, for sizes, channels and damage; False takes colour and the default.
+        scan: Look at every image first, for sizes, channels, what pixels mean and damage; False, for ImageNet, takes
+            colour, the default size, and ``val/`` as the test set whatever else is there.
 
     Raises:
         UserError: There is no such folder, a class has no images, the splits' classes differ, a file is no image.
     """
     if not root.is_dir():
         raise UserError(
-            f"{root}: no such folder; --data.root names the folder that holds train/ and val/, or the classes"
+            f"{shown(root)}: no such folder; --data.root names the folder that holds train/ and val/, or the classes"
         )
-    held_out = [name for name in _HELD_OUT if (root / name).is_dir()]
-    if (root / "train").is_dir():
-        if options.test_fraction is not None:
-            raise UserError(
-                f"--data.test_fraction: {root} has its own held-out images; only one folder of classes is split"
-            )
-        if len(held_out) != 1:
-            have = "all of " + ", ".join(f"{name}/" for name in held_out) if held_out else "none of val/, test/, valid/"
-            raise UserError(f"{root}: has train/ and {have}; keep one of them, the held-out images")
-        classes, names, labels = _listing(root / "train")
-        test_classes, test_names, test_labels = _listing(root / held_out[0])
-        unknown = sorted(set(test_classes) - set(classes))
-        if unknown:
-            raise UserError(f"{root / held_out[0] / unknown[0]}: no class of train/; every class needs training images")
-        place = np.array([classes.index(name) for name in test_classes])
-        test_labels = place[test_labels]
+    left_out = LeftOut(root)
+    folders = split_folders(root) if scan else {"train": root / "train", "test": root / "val"}
+    if folders:
+        classes, parts = _given(root, folders, options, left_out)
     else:
-        classes, (names, labels), (test_names, test_labels) = _divided(root, options)
-    size, channels = _shape([*names, *test_names], options, scan)
+        classes, parts = _divided(root, options, left_out)
+    if options.split is not None:
+        classes, parts = list(options.split.classes), _as_drawn(root, parts, options.split, options.whole)
+    left_out.say()
+    train, validation, test = parts
+    every = [*train[0], *(validation or ((), None))[0], *test[0]]
+    size, channels, pixel_range = options.image_size or options.default_image_size, options.channels or 3, None
+    if scan:
+        seen = survey(every, root, options.pixel_range)
+        pixel_range = seen.pixel_range
+        if options.image_size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
+            size = only
+        channels = options.channels or (1 if seen.grey else 3)
+    pixel_range = pixel_range or options.pixel_range
     how = options.augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
     kept = roomy(size) if how == "random-resized-crop" else size
-    splits: list[Images] = []
-    resident = (len(names) * prod(kept) + len(test_names) * prod(size)) * channels <= options.memory
-    for files, targets, each in ((names, labels, kept), (test_names, test_labels, size)):
-        decode = partial(decode_file, image_size=each, channels=channels)
-        split = Streaming([str(file) for file in files], targets, decode, options.workers)
-        splits.append(_decoded(split, each, channels) if resident else split)
+    # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
+    sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
+    splits = [
+        None
+        if part is None
+        else Streaming(
+            [str(file) for file in part[0]],
+            part[1],
+            partial(decode_file, image_size=each, channels=channels, pixel_range=pixel_range),
+            options.workers,
+        )
+        for part, each in zip(parts, sizes, strict=True)
+    ]
+    there = [(split, each) for split, each in zip(splits, sizes, strict=True) if split is not None]
+    resident = sum(len(split) * prod(each) for split, each in there) * channels <= options.memory
+    if not resident and scan:
+        refuse_damaged(every, root, there[0][0].decode)
+    images = _decoded(splits, sizes, channels, root) if resident else splits
+    assert images[0] is not None
+    assert images[2] is not None
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    return Source(tuple(classes), splits[0], splits[1], mean, std, size, channels, how)
+    return Source(
+        tuple(classes),
+        images[0],
+        images[2],
+        mean,
+        std,
+        size,
+        channels,
+        how,
+        validation=images[1],
+        pixel_range=pixel_range,
+        root=root,
+        class_folder=1 if folders else 0,
+        drawn=not folders,
+    )
 
 
-def _divided(
-    root: Path, options: FolderOptions
-) -> tuple[list[str], tuple[list[Path], Array], tuple[list[Path], Array]]:
-    """Classes, training and test images of one folder of class folders."""
-    classes, files, labels = _listing(root)
-    if set(classes) <= set(_HELD_OUT):
+def _given(root: Path, folders: dict[str, Path], options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+    """Classes and parts of a folder that holds them apart."""
+    if options.test_fraction is not None:
         raise UserError(
-            f"{root}: has {', '.join(f'{name}/' for name in classes)} but no train/; add the training images"
+            f"--data.test_fraction: {shown(root)} has its own held-out images; only one folder of classes is split"
         )
+    train = class_images(folders["train"], left_out)
+    classes = list(options.classes or train.classes)
+    train = train.labelled(classes, folders["train"], "the run")
+    # One set of held-out images is the test set, whatever it is called: figures are then of images never chosen by.
+    test_at = folders.get("test") or folders["validation"]
+    held_out = {"test": test_at}
+    if "test" in folders and "validation" in folders:
+        held_out["validation"] = folders["validation"]
+    parts = {
+        role: class_images(path, left_out, fewest=1).labelled(classes, path, "train/")
+        for role, path in held_out.items()
+    }
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and path not in (folders["train"], *held_out.values()) and not path.name.startswith("."):
+            left_out.add("beside the folders of the splits", path)
+    validation = parts.get("validation")
+    return classes, (_files(train), None if validation is None else _files(validation), _files(parts["test"]))
+
+
+def _files(part: Part) -> _Files:
+    return part.files, part.labels
+
+
+def _divided(root: Path, options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+    """Classes and parts of one folder of class folders."""
+    if options.classes is not None:
+        part = class_images(root, left_out, fewest=1).labelled(options.classes, root, "the run")
+        return list(options.classes), (([], np.zeros(0, np.int64)), None, _files(part))
+    part = class_images(root, left_out)
+    labels = part.labels
+    if options.split is not None:
+        return part.classes, (_files(part), None, ([], np.zeros(0, np.int64)))
     fraction = _TEST_FRACTION if options.test_fraction is None else options.test_fraction
-    count = round(fraction * len(files))
-    if not 0 < count < len(files):
+    count = round(fraction * len(labels))
+    if not 0 < count < len(labels):
         raise UserError(
-            f"--data.test_fraction {fraction} holds out {count} of {len(files)} images; give another fraction, or more "
-            "images"
+            f"--data.test_fraction {fraction} holds out {count} of {len(labels)} images; give another fraction, or "
+            "more images"
         )
-    test, train = stratified(labels, count, options.seed)
-    first, second = (([files[index] for index in part], labels[part]) for part in (train, test))
-    return classes, first, second
+    if count > most_held_out(labels):
+        raise UserError(
+            f"{shown(root)}: {counted(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
+            "held out to test on, and classes would have none to train on; add images, or give a smaller "
+            "--data.test_fraction"
+        )
+    names = [relative(file, root) for file in part.files] if options.keyed else None
+    test, train = stratified(labels, count, options.seed, names, every_class_in="rest" if options.keyed else None)
+    first, second = (([part.files[index] for index in indices], labels[indices]) for indices in (train, test))
+    return part.classes, (first, None, second)
 
 
-def decode_file(path: Path, image_size: tuple[int, int] | None, channels: int) -> Array:
-    """An image file as uint8 (H, W, channels): turned upright, on white, its shorter side resized, centre-cropped.
-
-    Args:
-        path: Any format that Pillow reads; grey, palette, 16 bits and transparency included.
-        image_size: (height, width); None for its own.
-        channels: 1 for grey, 3 for colour.
-
-    Raises:
-        UserError: It does not decode.
-    """
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image = _plain(image, "L" if channels == 1 else "RGB")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except Exception as error:  # a damaged file raises whatever its bytes spell
-        raise UserError(f"{path}: cannot be decoded as an image ({error}); mend or remove it") from error
-    if image_size is not None and (image.height, image.width) != image_size:
-        image = ImageOps.fit(image, (image_size[1], image_size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(image).reshape(image.height, image.width, channels)
-
-
-def _plain(image: Image.Image, mode: str) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip at 255
-        values = np.asarray(image).astype(np.float64)
-        # Pillow's "I" holds 8 or 16 bits; "I;16" always 16, however dark the image is.
-        deepest = 65535 if image.mode != "I" or values.max(initial=0) > 255 else 255
-        image = Image.fromarray(np.clip(values * (255 / deepest), 0, 255).round().astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
+def _as_drawn(root: Path, parts: _Parts, split: Split, whole: bool) -> _Parts:
+    """The images of a split that was drawn earlier, as far as they are still there."""
+    here = {relative(file, root) for part in parts if part is not None for file in part[0]}
+    names = {role: [name for name in given if name in here] for role, given in split.parts().items()}
+    gone = [name for given in split.parts().values() for name in given if name not in here]
+    if gone:
+        are = "is" if len(gone) == 1 else "are"
+        line = f"{shown(root)}: {counted(len(gone), 'image')} of the run {are} gone: {listed(gone, 10)}"
+        if whole:
+            raise UserError(f"{line}; put back what is gone to go on, or choose another --out")
+        say_once(line)
+    new = sorted(here - {name for given in split.parts().values() for name in given})
+    if len(new) > split.others:
+        examples = "" if split.others else f" ({listed(new)})"
+        say_once(
+            f"{shown(root)}: {counted(len(new) - split.others, 'image')} more than when the run drew its split; they "
+            f"are not used{examples}"
+        )
+    for role in ("train", "test"):
+        if not names[role]:
+            raise UserError(f"{shown(root)}: no {role} image of the run is there; put them back, or name their folder")
+    files = {role: ([root / name for name in some], split.labels(some)) for role, some in names.items()}
+    return files["train"], files["validation"] if split.validation else None, files["test"]
 
 
-def _listing(folder: Path) -> tuple[list[str], list[Path], Array]:
-    """Classes, files and labels below a folder of class folders."""
-    # Some formats can only be written (PDF): a file of theirs among the images is no image.
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        raise UserError(f"{folder}: {len(folders)} class folders; a classifier needs two or more, one folder a class")
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, each in enumerate(folders):
-        found = sorted(path for path in each.rglob("*") if path.suffix.lower() in known and _visible(path, each))
-        if not found:
-            raise UserError(f"{each}: a class folder without images; add some, or remove the folder")
-        files += found
-        labels += [label] * len(found)
-    return [each.name for each in folders], files, np.array(labels, np.int64)
+def _decoded(
+    splits: Sequence[Streaming | None], sizes: Sequence[tuple[int, int]], channels: int, root: Path
+) -> list[Images | None]:
+    """The splits in memory."""
+    images: list[Images | None] = []
+    damage = []
+    for split, size in zip(splits, sizes, strict=True):
+        if split is None:
+            images.append(None)
+            continue
+        data = torch.empty(len(split), *size, channels, dtype=torch.uint8)
 
-
-def _visible(path: Path, folder: Path) -> bool:
-    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _header(path: Path) -> tuple[tuple[int, int], bool]:
-    try:
-        with Image.open(path) as image:
-            upright = (image.height, image.width)
-            # Pillow decodes a whole PNG to look for EXIF behind its pixels: here only what stands before them counts.
-            turned = image.getexif().get(_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
-            if turned >= 5:  # 5 to 8 lie on their side; they are turned when decoded
-                upright = (image.width, image.height)
-            return upright, image.mode in _GREY
-    except Exception as error:  # a damaged file raises whatever its bytes spell
-        raise UserError(f"{path}: cannot be decoded as an image ({error}); mend or remove it") from error
-
-
-def _shape(files: Sequence[Path], options: FolderOptions, scan: bool) -> tuple[tuple[int, int], int]:
-    if not scan:
-        return options.image_size or options.default_image_size, options.channels or 3
-    with ThreadPoolExecutor() as pool:
-        headers = list(_bar(pool.map(_header, files), len(files), "looking at images"))
-    sizes = {size for size, _ in headers}
-    size = options.image_size
-    if size is None:
-        only = next(iter(sizes))
-        size = only if len(sizes) == 1 and max(only) <= _SMALL else options.default_image_size
-    return size, options.channels or (1 if all(grey for _, grey in headers) else 3)
-
-
-def _decoded(split: Streaming, size: tuple[int, int], channels: int) -> Resident:
-    data = torch.empty(len(split), *size, channels, dtype=torch.uint8)
-    with ThreadPoolExecutor() as pool:
-        images = pool.map(split.decode, map(Path, split.names))
-        for index, image in enumerate(_bar(images, len(split), "decoding images")):
+        def keep(index: int, image: Array, data: torch.Tensor = data) -> None:
             data[index] = torch.from_numpy(image.copy())
-    return Resident(data, split.labels, split.names)
 
-
-def _bar(items: Iterable[T], total: int, title: str) -> Iterable[T]:
-    return track(items, title, total, transient=True) if total >= _MANY else items
+        damage += decode_all(split.decode, [Path(name) for name in split.names], keep)
+        images.append(Resident(data, split.labels, split.names))
+    raise_damage(damage, sum(len(split) for split in splits if split is not None), root)
+    return images

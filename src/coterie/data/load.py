@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -13,8 +13,11 @@ import torch
 
 from coterie.data import cifar, digits, fashion_mnist, folder, glyphs, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
+from coterie.data.drawn import Split
+from coterie.data.listing import check_class_names, relative
 from coterie.data.noise import NoiseKind, check_noise, noisy
-from coterie.data.splits import stratified
+from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.splits import most_held_out, stratified
 from coterie.data.transforms import AUGMENTATIONS, resized
 from coterie.errors import UserError, unknown_name
 
@@ -80,6 +83,7 @@ def load(
     download: bool = True,
     memory_gb: float = 2.0,
     workers: int | None = None,
+    pixel_range: tuple[float, float] | None = None,
     default_image_size: tuple[int, int] = (224, 224),
 ) -> ImageData:
     """A data set by name, checked and ready to train on.
@@ -111,12 +115,39 @@ def load(
         download: Whether missing files may be fetched.
         memory_gb: What decoded images may take; more is streamed.
         workers: Processes that decode what is streamed; None for the number of cores.
+        pixel_range: The values that are black and white in images of more than 8 bits, one range for the whole folder:
+            ``(0, 4095)`` for a camera's 12 bits in 16, ``(0, 1)`` for floats. None where their type says it, which it
+            does for 16 bits that are used; other such images are refused.
         default_image_size: For folders whose images do not say.
 
     Raises:
         UserError: The name or an option is wrong, files are missing or damaged.
     """
-    given = dict(locals())
+    return make(dict(locals()))
+
+
+def make(
+    given: Mapping[str, Any],
+    *,
+    split: Split | None = None,
+    whole: bool = False,
+    keyed: bool = True,
+    classes: Sequence[str] | None = None,
+) -> ImageData:
+    """What :func:`load` makes of these arguments, or what a Run had.
+
+    Args:
+        given: Arguments of :func:`load`.
+        split: The images of each part as a Run drew them; None to draw them.
+        whole: Refuse a ``split`` of which files are gone.
+        keyed: Whether images of folders are drawn by their names; else by their places, as in 0.1.0.
+        classes: A Run's, where a folder of class folders is all test images.
+
+    Raises:
+        UserError: As for :func:`load`; files of the split are gone.
+    """
+    given = {**_DEFAULTS, **given}
+    name, image_size, seed = given["name"], given["image_size"], given["seed"]
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     entry = DATASETS[name]
@@ -125,46 +156,105 @@ def load(
         raise UserError(f"--data.image_size has {len(size)} values; give one side, or height and width")
     size = None if size is None else (size[0], size[1])
     _check(name, entry, given, size)
-    place = Path(root) if root is not None else Path("data")
-    source = _read(entry, place, size, given)
-    train, test = _limited(source.train, train_samples, seed, "train_samples"), source.test
-    test = _limited(test, test_samples, seed, "test_samples")
-    held_out: Images | None = None
-    if validation > 0:
-        count = round(validation * len(train))
-        if not 0 < count < len(train):
-            raise UserError(
-                f"--data.validation {validation} holds out {count} of {len(train)} images; use another share"
-            )
-        chosen, rest = stratified(train.labels, count, seed)
-        held_out, train = train.subset(chosen), train.subset(rest)
-    check_noise(noise, noise_kind, noise_map, len(source.classes))
+    place = Path(given["root"]) if given["root"] is not None else Path("data")
+    source = _read(entry, place, size, given, {"split": split, "whole": whole, "keyed": keyed, "classes": classes})
+    check_class_names(source.classes, f"data '{name}': ")
+    train, held_out, test = source.train, source.validation, source.test
+    if split is None:
+        train, held_out, test = _drawn(source, given, keyed)
+    _say_missing(source, train, test, given["train_samples"])
+    noise = given["noise"]
+    check_noise(noise, given["noise_kind"], given["noise_map"], len(source.classes))
     if np.any(noise):
         # After the splits: each has the same images whatever the noise.
-        how_noisy = (noise, noise_kind, noise_map, len(source.classes), seed)
+        how_noisy = (noise, given["noise_kind"], given["noise_map"], len(source.classes), seed)
         train = noisy(train, *how_noisy)
         held_out = None if held_out is None else noisy(held_out, *how_noisy)
-    size, depth = size or source.image_size, channels or source.channels
-    how = augment or entry.augment or source.augment
+    size, depth = size or source.image_size, given["channels"] or source.channels
+    how = given["augment"] or entry.augment or source.augment
     assert how is not None
     return ImageData(
         name=name,
         classes=source.classes,
         image_size=size,
         channels=depth,
-        mean=_per_channel("mean", mean or source.mean, depth),
-        std=_per_channel("std", std or source.std, depth),
+        mean=_per_channel("mean", given["mean"] or source.mean, depth),
+        std=_per_channel("std", given["std"] or source.std, depth),
         train=_fitted(train, None if how == "random-resized-crop" else size, depth),
         test=_fitted(test, size, depth),
         validation=None if held_out is None else _fitted(held_out, size, depth),
         augment=how,
         options=_repeatable(given, size, depth, how),
+        pixel_range=source.pixel_range,
+        drawn=split or _record(source, given, train, held_out, test),
     )
 
 
-def _repeatable(given: dict[str, Any], size: tuple[int, int], channels: int, augment: str) -> dict[str, Any]:
+def _drawn(source: Source, given: Mapping[str, Any], keyed: bool) -> tuple[Images, Images | None, Images]:
+    """Training, validation and test images, as many as were asked for."""
+
+    def names(images: Images) -> list[str] | None:
+        if source.root is None or images.names is None or not keyed:
+            return None
+        root = source.root
+        return [relative(name, root) for name in images.names]
+
+    def limited(images: Images, option: str, every: Literal["first"] | None) -> Images:
+        count = given[option]
+        if count is None:
+            return images
+        if not 1 <= count <= len(images):
+            raise UserError(f"--data.{option} is {count}, and there are {len(images)} images; use 1 to {len(images)}")
+        return images.subset(stratified(images.labels, count, given["seed"], names(images), every)[0])
+
+    train = limited(source.train, "train_samples", "first" if keyed else None)
+    test = limited(source.test, "test_samples", None)
+    share = given["validation"]
+    if share == 0:
+        return train, source.validation, test
+    if source.validation is not None:
+        raise UserError("--data.validation: this folder has a validation set of its own, beside test/; leave it out")
+    count = round(share * len(train))
+    if not 0 < count < len(train):
+        raise UserError(f"--data.validation {share} holds out {count} of {len(train)} images; use another share")
+    if keyed and count > most_held_out(train.labels):
+        raise UserError(
+            f"--data.validation {share} holds out {count} of {len(train)} images and leaves classes without any to "
+            "train on; use a smaller share, or more images"
+        )
+    every: Literal["rest"] | None = "rest" if keyed else None
+    chosen, rest = stratified(train.labels, count, given["seed"], names(train), every)
+    return train.subset(rest), train.subset(chosen), test
+
+
+def _record(
+    source: Source, given: Mapping[str, Any], train: Images, held_out: Images | None, test: Images
+) -> Split | None:
+    """Which images of a folder are what, where coterie drew it."""
+    limited = given["train_samples"] is not None or given["test_samples"] is not None
+    cut = held_out is not None and source.validation is None
+    if source.root is None or not (source.drawn or limited or cut):
+        return None
+    total = len(source.train) + len(source.test) + (0 if source.validation is None else len(source.validation))
+    return Split.of(source.classes, (train, held_out, test), source.root, source.class_folder, total)
+
+
+def _say_missing(source: Source, train: Images, test: Images, train_samples: int | None) -> None:
+    """Name classes that are not learned, and those of a folder that are not measured."""
+    for images, what, asked in (
+        (train, "training", train_samples is not None),
+        (test, "test", source.root is not None),
+    ):
+        missing = np.setdiff1d(np.arange(len(source.classes)), images.labels)
+        if asked and len(images) and len(missing):
+            where = "" if source.root is None else f"{shown(source.root)}: "
+            names = listed([source.classes[index] for index in missing], 10)
+            say_once(f"{where}no {what} image of {counted(len(missing), 'class', 'classes')}: {names}")
+
+
+def _repeatable(given: Mapping[str, Any], size: tuple[int, int], channels: int, augment: str) -> dict[str, Any]:
     """The arguments that make the same data again, what was found in them written down, in plain types."""
-    found = given | {"image_size": size, "channels": channels, "augment": augment, "default_image_size": (224, 224)}
+    found = {**given, "image_size": size, "channels": channels, "augment": augment, "default_image_size": (224, 224)}
     kept = {key: value for key, value in found.items() if value != _DEFAULTS[key]}
     return {key: _plain(value) for key, value in kept.items()}
 
@@ -176,7 +266,7 @@ def _plain(value: Any) -> Any:
 _DEFAULTS = {key: parameter.default for key, parameter in inspect.signature(load).parameters.items()}
 
 
-def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int] | None) -> None:
+def _check(name: str, entry: Entry, given: Mapping[str, Any], size: tuple[int, int] | None) -> None:
     if given["augment"] is not None and given["augment"] not in AUGMENTATIONS:
         raise unknown_name("augmentation", str(given["augment"]), AUGMENTATIONS)
     if given["channels"] not in (None, 1, 3):
@@ -186,6 +276,12 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
             raise UserError(f"--data.{option} is {list(given[option])}; use finite numbers, of pixels scaled to [0, 1]")
     if given["std"] is not None and min(given["std"], default=1) <= 0:
         raise UserError(f"--data.std is {min(given['std'])}; pixels are divided by it, so it must be above 0")
+    span = given["pixel_range"]
+    if span is not None and not (len(span) == 2 and all(map(isfinite, span)) and span[0] < span[1]):
+        raise UserError(
+            f"--data.pixel_range is {list(span)}; give the values that are black and white, the lower first, as "
+            "'[0, 4095]'"
+        )
     for option in ("seed", "memory_gb", "workers"):
         if given[option] is not None and not given[option] >= 0:
             raise UserError(f"--data.{option} is {given[option]}; use 0 or more")
@@ -203,6 +299,8 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
     for option in ("memory_gb", "workers"):
         if given[option] != _DEFAULTS[option] and "options" not in has:
             raise UserError(f"--data.{option}: data '{name}' is always held in memory; leave it out")
+    if span is not None and "options" not in has:
+        raise UserError(f"--data.pixel_range: data '{name}' has pixels of 8 bits; leave it out")
     if given["test_fraction"] is not None and not {"test_fraction", "options"} & set(has):
         raise UserError(f"--data.test_fraction: data '{name}' has its own test images; split folder or digits")
     if given["extra"] and "extra" not in has:
@@ -211,7 +309,9 @@ def _check(name: str, entry: Entry, given: dict[str, Any], size: tuple[int, int]
         raise UserError(f"data '{name}' needs --data.root, the folder that holds it")
 
 
-def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[str, Any]) -> Source:
+def _read(
+    entry: Entry, root: Path, size: tuple[int, int] | None, given: Mapping[str, Any], kept: Mapping[str, Any]
+) -> Source:
     has = inspect.signature(entry.read).parameters
     options: dict[str, Any] = {"root": root} if "root" in has else {}
     options |= {key: given[key] for key in ("download", "extra", "test_fraction", "seed") if key in has}
@@ -226,16 +326,10 @@ def _read(entry: Entry, root: Path, size: tuple[int, int] | None, given: dict[st
             test_fraction=given["test_fraction"],
             seed=given["seed"],
             augment=given["augment"] or entry.augment,
+            pixel_range=None if given["pixel_range"] is None else tuple(given["pixel_range"]),
+            **kept,
         )
     return entry.read(**options)
-
-
-def _limited(images: Images, count: int | None, seed: int, option: str) -> Images:
-    if count is None:
-        return images
-    if not 1 <= count <= len(images):
-        raise UserError(f"--data.{option} is {count}, and there are {len(images)} images; use 1 to {len(images)}")
-    return images.subset(stratified(images.labels, count, seed)[0])
 
 
 def _fitted(images: Images, size: tuple[int, int] | None, channels: int) -> Images:
@@ -261,4 +355,4 @@ def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple
     raise UserError(f"--data.{option} has {len(values)} values, and the images have {channels} channels; give one each")
 
 
-__all__ = ["DATASETS", "Array", "Augmentation", "Entry", "load"]
+__all__ = ["DATASETS", "Array", "Augmentation", "Entry", "load", "make"]

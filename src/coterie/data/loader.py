@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.base import ImageData, Images, Streaming
 from coterie.data.transforms import augment, normalise, resized
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
 
 Array = np.ndarray[Any, Any]
+
+_PATIENCE = 600  # seconds that a batch may take to be decoded: nothing waits for ever
 
 
 def order(count: int, seed: int, stage: int, epoch: int) -> Array:
@@ -96,7 +98,7 @@ def _batch(views: tuple[Tensor, ...], images: Images, indices: Array, progress: 
     return Batch(views, torch.from_numpy(images.labels[indices]), torch.from_numpy(indices), progress)
 
 
-class _Decoded(Dataset[Tensor | str]):
+class _Decoded(Dataset[Array | str]):
     """Whole batches of a streaming split, for worker processes; what is wrong with a file comes back as its line."""
 
     def __init__(self, images: Images, parts: list[Array]) -> None:
@@ -105,11 +107,15 @@ class _Decoded(Dataset[Tensor | str]):
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, step: int) -> Tensor | str:
+    def __getitem__(self, step: int) -> Array | str:
         try:
-            return self.images.pixels(self.parts[step])
+            return self.images.pixels(self.parts[step]).numpy()
         except UserError as error:
             return str(error)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]:
@@ -123,11 +129,37 @@ def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]
         batch_size=None,
         num_workers=min(workers, max(len(parts), 1)),
         generator=torch.Generator(),  # else each epoch draws its workers' seed from the network's random numbers
+        # Arrays come through pipes, tensors through shared memory, of which a container has 64 MB: where it is full
+        # the workers die or wait for ever.
+        collate_fn=_as_it_is,
+        timeout=_PATIENCE,
     )
-    for indices, pixels in zip(parts, loader, strict=True):
+    decoded = _lines(loader)
+    for indices in parts:
+        pixels = next(decoded)
         if isinstance(pixels, str):
             raise UserError(pixels)
-        yield indices, pixels
+        yield indices, torch.from_numpy(pixels)
+
+
+def _lines(loader: DataLoader[Array | str]) -> Iterator[Array | str]:
+    """What the workers decode; what becomes of the workers themselves is one line too."""
+    mend = "give fewer with --data.workers, or 0"
+    try:
+        batches = iter(loader)
+    except OSError as error:
+        raise UserError(
+            f"the {loader.num_workers} processes that decode images cannot start ({error.strerror}); {mend}"
+        ) from error
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            reason = f"a batch took more than {_PATIENCE} s" if "timed out" in str(error) else in_a_line(error)
+            raise UserError(f"the processes that decode images failed ({reason}); {mend}") from error
+        yield batch
 
 
 def _key(seed: int, stage: int, epoch: int, purpose: str) -> int:

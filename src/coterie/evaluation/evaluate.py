@@ -34,7 +34,7 @@ def evaluate(run: Run, *, student: str | None = None, split: str = "test", **dat
             f"data '{found.name}' has other classes than the run in {run.path}; evaluate on the same classes"
         )
     images = {"test": found.test, "validation": found.validation, "train": found.train}.get(split)
-    if images is None:
+    if images is None or len(images) == 0:
         raise UserError(f"--split {split}: this data has none; use test, or train")
     predictions = predict_batches(network, evaluation_batches(found, images))
     logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from coterie.data import decode
+from coterie.data.say import say_once
 from coterie.data.transforms import normalise
 from coterie.errors import UserError
 from coterie.export.deploy import Logits, onnx_session
@@ -51,7 +52,15 @@ def predict(
     classes = card["classes"]
     found = []
     for path in map(Path, images):
-        pixels = decode(path, tuple(card["image_size"]), card["channels"])
+        span = card.get("pixel_range")
+        pixels = decode(
+            path,
+            tuple(card["image_size"]),
+            card["channels"],
+            None if span is None else tuple(span),
+            say=say_once,
+            dim=False,
+        )
         batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), tuple(card["mean"]), tuple(card["std"]))
         best = network(batch)[0].softmax(0).topk(min(top, len(classes)))
         names = tuple(classes[index] for index in best.indices.tolist())

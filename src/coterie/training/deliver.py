@@ -56,6 +56,7 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
         "image_size": list(data.image_size),
         "mean": list(data.mean),
         "std": list(data.std),
+        "pixel_range": None if data.pixel_range is None else list(data.pixel_range),
         "data": data.name,
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,

@@ -9,7 +9,7 @@ import yaml
 from accelerate import Accelerator
 from torch import nn
 
-from coterie.data import ImageData
+from coterie.data import ImageData, keep_split, write_split
 from coterie.errors import UserError, unknown_name
 from coterie.evaluation.cost import cost
 from coterie.files import write_text
@@ -78,6 +78,7 @@ def train(
     if device in ("cuda", "mps") and accelerator.device.type != device:
         raise UserError(f"--device {device}: not available here; use --device auto or --device cpu")
     reporter = Reporter(progress and accelerator.is_main_process)
+    data = keep_split(data, path, resume)
     options = options.fitted(data, reporter.say)
     previous = _previous(path, resume, reporter)
     if previous is not None:
@@ -99,6 +100,7 @@ def train(
             return Run(path, _own(method))
     accelerator.wait_for_everyone()  # all have looked at the folder
     if accelerator.is_main_process:
+        write_split(path, data)
         write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     setting = Setting(
         data, accelerator, options.recipe, options.batch_size or 0, seed, options.precision, reporter, compile

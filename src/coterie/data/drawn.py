@@ -1,0 +1,127 @@
+"""Which images of a folder coterie drew for what, as a fact of the Run: ``split.json``."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coterie.data.base import Array, ImageData, Images
+from coterie.data.listing import check_class_names, relative
+from coterie.data.say import shown
+from coterie.errors import UserError
+from coterie.files import write_text
+
+FILE = "split.json"
+_COMPARED = 100  # so many test files tell whether a folder is the same one
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of each part, by names relative to the folder, in their order.
+
+    Attributes:
+        classes: Names of the classes, by index.
+        train: What is learned from.
+        validation: What chooses the epoch; empty without one.
+        test: What is measured on.
+        class_folder: Which of a name's parts is its class: 0 in ``cat/1.png``, 1 in ``train/cat/1.png``.
+        others: How many images were there and in no part.
+        digest: Of the first test files' content, by which the folder is known again elsewhere.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    class_folder: int
+    others: int
+    digest: str = ""
+
+    @classmethod
+    def of(
+        cls, classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: int, total: int
+    ) -> "Split":
+        """The split into these training, validation and test images, of so many in all."""
+        names = [() if part is None else tuple(relative(name, root) for name in part.names or ()) for part in parts]
+        return cls(tuple(classes), names[0], names[1], names[2], class_folder, total - sum(map(len, names)))
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The names by part."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def labels(self, names: Sequence[str]) -> Array:
+        """The classes (N,) of images by their names, int64."""
+        place = {name: index for index, name in enumerate(self.classes)}
+        return np.array([place[name.split("/")[self.class_folder]] for name in names], np.int64)
+
+    def known(self, name: str) -> bool:
+        """Whether the image lies in the folder of a class."""
+        return name.split("/")[self.class_folder] in self.classes
+
+    def is_at(self, root: Path) -> bool:
+        """Whether a folder holds all of these images, its test images with the same content."""
+        there = all((root / name).is_file() for names in self.parts().values() for name in names)
+        return there and digest(root, self.test) == self.digest
+
+
+def digest(root: Path, names: Sequence[str]) -> str:
+    """Of the content of the first files.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    whole = hashlib.blake2b(digest_size=16)
+    for name in names[:_COMPARED]:
+        try:
+            whole.update(hashlib.blake2b((root / name).read_bytes()).digest())
+        except OSError as error:
+            raise UserError(f"{shown(root / name)}: cannot be read ({error.strerror}); put it back") from error
+    return whole.hexdigest()
+
+
+def write_split(folder: Path, data: ImageData) -> None:
+    """Write ``split.json`` into a Run's folder where coterie drew its images from a folder, and it is not there yet."""
+    if data.drawn is None or (folder / FILE).is_file():
+        return
+    digested = replace(data.drawn, digest=digest(Path(str(data.options["root"])), data.drawn.test))
+    # Names that are no UTF-8 are carried through as escapes.
+    write_text(folder / FILE, json.dumps({"format": 1, **vars(digested)}, indent=0, ensure_ascii=True) + "\n")
+
+
+def read_split(path: Path) -> Split:
+    """The split that a Run's ``split.json`` holds.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    mend = "train the run again"
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON; {mend}") from error
+    if not isinstance(content, dict) or content.get("format") != 1:
+        raise UserError(f"{path}: not a split that this version of coterie knows; {mend}")
+    for name in ("classes", "train", "validation", "test"):
+        value = content.get(name)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise UserError(f"{path}: '{name}' is not a list of names; {mend}")
+    if content.get("class_folder") not in (0, 1) or not isinstance(content.get("digest"), str):
+        raise UserError(f"{path}: 'class_folder' is not 0 or 1, or 'digest' no text; {mend}")
+    if not isinstance(content.get("others"), int):
+        raise UserError(f"{path}: 'others' is no number of images; {mend}")
+    split = Split(**{field.name: _frozen(content[field.name]) for field in fields(Split)})
+    check_class_names(split.classes, f"{path}: ")
+    for names in split.parts().values():
+        for name in names:
+            folders = name.split("/")[:-1]
+            if len(folders) <= split.class_folder or ".." in folders or not split.known(name):
+                raise UserError(f"{path}: '{shown(name)}' lies in no class folder; {mend}")
+    return split
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,85 @@
+"""A Run's own images: drawn once, and the same ones whenever the Run is opened, measured or gone on with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coterie.data.base import ImageData
+from coterie.data.drawn import FILE, read_split
+from coterie.data.load import load, make
+from coterie.data.say import counted, say_once, shown
+
+_FOLDERS = ("folder", "imagenet")
+# Options that say which images are taken: giving one draws anew.
+_DRAWING = ("seed", "validation", "train_samples", "test_samples", "test_fraction")
+
+
+def keep_split(data: ImageData, folder: Path, resume: bool) -> ImageData:
+    """The data with the images that the Run to go on with has.
+
+    Args:
+        data: As they were just loaded.
+        folder: The Run's.
+        resume: Whether the Run is to be gone on with, if it is there.
+
+    Raises:
+        UserError: Images of the Run are gone, or its ``split.json`` is damaged.
+    """
+    if not resume or data.drawn is None or not (folder / "config.yaml").is_file():
+        return data
+    if not (folder / FILE).is_file():
+        return make(data.options, keyed=False)  # a Run of 0.1.0
+    written = read_split(folder / FILE)
+    if replace(written, digest="", others=0) == replace(data.drawn, others=0):
+        return data
+    return make(data.options, split=written, whole=True)
+
+
+def load_run(
+    folder: Path,
+    options: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    classes: Sequence[str] | None,
+    pixel_range: Sequence[float] | None,
+) -> ImageData:
+    """The data that a Run was trained on, or the same with other options.
+
+    Args:
+        folder: The Run's.
+        options: Of :func:`coterie.data.load`, as the Run had them.
+        overrides: Options in place of the Run's. With another ``root`` that does not hold the Run's own images, one
+            folder of classes is all test images.
+        classes: The Run's, where they are known.
+        pixel_range: What is black and white to the Run's network, where images of more than 8 bits taught it.
+
+    Raises:
+        UserError: An option is wrong, files are missing or damaged.
+    """
+    merged = {**options, **overrides}
+    of_files = options["name"] in _FOLDERS and merged["name"] == options["name"]
+    if not of_files or any(option in overrides for option in _DRAWING):
+        return load(**merged)
+    if pixel_range is not None:
+        merged.setdefault("pixel_range", tuple(pixel_range))
+    split = read_split(folder / FILE) if (folder / FILE).is_file() else None
+    root = Path(str(merged["root"]))
+    if root.resolve() == Path(str(options["root"])).resolve():
+        if split is not None:
+            return make(merged, split=split)
+        data = make(merged, keyed=False)
+        if data.drawn is not None:
+            say_once(
+                f"{shown(folder)}: has no {FILE}, as Runs of coterie 0.1.0; its split is drawn again, and is the Run's "
+                "only where no image was added or removed"
+            )
+        return data
+    if split is not None and split.is_at(root):
+        say_once(f"{shown(root)}: holds the run's own images, of which the test images are measured")
+        return make(merged, split=split)
+    elsewhere = {key: value for key, value in merged.items() if key not in _DRAWING or key == "seed"}
+    data = make(elsewhere, classes=classes)
+    if len(data.train) == 0:
+        unsure = "" if split is not None else "; if the run was trained on some of them, its error is no test error"
+        say_once(f"{shown(root)}: all {counted(len(data.test), 'image')} are test images{unsure}")
+    return data

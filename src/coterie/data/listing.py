@@ -1,0 +1,232 @@
+"""Which files of a folder are images of which class, and what is left out."""
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from coterie.data.base import Array
+from coterie.data.say import counted, fit, listed, say_once, shown
+from coterie.errors import UserError
+
+# The words for a split, in any capitals. `val/` alone is the test set: see coterie.data.folder.
+_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+_NO_IMAGE = "that Pillow does not read as images, by their names"
+_HIDDEN = "hidden, their names beginning with a dot"
+_BROKEN = "whose link leads nowhere"
+_IRREGULAR = "that are no regular files (pipes, sockets, devices)"
+_SEEN = "linked to a folder that was read already"
+_OUTSIDE = "outside of the class folders"
+
+
+@dataclass
+class LeftOut:
+    """Files and folders below ``root`` that are not used, by the reason."""
+
+    root: Path
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: Path) -> None:
+        """Count one."""
+        self.reasons.setdefault(reason, []).append(relative(path, self.root))
+
+    def say(self) -> None:
+        """One line, where anything was left out."""
+        parts = [f"{len(names)} {reason} ({listed(names)})" for reason, names in self.reasons.items()]
+        if parts:
+            say_once(f"{shown(self.root)}: files left out: {'; '.join(parts)}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The images of one folder of class folders.
+
+    Attributes:
+        classes: Names of the class folders, sorted.
+        files: Their images.
+        labels: (N,), int64: indices into ``classes``.
+    """
+
+    classes: list[str]
+    files: list[Path]
+    labels: Array
+
+    def labelled(self, classes: Sequence[str], folder: Path, whose: str) -> "Part":
+        """The same images, the labels being indices into other class names.
+
+        Raises:
+            UserError: A class of the folder is not among them, who has them being named.
+        """
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise UserError(
+                f"{shown(folder / unknown[0])}: no class of {whose}, which has {listed(classes, 10)}; every class "
+                "needs training images"
+            )
+        place = np.array([classes.index(name) for name in self.classes], np.int64)
+        return Part(list(classes), self.files, place[self.labels])
+
+
+def relative(path: str | Path, root: Path) -> str:
+    """A file's name relative to the folder, with ``/``."""
+    return Path(path).relative_to(root).as_posix()
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders that hold ``train``, ``validation`` and ``test``; none where the folders are classes.
+
+    A class may be called "train" (the vehicle): a folder of that name with images right in it, and nothing held out
+    beside it, is one.
+
+    Raises:
+        UserError: Two folders have the same meaning, or images are held out of nothing.
+    """
+    role_of = {word: role for role, words in _WORDS.items() for word in words}
+    roles: dict[str, Path] = {}
+    others: list[str] = []
+    for path in _folders(root):
+        role = role_of.get(path.name.lower())
+        if role is None:
+            others.append(path.name)
+        elif role in roles:
+            raise UserError(f"{shown(root)}: has {roles[role].name}/ and {path.name}/, of the same meaning; keep one")
+        else:
+            roles[role] = path
+    if "train" not in roles:
+        if roles and not others:
+            have = ", ".join(f"{path.name}/" for path in roles.values())
+            raise UserError(f"{shown(root)}: has {have} but no train/; add the training images")
+        return {}
+    if len(roles) == 1:
+        if not _folders(roles["train"]):
+            return {}
+        name = roles["train"].name
+        raise UserError(f"{shown(root)}: has {name}/ and none of val/, test/, valid/; add the held-out images")
+    return roles
+
+
+def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
+    """The images below a folder of class folders.
+
+    Args:
+        folder: Holds one folder a class.
+        left_out: Is told what is not used.
+        fewest: How many classes there must be.
+
+    Raises:
+        UserError: There are too few classes, a class has no images, its name cannot be printed.
+    """
+    folders = _folders(folder)
+    if len(folders) < fewest:
+        wanted = "two or more" if fewest > 1 else "one or more"
+        have = counted(len(folders), "class folder")
+        raise UserError(f"{shown(folder)}: {have}; a classifier needs {wanted}, one folder a class")
+    check_class_names([path.name for path in folders], f"{shown(folder)}: ")
+    for path in _entries(folder):
+        if path not in folders and _readable(path.name) and not path.name.startswith("."):
+            left_out.add(_OUTSIDE, path)
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, path in enumerate(folders):
+        before = dict.fromkeys(left_out.reasons, 0) | {key: len(names) for key, names in left_out.reasons.items()}
+        images = _images(path, left_out)
+        if not images:
+            unused = [name for key, names in left_out.reasons.items() for name in names[before.get(key, 0) :]]
+            holds = f" (it holds {listed(unused)})" if unused else ""
+            raise UserError(f"{shown(path)}: a class folder without images{holds}; add some, or remove the folder")
+        files += images
+        labels += [label] * len(images)
+    return Part([path.name for path in folders], files, np.array(labels, np.int64))
+
+
+def check_class_names(names: Iterable[str], where: str) -> None:
+    """Refuse names of classes that cannot be written to files and terminals as they are.
+
+    Raises:
+        UserError: Names the first, with escapes.
+    """
+    for name in names:
+        if not fit(name):
+            raise UserError(
+                f"{where}the class name '{shown(name)}' holds control characters or bytes that are no UTF-8; rename it"
+            )
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"{shown(folder)}: cannot be read ({error.strerror}); mend its permissions") from error
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
+
+
+def _images(folder: Path, left_out: LeftOut) -> list[Path]:
+    """All images below a class folder, sorted; linked folders are followed, each folder being read once."""
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{shown(error.filename)}: cannot be read ({error.strerror}); mend its permissions")
+
+    files: list[Path] = []
+    seen = {_identity(folder)}
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
+        inner = []
+        for name in sorted(folders):
+            path = Path(place, name)
+            identity = _identity(path)
+            if name.startswith("."):
+                left_out.add(_HIDDEN, path)
+            elif identity in seen:
+                left_out.add(_SEEN, path)
+            else:
+                seen.add(identity)
+                inner.append(name)
+        folders[:] = inner
+        for name in sorted(names):
+            path = Path(place, name)
+            reason = _why_not(path)
+            if reason is None:
+                files.append(path)
+            elif not (reason is _HIDDEN and (name.startswith("._") or not _readable(name))):
+                left_out.add(reason, path)  # but for what file managers leave: .DS_Store, ._photo.jpg
+    return sorted(files)
+
+
+def _why_not(path: Path) -> str | None:
+    """Why a file is not used; None where it is."""
+    if path.name.startswith("."):
+        return _HIDDEN
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return _BROKEN
+    if not stat.S_ISREG(mode):
+        return _IRREGULAR
+    return None if _readable(path.name) else _NO_IMAGE
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _readable(name: str) -> bool:
+    return Path(name).suffix.lower() in _suffixes()
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    # Some formats can only be written (PDF): a file of theirs among the images is no image.
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN)
