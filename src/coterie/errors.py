@@ -26,7 +26,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: Every legal name.
     """
     known = sorted(known)
-    nearest = get_close_matches(name, known, n=3, cutoff=0.5)
+    spelt = {each.lower(): each for each in reversed(known)}  # `ONE` is near `one`
+    near = [name.lower()] if name.lower() in spelt else get_close_matches(name.lower(), spelt, n=3, cutoff=0.5)
+    nearest = [spelt[match] for match in near]
     if nearest:
         hint = "did you mean " + " or ".join(f"'{match}'" for match in nearest) + "?"
     else:

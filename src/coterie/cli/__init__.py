@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.logging import RichHandler
 
 import coterie
 from coterie.cli.arguments import expanded, plain, with_config
@@ -27,6 +25,7 @@ from coterie.cli.runs import (
 from coterie.cli.study import run_study, study_parser
 from coterie.cli.train import run_train, train_parser
 from coterie.errors import UserError, unknown_name
+from coterie.terminal import log_handler, prepare_streams, say
 from coterie.training import Interrupted
 
 
@@ -96,8 +95,9 @@ COMMANDS: dict[str, Command] = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; user errors are one line on standard error and exit code 2."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    prepare_streams()
     log = logging.getLogger("coterie")
-    log.handlers = [RichHandler(console=Console(stderr=True), show_time=False, show_path=False)]
+    log.handlers = [log_handler()]
     log.setLevel(logging.INFO)
     try:
         if not given or given[0] in ("-h", "--help"):
@@ -115,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nstopped by {name} at {stopped}; go on with: coterie {' '.join(words)} --resume", file=sys.stderr)
         sys.exit(128 + stopped.number)
     except UserError as error:
-        print(f"coterie: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"coterie: {' '.join(str(error).split())}", sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

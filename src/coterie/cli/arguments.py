@@ -1,6 +1,7 @@
 """From a person's words to a parser's arguments: configuration files, short names, plain complaints."""
 
 import re
+import shlex
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from coterie.data import DATASETS
 from coterie.errors import UserError
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
@@ -20,9 +22,15 @@ def new_parser() -> ArgumentParser:
 
 
 def expanded(given: list[str]) -> list[str]:
-    """``--method one`` as ``--method.name one``."""
+    """``--method one`` as ``--method.name one``, and ``--batch-size`` as ``--batch_size``."""
     pattern = re.compile(rf"^--({'|'.join(_GROUPS)})(=.*)?$")
-    return [pattern.sub(r"--\1.name\2", word) for word in given]
+    end = given.index("--") if "--" in given else len(given)  # what follows are no options
+    return [pattern.sub(r"--\1.name\2", _underscored(word)) for word in given[:end]] + given[end:]
+
+
+def _underscored(word: str) -> str:
+    """An option with underscores for dashes; what follows GROUP.OPTION, such as a stage's name, as it is."""
+    return re.sub(r"^--[^.=]+(\.[^.=]+)?", lambda name: "--" + name[0][2:].replace("-", "_"), word)
 
 
 def with_config(given: list[str]) -> list[str]:
@@ -93,12 +101,67 @@ def options_of(group: Namespace) -> dict[str, Any]:
 def plain(error: Exception, parser: ArgumentParser) -> UserError:
     """A parser's complaint in one line, with the nearest option where one is unknown."""
     text = " ".join(str(error).split())
-    unknown = re.search(r"[Uu]nrecognized arguments: (\S+)", text)
-    if unknown:
-        option = unknown.group(1).split("=")[0]
-        known = [each for action in parser._actions for each in action.option_strings]
-        close = get_close_matches(option, known, n=2)
-        hint = f"; did you mean {' or '.join(close)}?" if close else "; see --help"
-        return UserError(f"unknown option {option}{hint}")
-    text = re.sub(r'^Parser key "([^"]+)": ?', lambda match: f"--{match.group(1)}: ", text)
+    if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
+        option = unknown[1].split("=")[0]
+        near = _nearest(option, [name for action in parser._actions for name in action.option_strings])
+        return UserError(f"unknown option {option}; {f'did you mean {near}?' if near else 'see --help'}")
+    if missing := re.search(r"arguments are required: (.+)", text):
+        names = missing[1].split(", ")
+        positional = {
+            action.dest: (action.help or "").split(",")[0] for action in parser._actions if not action.option_strings
+        }
+        said = [f"{name.upper()} ({positional[name]})" if name in positional else f"--{name}" for name in names]
+        return UserError(f"{' and '.join(said)} {'is' if len(said) == 1 else 'are'} missing; see --help")
+    text = re.sub(r'^Parser key "([^"]+)": ?', lambda match: f"--{match[1]}: ", text)
+    if choice := re.search(r"^(--\S+): Expected a (?:typing\.)?Literal\[([^]]+)\]\. Got value: (.*)", text):
+        *names, last = re.findall("'([^']+)'", choice[2])
+        return UserError(f"{choice[1]} {choice[3]}: unknown; use {', '.join(names)} or {last}")
     return UserError(text[:300])
+
+
+# What other packages call an option.
+_ELSEWHERE = {
+    "lr": "recipe.learning_rate",
+    "wd": "recipe.weight_decay",
+    "optimizer": "recipe",
+    "optimiser": "recipe",
+    "opt": "recipe",
+    "model": "network",
+    "arch": "network",
+    "backbone": "network",
+    "dataset": "data",
+    "data_dir": "data.root",
+    "data_path": "data.root",
+    "img_size": "data.image_size",
+    "num_workers": "data.workers",
+    "num_epochs": "epochs",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "output": "out",
+    "output_dir": "out",
+    "amp": "precision",
+    "gpu": "device",
+}
+
+
+def _nearest(option: str, known: list[str]) -> str:
+    """The options that an unknown one may have meant: by its last part, by its name elsewhere, by its letters."""
+    short = {f"--{group}.name": f"--{group}" for group in _GROUPS}  # as people write them
+    names = [short.get(each, each) for each in known if each.startswith("--")]
+    part = option.lstrip("-")
+    same = [each for each in names if each.endswith((f".{part}", f"--{_ELSEWHERE.get(part)}"))]
+    bare = {word: f"--{ours}" for word, ours in _ELSEWHERE.items() if f"--{ours}" in names}
+    bare |= {each.lstrip("-"): each for each in names}  # without the dashes, which all have
+    close = [bare[match] for match in get_close_matches(part, bare, n=2)]
+    return " or ".join(same[:2] or close)
+
+
+def check_data_name(name: str) -> None:
+    """Refuse a folder where a data set's name stands.
+
+    Raises:
+        UserError: It says how one's own images are named.
+    """
+    if name not in DATASETS and (set("/\\") & set(name) or Path(name).is_dir()):
+        here = shlex.quote(name)
+        raise UserError(f"--data {here}: names a data set, not a folder; give --data folder --data.root {here}")

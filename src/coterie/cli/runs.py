@@ -1,32 +1,34 @@
 """The commands that read a Run or list what there is."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import coterie
-from coterie.cli.arguments import new_parser
+from coterie.cli.arguments import check_data_name, new_parser
 from coterie.data import DATASETS
 from coterie.errors import UserError, unknown_name
+from coterie.export.deploy import Format
 from coterie.methods import METHODS
 from coterie.networks import OWN, names
 from coterie.report.numbers import interval, p_value, signed
 from coterie.report.study import Measured, read, report_studies
 from coterie.report.table import means, rows
 from coterie.studies.verdicts import summary
+from coterie.terminal import printable, say, table_console
 from coterie.training import RECIPES
-
-console = Console(highlight=False)
-
 
 _STUDENT: tuple[str, dict[str, Any]] = (
     "--student",
     {"type": str, "default": None, "help": "which deliverable, for example ensemble"},
+)
+_ROOT: tuple[str, dict[str, Any]] = (
+    "--data.root",
+    {"type": str | None, "default": None, "help": "where the data are now, if they have moved since the training"},
 )
 
 
@@ -40,23 +42,28 @@ def _run_parser(given: list[str], *extra: tuple[str, dict[str, Any]]) -> Argumen
 
 def evaluate_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie evaluate``."""
-    split = ("--split", {"type": str, "default": "test", "help": "test, validation or train"})
-    parser = _run_parser(given, _STUDENT, split)
-    parser.add_argument(
-        "--data.name", type=str | None, default=None, help="other data of the same classes; short: --data"
+    split = ("--split", {"type": Literal["test", "validation", "train"], "default": "test", "help": "which images"})
+    name = (
+        "--data.name",
+        {"type": str | None, "default": None, "help": "other data of the same classes; short: --data"},
     )
-    parser.add_argument("--data.root", type=str | None, default=None, help="where the data are now")
-    return parser
+    return _run_parser(given, _STUDENT, split, name, _ROOT)
 
 
 def run_evaluate(given: Namespace) -> None:
     """Print what a Run's network is worth."""
-    options = {key: value for key, value in vars(given.data).items() if value is not None}
-    measured = coterie.evaluate(coterie.Run(given.run), student=given.student, split=given.split, **options)
+    if given.data.name is not None:
+        check_data_name(given.data.name)
+    run = coterie.Run(given.run)
+    measured = coterie.evaluate(run, student=given.student, split=given.split, **_data_options(given))
     table = Table("measure", "value")
     for name, value in measured.items():
-        table.add_row(name, f"{value:.4f}")
-    console.print(table)
+        table.add_row(escape(printable(name)), f"{value:.4f}")
+    table_console().print(table)
+
+
+def _data_options(given: Namespace) -> dict[str, Any]:
+    return {key: value for key, value in vars(given.data).items() if value is not None}
 
 
 def predict_parser(given: list[str]) -> ArgumentParser:
@@ -73,21 +80,20 @@ def run_predict(given: Namespace) -> None:
     """Print a line for each image."""
     for found in coterie.predict(given.source, given.images, student=given.student, top=given.top):
         said = "  ".join(f"{name} {value:.1%}" for name, value in zip(found.classes, found.probabilities, strict=True))
-        console.print(f"{found.path}  {said}", markup=False, soft_wrap=True)
+        say(f"{found.path}  {said}")
 
 
 def export_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie export``."""
-    kind = ("--format", {"type": str, "default": "safetensors", "help": "safetensors or onnx"})
-    return _run_parser(given, kind, ("--out", {"type": str, "required": True, "help": "the file"}), _STUDENT)
+    kind = ("--format", {"type": Format, "default": "safetensors", "help": "as the file's name ends"})
+    out = ("--out", {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx"})
+    return _run_parser(given, kind, out, _STUDENT, _ROOT)
 
 
 def run_export(given: Namespace) -> None:
     """Write the file and say how close it is."""
-    done = coterie.export(coterie.Run(given.run), given.format, given.out, given.student)
-    console.print(
-        f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}", markup=False
-    )
+    done = coterie.export(coterie.Run(given.run), given.format, given.out, given.student, **_data_options(given))
+    say(f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}")
 
 
 def report_parser(given: list[str]) -> ArgumentParser:
@@ -96,6 +102,7 @@ def report_parser(given: list[str]) -> ArgumentParser:
     about = "Run folders to compare, the first of `vanilla` being the baseline; or results files of coterie study"
     parser.add_argument("runs", nargs="+", help=about)
     parser.add_argument("--out", type=str, default="report.html", help="the page")
+    parser.add_argument(_ROOT[0], **_ROOT[1])
     return parser
 
 
@@ -114,9 +121,9 @@ def run_report(given: Namespace) -> None:
             print_study(measured)
     else:
         runs = [coterie.Run(path) for path in given.runs]
-        page = coterie.report(runs, given.out)
+        page = coterie.report(runs, given.out, **_data_options(given))
         print_runs(runs)
-    console.print(f"{page}: open it in a browser", markup=False)
+    say(f"{page}: open it in a browser")
 
 
 def print_study(measured: Measured) -> None:
@@ -129,26 +136,28 @@ def print_study(measured: Measured) -> None:
             difference = f"{signed(found.difference, metric)} {interval(found.low, found.high, metric)}"
             said = difference, p_value(each.adjusted)
         cells = (each.claim.says, each.data or "–", each.network or "–", *said, each.word)
-        table.add_row(*map(escape, cells))
-    console.print(table)
-    console.print(summary(measured.study, measured.results, measured.verdicts), markup=False, soft_wrap=True)
+        table.add_row(*(escape(printable(cell)) for cell in cells))
+    table_console().print(table)
+    say(summary(measured.study, measured.results, measured.verdicts))
 
 
 def print_runs(runs: Sequence[coterie.Run]) -> None:
     """Print a table of runs, and means over seeds where there are several."""
     table = Table("network", "error %", "parameters", "FLOPs", "training s")
     for row in rows(runs):
-        table.add_row(row.name, f"{row.error:.2f}", f"{row.parameters:,}", f"{row.flops:.3g}", f"{row.seconds:.1f}")
-    console.print(table)
+        figures = (f"{row.error:.2f}", f"{row.parameters:,}", f"{row.flops:.3g}", f"{row.seconds:.1f}")
+        table.add_row(escape(printable(row.name)), *figures)
+    table_console().print(table)
     for line in means(runs):
-        console.print(line, markup=False)
+        say(line)
 
 
 def list_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie list``."""
     parser = new_parser()
     parser.add_argument("what", help="methods, networks, datasets, recipes or cuts")
-    parser.add_argument("--all", action="store_true", help="networks: every name of timm and torchvision too")
+    about = "networks: every name of timm and torchvision too; cuts: every module where the network can be cut"
+    parser.add_argument("--all", action="store_true", help=about)
     parser.add_argument("--network.name", type=str, default="resnet32", help="cuts: of which network; short: --network")
     parser.add_argument(
         "--data.image_size", type=int | None, default=None, help="cuts: for square images of so many pixels"
@@ -163,25 +172,29 @@ def run_list(given: Namespace) -> None:
         "networks": lambda: [(name, OWN[name].summary if name in OWN else "") for name in names(given.all)],
         "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
         "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
-        "cuts": lambda: _cuts(given.network.name, given.data.image_size),
+        "cuts": lambda: _cuts(given.network.name, given.data.image_size, given.all),
     }
     if given.what not in listings:
         raise unknown_name("listing", given.what, listings)
     for name, text in listings[given.what]():
-        print(f"{name:28} {text}".rstrip())
+        say(f"{name:28} {text}".rstrip())
     if given.what == "networks" and not given.all:
-        print("and timm/NAME and torchvision/NAME; --all lists them")
+        say("and timm/NAME and torchvision/NAME; --all lists them")
 
 
-def _cuts(name: str, image_size: int | None) -> list[tuple[str, str]]:
+def _cuts(name: str, image_size: int | None, every: bool) -> list[tuple[str, str]]:
     size = None if image_size is None else (image_size, image_size)
     network = coterie.networks.build(name, image_size=size)
     example = None if size is None else torch.zeros(2, 3, *size)
-    return [
+    points = coterie.networks.cuts(network, example)
+    shown = [point for point in points if every or point.useful or point.default]
+    lines = [
         (
             point.at,
             f"{point.flops:6.1%} of the FLOPs and {point.parameters:6.1%} of the parameters in the tail"
             + ("  (default)" if point.default else ""),
         )
-        for point in coterie.networks.cuts(network, example)
+        for point in shown
     ]
+    rest = len(points) - len(shown)
+    return lines + ([("", f"and {rest} more between and inside these; --all lists them")] if rest else [])

@@ -1,14 +1,17 @@
 """``coterie train``."""
 
+import shlex
+
 from accelerate import PartialState
 from jsonargparse import ArgumentParser, Namespace
 
-from coterie.cli.arguments import new_parser, options_of, value_of
-from coterie.cli.runs import console, print_runs
+from coterie.cli.arguments import check_data_name, new_parser, options_of, value_of
+from coterie.cli.runs import print_runs
 from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.methods import METHODS, method_class
 from coterie.networks import Network
+from coterie.terminal import say
 from coterie.training import RECIPES, recipe_class, train
 from coterie.training.images import load_for
 from coterie.training.precision import PrecisionChoice
@@ -55,6 +58,7 @@ def run_train(given: Namespace) -> None:
     """Train, print the figures, and say what to do next."""
     if given.data.name is None:
         raise UserError(f"--data is missing; name a data set: {', '.join(DATASETS)}")
+    check_data_name(given.data.name)
     network = options_of(given.network)
     name = network["name"]
     chosen = Network(**network)
@@ -81,5 +85,5 @@ def run_train(given: Namespace) -> None:
     processes = PartialState()
     if processes.is_main_process:
         print_runs([run])
-        console.print(f"{run.path}: done; next: coterie report {run.path} --out report.html", markup=False)
+        say(f"{run.path}: done; next: coterie report {shlex.quote(str(run.path))} --out report.html")
     processes.destroy_process_group()

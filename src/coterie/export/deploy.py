@@ -8,7 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +21,7 @@ from coterie.outputs import answer
 from coterie.run import Run, load_weights, portable_state
 
 Format = Literal["safetensors", "onnx"]
+FORMATS: tuple[str, ...] = get_args(Format)
 
 # Largest difference of float32 logits, as a share of their largest value, that another runtime may show.
 _TOLERANCE = 1e-3
@@ -54,28 +55,28 @@ class Logits(nn.Module):
         return answer(self.network(images))
 
 
-def export(run: Run, format: Format, out: str | Path, student: str | None = None) -> Exported:
+def export(run: Run, format: Format, out: str | Path, student: str | None = None, **data: Any) -> Exported:
     """Write a run's deployable network, check it on real test images, and only then put it in place.
 
     Args:
         run: A finished run.
         format: ``safetensors`` (weights by a plain model's names) or ``onnx`` (dynamic batch).
-        out: The file.
+        out: The file, whose name ends in ``.safetensors`` or ``.onnx``, as the format does.
         student: Which deliverable; None for the default one.
+        data: Options of :func:`coterie.data.load` in place of the run's, for example ``root`` where the images are now.
 
     Raises:
-        UserError: The format is unknown, the file exists, the run has not finished, or the file does not compute what
-            the network computes.
+        UserError: The format is unknown or not the file name's, the file exists, the run has not finished, or the file
+            does not compute what the network computes.
     """
-    if format not in ("safetensors", "onnx"):
-        raise UserError(f"--format {format}: unknown; use safetensors or onnx")
     path = Path(out)
+    _check_suffix(path, format)
     if path.exists():
         raise UserError(f"{path}: exists already; choose another --out")
     if path.stem == "model" and (path.parent / "config.yaml").is_file():
         raise UserError(f"{path}: its card would replace the Run's own model.json; choose another --out")
     network = run.network(student)
-    images = _real_images(run)
+    images = _real_images(run, data)
     with torch.inference_mode():
         expected = Logits(network)(images)
     card = run.card
@@ -122,8 +123,20 @@ def onnx_session(path: Path) -> Any:
         raise UserError(f"{path}: damaged or no ONNX file; export it again") from error
 
 
-def _real_images(run: Run) -> Tensor:
-    data = run.data()
+def _check_suffix(path: Path, format: str) -> None:
+    """Refuse a file name that says another format than is written: readers go by it."""
+    if format not in FORMATS:
+        raise UserError(f"--format {format}: unknown; use {' or '.join(FORMATS)}")
+    if path.suffix == f".{format}":
+        return
+    named = path.suffix.removeprefix(".")
+    mend = f"--format {named}, or " if named in FORMATS else ""
+    file = f"{path.with_suffix('')}.{format}"
+    raise UserError(f"--out {path}: the name of a file of {format} ends in .{format}; give {mend}--out {file}")
+
+
+def _real_images(run: Run, options: Mapping[str, Any]) -> Tensor:
+    data = run.data(**options)
     return next(evaluation_batches(data, data.test, batch_size=_CHECKED)).images
 
 
@@ -139,7 +152,7 @@ def _write_onnx(network: nn.Module, images: Tensor, card: Mapping[str, Any], pat
             dynamo=True,
             input_names=["images"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+            dynamic_shapes=({0: "batch"},),
             verbose=False,
         )
     assert program is not None

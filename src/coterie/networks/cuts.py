@@ -19,6 +19,7 @@ from coterie.networks.tracing import undisturbed
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
 _WANTED_TAIL = 1 / 3
+_MOST_USEFUL = 20  # lines: more are no overview
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,14 @@ class CutPoint:
         flops: The tail's share of the forward's FLOPs, in [0, 1].
         parameters: The tail's share of the parameters, in [0, 1].
         default: Whether this is the cut taken where none is named.
+        useful: Whether it begins a stage or a block, and leaves enough on both of its sides.
     """
 
     at: str
     flops: float
     parameters: float
     default: bool = False
+    useful: bool = False
 
 
 def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
@@ -47,8 +50,15 @@ def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
     """
     forward = _measured(model, example)
     default = _default(model, forward)
+    useful = _useful(model, forward)
     return [
-        CutPoint(call.path, forward.share(call), _parameters_from(model, forward, call), call.path == default)
+        CutPoint(
+            at=call.path,
+            flops=forward.share(call),
+            parameters=_parameters_from(model, forward, call),
+            default=call.path == default,
+            useful=call.path in useful,
+        )
         for call in forward.candidates()
     ]
 
@@ -151,6 +161,25 @@ def _default(model: nn.Module, forward: _Forward) -> str | None:
         if _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
             return call.path
     return _closest_to_a_third(forward)
+
+
+def _useful(model: nn.Module, forward: _Forward) -> set[str]:
+    """Cuts worth a look: the outermost levels of modules, as many of them as make no more than a page.
+
+    Of modules that begin at the same place the outermost stands for all. Networks nest differently deep, and what a
+    block is called differs: so levels are counted, not kinds.
+    """
+    first: dict[int, _Call] = {}
+    for call in forward.candidates():
+        if _learns(model, call) and _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
+            first.setdefault(call.began, call)
+    chosen: set[str] = set()
+    for depth in sorted({len(call.outer) for call in first.values()}):
+        level = {call.path for call in first.values() if len(call.outer) <= depth}
+        if chosen and len(level) > _MOST_USEFUL:
+            break
+        chosen = level
+    return chosen
 
 
 def _learns(model: nn.Module, call: _Call) -> bool:

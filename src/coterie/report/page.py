@@ -28,12 +28,13 @@ from coterie.run import Row, Run
 _PICTURES = 12
 
 
-def report(runs: Sequence[Run], out: str | Path) -> Path:
+def report(runs: Sequence[Run], out: str | Path, **options: Any) -> Path:
     """Write the page; the runs must be of the same data.
 
     Args:
         runs: Finished runs; those of ``vanilla`` are baselines.
         out: The HTML file, replaced where it exists.
+        options: Of :func:`coterie.data.load` in place of the runs', for example ``root`` where the images are now.
 
     Raises:
         UserError: There are no runs, one has not finished, or they are of different data.
@@ -43,7 +44,7 @@ def report(runs: Sequence[Run], out: str | Path) -> Path:
     cards = [run.card for run in runs]
     if any(card["classes"] != cards[0]["classes"] for card in cards):
         raise UserError("these runs are of different classes; report them one data set at a time")
-    data = runs[0].data()
+    data = runs[0].data(**options)
     measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(runs, cards, strict=True)]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
