@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from coterie.losses import cross_entropy, divergence, ramp_up
 from coterie.methods.base import Method, Spec, Stage, Turn
 from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Teaches
 from coterie.networks.aggregate import FusedFeatures, FusedMaps, GateForm, MeanLogits
+from coterie.networks.moving_average import MovingAverage
 from coterie.networks.peers import Group, Separate, frozen_statistics
 from coterie.networks.shapes import layout
 from coterie.networks.targets import TARGETS, Validated
@@ -24,7 +24,7 @@ def stage(method: Method, point: Point, spec: Spec) -> Stage:
     """The one stage of an online method."""
     group = build(method, point, spec)
     example = _example(group, spec)
-    average = None if point.average is None else _averaged(group, point.average)
+    average = _average(group, point)
     everyone = tuple(range(point.peers.count))
     if point.in_turn:
         said: list[Tensor | None] = [None] * point.peers.count
@@ -42,6 +42,8 @@ def stage(method: Method, point: Point, spec: Spec) -> Stage:
         needs_validation=bool(validated),
         after_step=None if average is None else _following(average, group),
         after_epoch=_renewing(validated) if validated else None,
+        # Where all learn at once, the average is part of their turn.
+        state={"average": average} if average is not None and point.in_turn else {},
     )
 
 
@@ -139,7 +141,7 @@ class Loss(nn.Module):
 class Together(nn.Module):
     """One turn for all peers: one forward, the sum of all terms."""
 
-    def __init__(self, loss: Loss, group: nn.Module, average: AveragedModel | None) -> None:
+    def __init__(self, loss: Loss, group: nn.Module, average: MovingAverage | None) -> None:
         super().__init__()
         self.loss, self.group, self.average = loss, group, average
 
@@ -147,7 +149,7 @@ class Together(nn.Module):
         """A batch's loss and what the group said."""
         output: PeerOutput = self.group(*batch.views)
         averaged = None
-        if self.average is not None:
+        if self.average is not None and self.average.runs:
             with torch.no_grad():
                 averaged = self.average(*batch.views)
         return StepResult(self.loss(output, batch.labels, batch.progress, averaged), output)
@@ -201,19 +203,15 @@ def _example(group: nn.Module, spec: Spec) -> PeerOutput:
     return output
 
 
-def _averaged(group: nn.Module, decay: float) -> AveragedModel:
-    """The group's moving average, with a decay that grows as 1 − 1 / (updates + 1) up to ``decay``."""
-
-    def follow(averages: Sequence[Tensor], current: Sequence[Tensor], updates: Tensor | int) -> None:
-        kept = torch.clamp(1 - 1 / (torch.as_tensor(updates) + 1), max=decay).to(averages[0].device)
-        torch._foreach_mul_(list(averages), kept)
-        torch._foreach_add_(list(averages), torch._foreach_mul(list(current), 1 - kept))
-
-    return AveragedModel(group, multi_avg_fn=follow).requires_grad_(False)
+def _average(group: nn.Module, point: Point) -> MovingAverage | None:
+    if point.average is None:
+        return None
+    teaches = any(lesson.averaged for lesson in point.teaches)
+    return MovingAverage(group, point.average, point.average_steps, runs=teaches)
 
 
-def _following(average: AveragedModel, group: nn.Module) -> Callable[[float], None]:
-    return lambda done: average.update_parameters(group)
+def _following(average: MovingAverage, group: nn.Module) -> Callable[[float], None]:
+    return lambda done: average.update(group, done)
 
 
 def _renewing(validated: Sequence[Validated]) -> Callable[[Tensor, Tensor], None]:
@@ -224,7 +222,7 @@ def _renewing(validated: Sequence[Validated]) -> Callable[[Tensor, Tensor], None
     return renew
 
 
-def _delivered(group: nn.Module, point: Point, average: AveragedModel | None) -> dict[str, nn.Module]:
+def _delivered(group: nn.Module, point: Point, average: MovingAverage | None) -> dict[str, nn.Module]:
     peers = group.peers if isinstance(group, Group) else group
     deliver: dict[str, nn.Module] = {"target": peers.target}  # type: ignore[dict-item]
     if isinstance(peers, Separate):

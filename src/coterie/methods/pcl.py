@@ -8,17 +8,18 @@ moving average:
         + T² / (m − 1) Σ_j Σ_{k≠j} KL(softmax(z̄_k / T) ‖ softmax(z_j / T)),   T = 3, m = 3
 
 w ramps up over the first 80 of 300 epochs. The coefficients are not verified in the paper. The averages' decay rises to
-0.999; they normalise by the batch, as the peers do while they train. Deployed is peer 0, its moving average
-(``average``), or all peers with the ensemble's classifier (``ensemble``).
+0.999 in the paper's 300 epochs of CIFAR, and to what spans the same share of the training in one of another length;
+they normalise by the batch, as the peers do while they train, and keep statistics of their own. Deployed is peer 0, its
+moving average (``average``), or all peers with the ensemble's classifier (``ensemble``).
 """
 
 from dataclasses import dataclass
 
-from coterie.checking import Count, Share, Temperature
+from coterie.checking import Count, PositiveInt, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
-from coterie.methods.point import Point, Teaches
+from coterie.methods.point import AVERAGE_STEPS, Point, Teaches
 
 
 @dataclass(kw_only=True)
@@ -32,7 +33,9 @@ class Pcl(OnlineMethod):
         at: The module with which the branched tail begins; None for the last stage.
         temperature: T of the soft targets (3).
         rampup: Share of the training over which the ensemble's lesson gains weight (80 of 300 epochs).
-        average: The decay that the moving averages reach, 0 to 1 (0.999).
+        average: The decay that the moving averages reach in a training of ``average_steps`` steps, 0 to 1 (0.999).
+        average_steps: In a training of another length, their window is the same share of the training (300 epochs of
+            CIFAR in batches of 128); None for ``average`` as it stands, whatever the length.
         own_views: Whether every peer sees an augmentation of its own (paper: yes).
     """
 
@@ -44,6 +47,7 @@ class Pcl(OnlineMethod):
     temperature: Temperature = 3.0
     rampup: Share = 80 / 300
     average: Share = 0.999
+    average_steps: PositiveInt | None = AVERAGE_STEPS
     own_views: bool = True
 
     def point(self) -> Point:
@@ -58,4 +62,5 @@ class Pcl(OnlineMethod):
             rampup=self.rampup,
             own_views=self.own_views,
             average=self.average,
+            average_steps=self.average_steps,
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from coterie.checking import NonNegative, Share, Temperature, check_fields
+from coterie.checking import NonNegative, PositiveInt, Share, Temperature, check_fields
 from coterie.errors import UserError
 from coterie.methods.base import Edge
 from coterie.methods.peers import Branched, Independent, Peers
@@ -13,6 +13,9 @@ from coterie.networks.targets import TARGETS
 Aggregator = Literal["gate", "gate-softmax", "mean", "fused-features", "fused-maps"]
 Source = Literal["ensemble", "mean", "others", "each", "attention", "best", "linear", "min-logit", "validated"]
 Students = tuple[int, ...] | Literal["all", "ensemble"]
+
+# Of 300 epochs of CIFAR in batches of 128, for which papers state the decay of their averages.
+AVERAGE_STEPS = 300 * 391
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,10 @@ class Point:
         supervise_ensemble: b, the weight of the ensemble's cross-entropy.
         own_views: Whether every peer sees an augmentation of its own.
         in_turn: Whether independent peers are updated one after another, each taught by what the others say by then.
-        average: The decay of the peers' moving averages, 0 to 1; None without.
+        average: The decay that the peers' moving averages reach in a training of ``average_steps`` steps, 0 to 1;
+            None without averages.
+        average_steps: In a training of another length, their window is the same share of the training; None for
+            ``average`` as it stands, whatever the length.
         combiner_decay: Weight decay of the aggregator's own parameters, as a multiple of the recipe's.
     """
 
@@ -74,6 +80,7 @@ class Point:
     own_views: bool = False
     in_turn: bool = False
     average: Share | None = None
+    average_steps: PositiveInt | None = AVERAGE_STEPS
     combiner_decay: NonNegative = 1.0
 
     def __post_init__(self) -> None:
@@ -94,6 +101,8 @@ class Point:
             raise UserError(f"a lesson names peer {max(named)}, and there are {self.peers.count}, counted from 0")
         if lesson.averaged and self.average is None:
             raise UserError("a lesson of the peers' moving averages needs average=, their decay, for example 0.999")
+        if lesson.averaged and self.in_turn:
+            raise UserError("moving averages teach only where all peers learn at once; leave in_turn out")
         if lesson.source in ("others", "each") and len(self.among(lesson)) < 2:
             raise UserError(f"'{lesson.source}' needs two peers or more; there is one")
 
