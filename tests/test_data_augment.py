@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from coterie.data import Resident, load, training_batches
 from coterie.data.transforms import augment, hashed, normalise, padding, random_boxes, roomy
+from coterie.processor import memory_format
 
 random = np.random.default_rng(0)
 
@@ -43,13 +44,13 @@ def test_crops_and_flips_are_uniform():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_normalised_batches_are_channels_last(channels):
+def test_normalised_batches_are_laid_out_for_the_processor(channels):
     pixels = torch.from_numpy(random.integers(0, 256, (4, 8, 8, channels), np.uint8))
     mean, std = (0.5, 0.4, 0.3)[:channels], (0.2, 0.3, 0.4)[:channels]
     images = normalise(pixels, mean, std)
     expected = (pixels.permute(0, 3, 1, 2) / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=1e-5)
-    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert images.is_contiguous(memory_format=memory_format())
 
 
 # Random resized crops ------------------------------------------------------------------------------------------------
@@ -111,7 +112,7 @@ def test_random_crops_do_not_depend_on_the_batch():
     for size in (20, 30):
         batches = list(training_batches(data, batch_size=size, seed=1, stage=0, epoch=2, views=2))
         assert batches[0].images.shape == (size, 1, 12, 12)
-        assert batches[0].images.is_contiguous(memory_format=torch.channels_last)
+        assert batches[0].images.is_contiguous(memory_format=memory_format())
         assert not torch.equal(batches[0].views[0], batches[0].views[1])
         found.append(torch.cat([batch.views[1] for batch in batches]))
     assert torch.equal(*found)

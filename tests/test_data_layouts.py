@@ -14,6 +14,7 @@ from coterie.data import Streaming, evaluation_batches, load, training_batches
 from coterie.data.pixels import EIGHT
 from coterie.data.survey import Header, read_header
 from coterie.data.transforms import augment, normalise
+from coterie.processor import memory_format
 
 random = np.random.default_rng(2)
 EPOCH = {"seed": 0, "stage": 0, "epoch": 0}
@@ -177,7 +178,7 @@ def test_imagenet_streams_and_needs_both_splits(tmp_path):
     assert isinstance(data.train, Streaming)
     batch = next(evaluation_batches(data, data.test, batch_size=4))
     assert batch.images.shape == (4, 3, 224, 224)
-    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.images.is_contiguous(memory_format=memory_format())
     with pytest.raises(UserError, match=r"train: missing.*ImageNet"):
         load("imagenet", root=tmp_path / "val")
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coterie.processor import laid_out
+
 Array = np.ndarray[Any, Any]
 
 AUGMENTATIONS = ("crop-flip", "crop", "random-resized-crop", "none")
@@ -168,10 +170,9 @@ def _affine(mean: tuple[float, ...], std: tuple[float, ...], places: int) -> tup
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(pixels / 255 - mean) / std: uint8 (B, H, W, channels) to float32 (B, channels, H, W), channels-last."""
+    """(pixels / 255 - mean) / std: uint8 (B, H, W, channels) to float32 (B, channels, H, W), laid out for this CPU."""
     count, height, width, channels = pixels.shape
     scale, shift = _affine(tuple(mean), tuple(std), height * width)
     flat = torch.addcmul(shift, pixels.reshape(count, -1).float(), scale)
     images = flat.view(count, height, width, channels).permute(0, 3, 1, 2)
-    # One channel is both layouts at once; its strides must still say channels-last.
-    return images.contiguous(memory_format=torch.channels_last)
+    return laid_out(images)

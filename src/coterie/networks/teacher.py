@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from coterie.errors import UserError
 from coterie.outputs import Batch, answer
+from coterie.processor import laid_out
 
 # ITU-R 601, as Pillow makes grey of colour.
 _LUMA = (0.299, 0.587, 0.114)
@@ -66,7 +67,7 @@ class Adapted(nn.Module):
             elif given.channels == 1 and wanted.channels == 3:
                 pixels = pixels.expand(-1, 3, -1, -1)
             converted = (pixels - _column(wanted.mean, images)) / _column(wanted.std, images)
-        return converted.contiguous(memory_format=torch.channels_last)
+        return laid_out(converted)
 
 
 class Teacher(nn.Module):

@@ -15,6 +15,7 @@ from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
 from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
 from coterie.losses import kl_divergence
+from coterie.processor import memory_format
 from coterie.run import Run
 
 Figures = dict[str, dict[str, float]]
@@ -35,7 +36,7 @@ def flatness(run: Run, data: ImageData) -> Figures:
     θ* + d v for random directions v; their distances and how v is scaled are not verified, so that these figures
     compare with each other alone.
     """
-    network = run.model.to(memory_format=torch.channels_last)
+    network = run.model.to(memory_format=memory_format())
     few = min(_IMAGES, len(data.test))
     images = data.test.subset(stratified(data.test.labels, few, seed=0)[0])
     batches = list(evaluation_batches(data, images, batch_size=64))  # small ones are faster on a CPU

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from coterie import processor
 from coterie.errors import UserError
 from coterie.outputs import Batch
 
@@ -21,10 +22,7 @@ def has_native_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return any(getattr(torch.cpu, name, lambda: False)() for name in known)
-    return False
+    return device.type == "cpu" and processor.has_native_bfloat16()
 
 
 def resolve_precision(choice: PrecisionChoice, device: torch.device, flops: int) -> Precision:

@@ -18,6 +18,7 @@ from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll
 from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
+from coterie.processor import memory_format
 from coterie.run import Row
 from coterie.training.checkpoint import load_optimiser
 from coterie.training.distribution import predict_split, prepared, reduced, share_buffers
@@ -70,8 +71,7 @@ class StageRun:
         self.flops_per_image: float | None = None  # of a training step, all that it runs; counted in the first one
         self.meter = Meter()
         accelerator = setting.accelerator
-        for module in self.modules().values():
-            module.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        place(stage, accelerator.device)
         if setting.compile and stage.network is not None:
             stage.network.compile()
         self.parameters = [[p for p in turn.parameters if p.requires_grad] for turn in stage.turns]
@@ -104,10 +104,7 @@ class StageRun:
 
     def modules(self) -> dict[str, nn.Module]:
         """Everything whose state the stage changes."""
-        modules = {f"turn{index}": turn.module for index, turn in enumerate(self.stage.turns)}
-        if self.stage.network is not None:
-            modules["network"] = self.stage.network
-        return modules | dict(self.stage.state)
+        return all_modules(self.stage)
 
     def state(self) -> dict[str, Any]:
         """All that going on needs."""
@@ -262,6 +259,20 @@ class StageRun:
             for name, weight in zip(self.stage.peers, predictions.weights.mean(0).tolist(), strict=False):
                 row[f"{split}_weight_{name}"] = weight
         return row
+
+
+def all_modules(stage: Stage) -> dict[str, nn.Module]:
+    """Everything whose state a stage changes, by the names under which checkpoints hold it."""
+    modules = {f"turn{index}": turn.module for index, turn in enumerate(stage.turns)}
+    if stage.network is not None:
+        modules["network"] = stage.network
+    return modules | dict(stage.state)
+
+
+def place(stage: Stage, device: torch.device) -> None:
+    """Move a stage's networks to the device, in its layout: later stages get them so, trained here or loaded."""
+    for module in all_modules(stage).values():
+        module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
 
 
 def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from coterie.training.precision import PrecisionChoice, resolve_precision, try_p
 from coterie.training.progress import Reporter, epoch_line, step_line, tensorboard_writer
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
-from coterie.training.stages import Setting, StageRun, load_modules
+from coterie.training.stages import Setting, StageRun, all_modules, load_modules, place
 from coterie.training.teachers import open_teacher, prepare
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
@@ -138,7 +138,8 @@ class _Training:
         while stage is not None:
             last = stage
             if self.saved is not None and index < self.saved["stage"]:
-                load_modules(_all_modules(stage), checkpoint.load(self._stage_file(index)))
+                place(stage, self.setting.accelerator.device)
+                load_modules(all_modules(stage), checkpoint.load(self._stage_file(index)))
             else:
                 self._train_stage(stage, index)
             if stage.finish is not None:
@@ -165,9 +166,9 @@ class _Training:
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
-            load_modules(_all_modules(stage), checkpoint.load(self.path / "checkpoints" / "best.safetensors"))
+            load_modules(all_modules(stage), checkpoint.load(self.path / "checkpoints" / "best.safetensors"))
         if self.main:
-            checkpoint.save(self._stage_file(index), {n: m.state_dict() for n, m in _all_modules(stage).items()})
+            checkpoint.save(self._stage_file(index), {n: m.state_dict() for n, m in all_modules(stage).items()})
 
     def _train_epoch(self, running: StageRun) -> None:
         reporter = self.setting.reporter
@@ -201,7 +202,7 @@ class _Training:
         if not self.best or error < self.best["error"]:
             self.best = {"error": error, "epoch": running.epoch}
             if self.main:
-                states = {name: module.state_dict() for name, module in _all_modules(running.stage).items()}
+                states = {name: module.state_dict() for name, module in all_modules(running.stage).items()}
                 checkpoint.save(self.path / "checkpoints" / "best.safetensors", states)
 
     def _checkpoint(self, running: StageRun) -> None:
@@ -250,13 +251,6 @@ def _check_stage_names(method: Method) -> None:
     for name in method.epochs:
         if name not in method.stage_names():
             raise unknown_name(f"stage in --method.epochs (of method '{method.name}')", name, method.stage_names())
-
-
-def _all_modules(stage: Stage) -> dict[str, nn.Module]:
-    modules = {f"turn{index}": turn.module for index, turn in enumerate(stage.turns)}
-    if stage.network is not None:
-        modules["network"] = stage.network
-    return modules | dict(stage.state)
 
 
 def _own(method: Method) -> nn.Module | Callable[..., nn.Module] | None:

@@ -1,0 +1,61 @@
+"""What test_processor.py runs in a process held to AVX2: a step of OEM, and its gradients in contiguous memory."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR
+
+import coterie
+from coterie import processor
+from coterie.data import training_batches
+from coterie.methods import Oem, Spec
+from coterie.training import Recipe
+from coterie.training.distribution import make_accelerator
+from coterie.training.precision import resolve_precision
+from coterie.training.progress import Reporter
+from coterie.training.stages import Setting, StageRun
+
+CRASHED = {(3, 6), (6, 6), (6, 12)}  # channels of 1x1 convolutions of stride 2
+
+
+class Keeping(SGD):
+    """Leaves the gradients for whoever looks at them."""
+
+    def zero_grad(self, set_to_none=True):
+        pass
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    data = coterie.data.load("digits", train_samples=128, test_samples=50)
+    torch.manual_seed(0)
+    stage = next(Oem(network="resnet8").stages(Spec(10, 1, (8, 8))))
+    turn = replace(stage.turns[0], optimiser=lambda parameters: Keeping(parameters, lr=0.01))
+    convolutions = [module for module in turn.module.modules() if isinstance(module, nn.Conv2d)]
+    shapes = {
+        (each.in_channels, each.out_channels)
+        for each in convolutions
+        if (each.kernel_size, each.stride) == ((1, 1), (2, 2))
+    }
+    assert shapes & CRASHED, shapes
+    plain = copy.deepcopy(turn.module).train()
+    stage = replace(stage, turns=[turn], schedule=lambda optimiser, steps: ConstantLR(optimiser))
+    setting = Setting(data, make_accelerator("cpu"), Recipe(), 128, 0, "fp32", Reporter(False))
+    for _ in StageRun(stage, 0, 1, setting).run_epoch():
+        pass
+    batch = next(training_batches(data, batch_size=128, seed=0, stage=0, epoch=0))
+    views = tuple(view.clone(memory_format=torch.contiguous_format) for view in batch.views)
+    plain(replace(batch, views=views)).loss.total.backward()
+    for (name, parameter), expected in zip(turn.module.named_parameters(), plain.parameters(), strict=True):
+        assert expected.grad is not None
+        torch.testing.assert_close(
+            parameter.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}"
+        )
+
+
+if __name__ == "__main__":
+    main()
+    print(processor.memory_format(), resolve_precision("auto", torch.device("cpu"), 10**9))
