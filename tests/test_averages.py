@@ -100,7 +100,7 @@ def test_averages_resume_exactly(options, digits, tmp_path):
 def test_averages_cannot_teach_in_turn_and_have_a_decay_and_a_length():
     with pytest.raises(UserError, match="all peers learn at once"):
         Online(aggregator="mean", peers=Independent(num=2), in_turn=True, average=0.9, teaches=AVERAGED)
-    with pytest.raises(UserError, match="--method.average is 1.5; it is a decay"):
+    with pytest.raises(UserError, match="--method.average is 1.5; use a number from 0 to 1"):
         Online(average=1.5)
     with pytest.raises(UserError, match="--method.average_steps is 0"):
         Pcl(average_steps=0)
