@@ -22,7 +22,7 @@ from coterie.training.deliver import deliver
 from coterie.training.distribution import agreed, make_accelerator, of_first
 from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
-from coterie.training.progress import Reporter, epoch_line, step_line, tensorboard_writer
+from coterie.training.progress import Reporter, tensorboard_writer
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
 from coterie.training.stages import Setting, StageRun, all_modules, load_modules, place
@@ -162,7 +162,7 @@ class _Training:
             prepare(stage.teacher, setting, self.path / "checkpoints", running.steps_done > 0)
         count = len(self.method.stage_names())
         title = stage.name if count == 1 else f"{stage.name} (stage {index + 1} of {count})"
-        with setting.reporter.stage(title, running.total_steps, running.steps_done):
+        with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
@@ -174,10 +174,10 @@ class _Training:
         reporter = self.setting.reporter
         every = max(1, running.steps_per_epoch // 20)
         for _ in running.run_epoch():
-            detail = None
+            figures = None
             if running.step % every == 0 and (reporter.wants_detail or running.step % 50 == 0):
-                detail = step_line(running.figures())
-            reporter.step(detail)
+                figures = running.figures()
+            reporter.step(figures)
             if number := agreed(self.stop, running.steps_done, self.setting.accelerator):
                 self._checkpoint(running)
                 where = f"epoch {running.epoch + 1}, step {running.step} of stage {running.stage.name}"
@@ -191,7 +191,7 @@ class _Training:
             if running.epoch % self.test_every == 0 or running.epoch == running.epochs:
                 row |= running.measure("test")
         self.rows.append(row)
-        reporter.say(epoch_line(running.stage.name, running.epoch, running.epochs, row))
+        reporter.epoch(self.rows, running.epochs)
         if self.main:
             write_metrics(self.path / "metrics.csv", self.rows)
             self._to_tensorboard(row)
