@@ -4,13 +4,13 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 
+from coterie.checking import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, Share, check_arguments
 from coterie.data import cifar, digits, fashion_mnist, folder, glyphs, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
 from coterie.data.drawn import Split
@@ -18,10 +18,11 @@ from coterie.data.listing import check_class_names, relative
 from coterie.data.noise import NoiseKind, check_noise, noisy
 from coterie.data.say import counted, listed, say_once, shown
 from coterie.data.splits import most_held_out, stratified
-from coterie.data.transforms import AUGMENTATIONS, resized
+from coterie.data.transforms import resized
 from coterie.errors import UserError, unknown_name
 
 Augmentation = Literal["crop-flip", "crop", "random-resized-crop", "none"]
+Side = Annotated[int, Bounds(least=8, most=4096)]  # in pixels; networks need eight
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,25 @@ def load(
     name: str,
     *,
     root: str | Path | None = None,
-    image_size: int | tuple[int, int] | None = None,
+    image_size: Side | tuple[Side, Side] | None = None,
     channels: Literal[1, 3] | None = None,
     augment: Augmentation | None = None,
-    validation: float = 0.0,
-    train_samples: int | None = None,
-    test_samples: int | None = None,
-    test_fraction: float | None = None,
-    noise: float | tuple[float, ...] = 0.0,
+    validation: Annotated[float, Bounds(least=0, below=1)] = 0.0,
+    train_samples: PositiveInt | None = None,
+    test_samples: PositiveInt | None = None,
+    test_fraction: Annotated[float, Bounds(above=0, below=1)] | None = None,
+    noise: Share | tuple[Share, ...] = 0.0,
     noise_kind: NoiseKind = "symmetric",
     noise_map: dict[int, int] | None = None,
-    seed: int = 0,
+    seed: NonNegativeInt = 0,
     mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    std: tuple[Positive, ...] | None = None,
     extra: bool = False,
     download: bool = True,
-    memory_gb: float = 2.0,
-    workers: int | None = None,
+    memory_gb: NonNegative = 2.0,
+    workers: Annotated[int, Bounds(least=0, most=1024)] | None = None,
     pixel_range: tuple[float, float] | None = None,
-    default_image_size: tuple[int, int] = (224, 224),
+    default_image_size: tuple[Side, Side] = (224, 224),
 ) -> ImageData:
     """A data set by name, checked and ready to train on.
 
@@ -146,16 +147,13 @@ def make(
     Raises:
         UserError: As for :func:`load`; files of the split are gone.
     """
-    given = {**_DEFAULTS, **given}
+    given = {**_DEFAULTS, **check_arguments(load, given, "--data.")}
     name, image_size, seed = given["name"], given["image_size"], given["seed"]
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
     entry = DATASETS[name]
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and len(size) != 2:
-        raise UserError(f"--data.image_size has {len(size)} values; give one side, or height and width")
-    size = None if size is None else (size[0], size[1])
-    _check(name, entry, given, size)
+    _check(name, entry, given)
     place = Path(given["root"]) if given["root"] is not None else Path("data")
     source = _read(entry, place, size, given, {"split": split, "whole": whole, "keyed": keyed, "classes": classes})
     check_class_names(source.classes, f"data '{name}': ")
@@ -266,33 +264,14 @@ def _plain(value: Any) -> Any:
 _DEFAULTS = {key: parameter.default for key, parameter in inspect.signature(load).parameters.items()}
 
 
-def _check(name: str, entry: Entry, given: Mapping[str, Any], size: tuple[int, int] | None) -> None:
-    if given["augment"] is not None and given["augment"] not in AUGMENTATIONS:
-        raise unknown_name("augmentation", str(given["augment"]), AUGMENTATIONS)
-    if given["channels"] not in (None, 1, 3):
-        raise UserError(f"--data.channels is {given['channels']}; use 1 for grey or 3 for colour")
-    for option in ("mean", "std"):
-        if not all(map(isfinite, given[option] or ())):
-            raise UserError(f"--data.{option} is {list(given[option])}; use finite numbers, of pixels scaled to [0, 1]")
-    if given["std"] is not None and min(given["std"], default=1) <= 0:
-        raise UserError(f"--data.std is {min(given['std'])}; pixels are divided by it, so it must be above 0")
+def _check(name: str, entry: Entry, given: Mapping[str, Any]) -> None:
+    """Refuse options that the data set does not have."""
     span = given["pixel_range"]
-    if span is not None and not (len(span) == 2 and all(map(isfinite, span)) and span[0] < span[1]):
+    if span is not None and not span[0] < span[1]:
         raise UserError(
             f"--data.pixel_range is {list(span)}; give the values that are black and white, the lower first, as "
             "'[0, 4095]'"
         )
-    for option in ("seed", "memory_gb", "workers"):
-        if given[option] is not None and not given[option] >= 0:
-            raise UserError(f"--data.{option} is {given[option]}; use 0 or more")
-    if size is not None and min(size) < 8:
-        raise UserError(f"--data.image_size is {min(size)}; networks need 8 pixels or more")
-    if not 0 <= given["validation"] < 1:
-        raise UserError(
-            f"--data.validation is {given['validation']}; it is a share of the training images, from 0 to 1"
-        )
-    if given["test_fraction"] is not None and not 0 < given["test_fraction"] < 1:
-        raise UserError(f"--data.test_fraction is {given['test_fraction']}; it is a share of the images, from 0 to 1")
     has = inspect.signature(entry.read).parameters
     if given["root"] is not None and not {"root", "options"} & set(has):
         raise UserError(f"--data.root: data '{name}' comes with the package and reads no folder; leave it out")
