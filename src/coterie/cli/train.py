@@ -13,9 +13,9 @@ from coterie.methods import METHODS, method_class
 from coterie.networks import Network
 from coterie.terminal import say
 from coterie.training import RECIPES, recipe_class, train
+from coterie.training.configuration import DeviceChoice
 from coterie.training.images import load_for
 from coterie.training.precision import PrecisionChoice
-from coterie.training.train import DeviceChoice
 
 
 def train_parser(given: list[str]) -> ArgumentParser:

@@ -1,6 +1,7 @@
 """Data sets by name."""
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,8 @@ from coterie.data.say import counted, listed, say_once, shown
 from coterie.data.splits import most_held_out, stratified
 from coterie.data.transforms import resized
 from coterie.errors import UserError, unknown_name
+
+_log = logging.getLogger("coterie")
 
 Augmentation = Literal["crop-flip", "crop", "random-resized-crop", "none"]
 Side = Annotated[int, Bounds(least=8, most=4096)]  # in pixels; networks need eight
@@ -330,7 +333,10 @@ def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple
     if len(values) == 1:
         return tuple(values) * channels
     if channels == 1 and len(values) == 3:
-        return (sum(values) / len(values),)
+        average = sum(values) / len(values)
+        if len(set(values)) > 1:
+            _log.info("--data.%s has 3 values and the images are grey: their mean, %.4g, is taken", option, average)
+        return (average,)
     raise UserError(f"--data.{option} has {len(values)} values, and the images have {channels} channels; give one each")
 
 

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, cast
 
 import torch
 
+from coterie.checking import Bounds, PositiveInt, check_fields, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
 from coterie.networks.zoo import Network
+from coterie.training.precision import PrecisionChoice
 from coterie.training.recipes import Recipe
+
+DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 _DEFAULT_BATCH = 128
 
@@ -20,15 +25,18 @@ _DEFAULT_BATCH = 128
 class Options:
     """The options of :func:`coterie.train` that make a run what it is."""
 
-    epochs: int
-    batch_size: int | None
+    epochs: Annotated[int, Bounds(least=1, most=1_000_000)]
+    batch_size: Annotated[int, Bounds(least=2)] | None
     seed: int
     recipe: Recipe
-    precision: str
-    threads: int | None
-    device: str
+    precision: PrecisionChoice
+    threads: Annotated[int, Bounds(least=1, most=1024)] | None
+    device: DeviceChoice
     compile: bool
-    test_every: int = 1
+    test_every: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--")
 
     def fitted(self, data: ImageData, say: Callable[[str], None]) -> "Options":
         """Checked against the data, the default batch size shrunk to them.
@@ -37,20 +45,12 @@ class Options:
             UserError: There are too few images, epochs or threads.
         """
         count = len(data.train)
-        if self.epochs < 1:
-            raise UserError(f"--epochs is {self.epochs}; use 1 or more")
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"--threads is {self.threads}; use 1 or more")
-        if self.test_every < 1:
-            raise UserError(f"--test_every is {self.test_every}; use 1 or more epochs")
         if count < 2:
             raise UserError(f"data '{data.name}' has {count} training image; batch norm needs two or more")
         if self.batch_size is None:
             if count < _DEFAULT_BATCH:
                 say(f"batch size {count} instead of {_DEFAULT_BATCH}: there are {count} training images")
             return replace(self, batch_size=min(_DEFAULT_BATCH, count))
-        if self.batch_size < 2:
-            raise UserError(f"--batch_size is {self.batch_size}; batch norm needs 2 or more images")
         if self.batch_size > count:
             raise UserError(
                 f"--batch_size is {self.batch_size}, and there are {count} training images; use {count} at most"
@@ -64,7 +64,26 @@ class Options:
 
     def resolved(self, precision: str) -> "Options":
         """With nothing left open."""
-        return replace(self, precision=precision, threads=self.threads or torch.get_num_threads())
+        return replace(
+            self, precision=cast(PrecisionChoice, precision), threads=self.threads or torch.get_num_threads()
+        )
+
+
+def check_objects(method: Any, data: Any, out: Any, recipe: Any) -> None:
+    """Refuse what is no object of ours, such as the names that the command line takes.
+
+    Raises:
+        UserError: Names the argument, and what makes the object.
+    """
+    wanted = (
+        ("method", method, Method, "a method, for example coterie.methods.One(network='resnet32')"),
+        ("data", data, ImageData, "what coterie.data.load gives, for example coterie.data.load('digits')"),
+        ("recipe", recipe, Recipe | None, "a recipe, for example coterie.training.Transformer()"),
+        ("out", out, str | PathLike, "the path of a folder, for example 'runs/one'"),
+    )
+    for name, value, kind, example in wanted:
+        if not isinstance(value, kind):
+            raise UserError(f"{name} is {show_value(value)}; give {example}")
 
 
 def configuration(method: Method, data: ImageData, options: Options) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import yaml
@@ -17,7 +17,7 @@ from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
 from coterie.run import Row, Run, write_metrics
 from coterie.training import checkpoint
-from coterie.training.configuration import Options, configuration, resume_differences
+from coterie.training.configuration import DeviceChoice, Options, check_objects, configuration, resume_differences
 from coterie.training.deliver import deliver
 from coterie.training.distribution import agreed, make_accelerator, of_first
 from coterie.training.interrupt import Interrupted, stop_signals
@@ -27,8 +27,6 @@ from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
 from coterie.training.stages import Setting, StageRun, all_modules, load_modules, place
 from coterie.training.teachers import open_teacher, prepare
-
-DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def train(
@@ -72,6 +70,7 @@ def train(
         UserError: An option is wrong, the folder exists, the checkpoint does not fit, the loss became NaN.
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
+    check_objects(method, data, out, recipe)
     options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile, test_every)
     path = Path(out)
     accelerator = make_accelerator(device)
