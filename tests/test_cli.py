@@ -1,5 +1,6 @@
 """What a person meets at the shell, in processes of its own."""
 
+import json
 import os
 import re
 import signal
@@ -191,9 +192,18 @@ def test_onnx_takes_any_batch_and_equals_pytorch(finished, digits, tmp_path):
         assert done.difference < 1e-4
     with pytest.raises(coterie.UserError, match=r"target\.onnx: exists already"):
         coterie.export(finished, "onnx", tmp_path / "target.onnx")
-    with pytest.raises(coterie.UserError, match="replace the Run's own model.json"):
-        coterie.export(finished, "onnx", finished.path / "model.onnx")
-    assert not (finished.path / "model.onnx").exists()
+
+
+def test_two_formats_of_one_name_have_a_card_each_and_neither_is_replaced(finished, tmp_path):
+    for name, form in (("two.onnx", "onnx"), ("two.safetensors", "safetensors")):
+        coterie.export(finished, form, tmp_path / name, student="ensemble")
+    cards = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in ("two.onnx", "two.safetensors")}
+    assert all(card["student"] == "ensemble" for card in cards.values())
+    (tmp_path / "two.onnx").unlink()
+    with pytest.raises(coterie.UserError, match=r"two\.onnx\.json: exists already"):
+        coterie.export(finished, "onnx", tmp_path / "two.onnx")
+    assert json.loads((tmp_path / "two.onnx.json").read_text()) == cards["two.onnx"]
+    assert not (tmp_path / "two.onnx").exists()
 
 
 def test_the_target_loads_with_three_plain_lines(finished, digits, tmp_path):

@@ -95,7 +95,7 @@ def test_the_readmes_python_trains_measures_exports_and_reports(place):
     assert type(names["network"]) is type(coterie.networks.build("resnet8"))
     assert [row["epoch"] for row in names["rows"]] == [1]
     assert names["figures"]["error"] == names["run"].card["test"]["ensemble"]["error"]
-    assert {"model.onnx", "model.json", "report.html"} <= {path.name for path in place.iterdir()}
+    assert {"model.onnx", "model.onnx.json", "report.html"} <= {path.name for path in place.iterdir()}
 
 
 def test_the_branched_network_gives_what_the_docs_say(place):

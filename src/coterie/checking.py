@@ -10,8 +10,20 @@ from inspect import signature
 from math import isfinite
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NotRequired,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from coterie.errors import UserError, unknown_name
 
@@ -27,12 +39,14 @@ class Bounds:
         most: The largest value; None without.
         above: What the value must exceed; None without.
         below: What the value must stay below; None without.
+        finite: False lets infinities and NaN pass, for figures that were measured.
     """
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
     below: float | None = None
+    finite: bool = True
 
     def hold(self, value: float) -> bool:
         """Whether the value lies within."""
@@ -68,7 +82,7 @@ NonNegative = Annotated[float, Bounds(least=0)]
 Share = Annotated[float, Bounds(least=0, most=1)]
 PositiveShare = Annotated[float, Bounds(above=0, most=1)]
 PositiveInt = Annotated[int, Bounds(least=1)]
-Count = Annotated[int, Bounds(least=1, most=1000)]  # of networks, which each take memory and time
+Count = Annotated[int, Bounds(least=1, most=100)]  # of networks, which each take memory and time
 NonNegativeInt = Annotated[int, Bounds(least=0)]
 # exp(z / T) of any larger T is 1 to the last bit of float32, and T² would overflow long before 1e308.
 Temperature = Annotated[float, Bounds(above=0, most=1e6)]
@@ -206,7 +220,8 @@ def show_value(value: Any) -> str:
 
 def hints_of(owner: Any) -> dict[str, Any]:
     """The type hints of a class or function, bounds included."""
-    return get_type_hints(owner, include_extras=True)
+    hints = get_type_hints(owner, include_extras=True)
+    return {name: get_args(hint)[0] if get_origin(hint) is NotRequired else hint for name, hint in hints.items()}
 
 
 def _needed(kind: type) -> list[str]:
@@ -263,6 +278,8 @@ def _convert(where: str, value: Any, hint: Any, note: str) -> Any:
     """The value with all that is in it checked; its kind is right."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
+        if inner[0] is float and any(not bounds.finite for bounds in inner[1:] if isinstance(bounds, Bounds)):
+            return float(value)
         return _within(where, _convert(where, value, inner[0], note), inner[1:], note)
     if kind is int:
         return int(value)
@@ -274,6 +291,8 @@ def _convert(where: str, value: Any, hint: Any, note: str) -> Any:
         return _convert_list(where, value, kind, inner)
     if is_typeddict(kind) or (isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping)):
         return make_checked(kind, where, value)
+    if kind is Path:
+        return Path(value)
     if kind in (dict, Mapping) and inner:
         return {_key(where, name, inner[0]): check_value(f"{where}, {name}", value[name], inner[1]) for name in value}
     return value

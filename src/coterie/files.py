@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -76,3 +79,65 @@ def read_tensors(path: Path, mend: str) -> tuple[dict[str, Tensor], str | None]:
         raise UserError(f"{path}: damaged or no safetensors file ({error}); {mend}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error}); {mend}") from error
+
+
+def read_text(path: Path, mend: str) -> str:
+    """A text file that may have come from elsewhere.
+
+    Args:
+        path: The file.
+        mend: What the user can do where it cannot be read; ends the error's line.
+
+    Raises:
+        UserError: It is missing, no regular file, cannot be read, or is no UTF-8.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no file; {mend}")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; {mend}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: holds bytes that are no UTF-8 text, at {error.start}; {mend}") from error
+    except (OSError, ValueError) as error:  # a ValueError of a name that holds a zero byte
+        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {mend}") from error
+
+
+def read_yaml(path: Path, mend: str) -> Any:
+    """The content of a YAML file that may have come from elsewhere; the arguments are :func:`read_text`'s.
+
+    Raises:
+        UserError: It cannot be read or is no YAML.
+    """
+    text = read_text(path, mend)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError of a date that is none: 2024-13-01
+        raise UserError(f"{path}: not valid YAML ({_in_short(error)}); {mend}") from error
+
+
+def parse_json(text: str, where: str, mend: str) -> Any:
+    """The content of a JSON text that may have come from elsewhere.
+
+    Raises:
+        UserError: It is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid JSON ({_in_short(error)}); {mend}") from error
+
+
+def read_json(path: Path, mend: str) -> Any:
+    """The content of a JSON file that may have come from elsewhere; the arguments are :func:`read_text`'s.
+
+    Raises:
+        UserError: It cannot be read or is no JSON.
+    """
+    return parse_json(read_text(path, mend), str(path), mend)
+
+
+def _in_short(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).split())[:120]

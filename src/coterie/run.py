@@ -2,21 +2,24 @@
 
 import csv
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from coterie import data as data_room
-from coterie.errors import UserError, unknown_name
-from coterie.files import read_tensors, write_text
-from coterie.methods import Method, Spec, method_class
+from coterie.checking import check_value, show_value
+from coterie.errors import UserError, in_a_line, unknown_name
+from coterie.files import read_tensors, read_text, write_text
+from coterie.methods import Method, Spec, make_method
 from coterie.networks.surgery import resize
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Network, NetworkLike
+from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
 
 Row = dict[str, float | int | str]
 
@@ -34,23 +37,37 @@ class Run:
     """
 
     def __init__(self, path: str | Path, network: nn.Module | Callable[..., nn.Module] | None = None) -> None:
-        self.path = Path(path)
+        self.path = check_value("path of a Run", path, Path)
         self._own_network = network
         if not (self.path / "config.yaml").is_file():
             raise UserError(
                 f"{self.path}: not a Run folder (it has no config.yaml); name one that `coterie train` made"
             )
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @classmethod
+    def of(cls, run: "Run | str | Path") -> "Run":
+        """A Run, or the one in a folder.
+
+        Raises:
+            UserError: It is neither.
+        """
+        if isinstance(run, cls):
+            return run
+        if not isinstance(run, str | PathLike):
+            raise UserError(f"run is {show_value(run)}; give a coterie.Run, or the path of its folder")
+        return cls(run)
+
     @property
-    def config(self) -> dict[str, Any]:
-        """All that is needed to repeat the run."""
-        try:
-            config = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise UserError(f"{self.path / 'config.yaml'}: not valid YAML; train the run again") from error
-        if not isinstance(config, dict):
-            raise UserError(f"{self.path / 'config.yaml'}: not a run's configuration; train the run again")
-        return config
+    def config(self) -> Configuration:
+        """All that is needed to repeat the run.
+
+        Raises:
+            UserError: ``config.yaml`` is damaged.
+        """
+        return read_configuration(self.path / "config.yaml")
 
     @property
     def metrics(self) -> list[Row]:
@@ -58,28 +75,24 @@ class Run:
         return read_metrics(self.path / "metrics.csv")
 
     @property
-    def card(self) -> dict[str, Any]:
+    def card(self) -> Card:
         """``model.json``: what the deployable network is.
 
         Raises:
-            UserError: The run has not finished.
+            UserError: The run has not finished, or the file is damaged.
         """
         path = self.path / "model.json"
         if not path.is_file():
             raise UserError(f"{self.path}: this run has not finished; go on with `coterie train … --resume`")
-        try:
-            card: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON; train the run again") from error
-        return card
+        return read_card(path)
 
-    @property
+    @cached_property
     def model(self) -> nn.Module:
-        """The deployable network, trained, in evaluation mode."""
+        """The deployable network, trained, in evaluation mode: one object, built at the first access."""
         return self.network()
 
     def network(self, student: str | None = None) -> nn.Module:
-        """One of the run's deliverables, trained, in evaluation mode.
+        """One of the run's deliverables, newly built, trained, in evaluation mode.
 
         Args:
             student: As for :meth:`student`.
@@ -87,10 +100,12 @@ class Run:
         Raises:
             UserError: There is no such deliverable, its weights are damaged, or the network was the user's own module.
         """
-        student = self.student(student)
-        with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
-            network = self.method().deliverables(self.spec())[student]
-        load_weights(network, self.weights_path(student), self.card.get("cut", False))
+        card, student = self.card, self.student(student)
+        if card["network"] is None and self._own_network is None:
+            raise self._needs_network()
+        backbone = self._own_network if card["network"] is None else card["network"]
+        network = build_deliverable(card, student, backbone, str(self.path / "model.json"))  # type: ignore[arg-type]
+        load_weights(network, self.weights_path(student), card.get("cut", False))
         return network.eval()
 
     def student(self, name: str | None = None) -> str:
@@ -103,9 +118,9 @@ class Run:
         Raises:
             UserError: There is no such deliverable.
         """
-        students: list[str] = self.card["deliverables"]
+        students = self.card["deliverables"]
         numbered = {str(number): each for number, each in enumerate(students, 1)}
-        name = students[0] if name is None else name
+        name = students[0] if name is None else str(name)
         if name not in students and name not in numbered:
             raise unknown_name("student", name, students)
         return name if name in students else numbered[name]
@@ -117,26 +132,62 @@ class Run:
 
     def method(self) -> Method:
         """The method, with the options of this run and an untrained network."""
-        options = dict(self.config["method"])
-        network = self.config["network"]
+        config = self.config
+        network = config["network"]
         if network is None and self._own_network is None:
-            raise UserError(
-                f"{self.path}: trained from a module of yours, or a factory; open it with Run(path, network=it)"
-            )
+            raise self._needs_network()
         # Only the shape is needed here: the weights come from the run.
-        options["network"] = self._own_network or Network(network["name"])
-        return method_class(options.pop("name"))(**options)
+        backbone = self._own_network if network is None else Network(network["name"])
+        return make_method(config["method"], backbone, f"{self.path / 'config.yaml'}, method")  # type: ignore[arg-type]
 
     def spec(self) -> Spec:
         """The task."""
-        card = self.card
-        return Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]), self.config["epochs"])
+        return replace(spec_of(self.card), epochs=self.config["epochs"])
 
     def data(self, **options: Any) -> data_room.ImageData:
         """The data that the run was trained on, or the same with other options."""
-        card = self.card if (self.path / "model.json").is_file() else {}
-        found = card.get("classes"), card.get("pixel_range")
-        return data_room.load_run(self.path, self.config["data"], options, *found)
+        recorded = self.config["data"]
+        if "name" not in recorded and "name" not in options:
+            raise UserError(f"{self.path / 'config.yaml'}, data: 'name' is missing; the data were objects of your own")
+        card = self.card if (self.path / "model.json").is_file() else None
+        classes, pixel_range = (None, None) if card is None else (card["classes"], card.get("pixel_range"))
+        return data_room.load_run(self.path, recorded, options, classes, pixel_range)
+
+    def _needs_network(self) -> UserError:
+        return UserError(
+            f"{self.path}: trained from a module of yours, or a factory; open it with Run(path, network=it)"
+        )
+
+
+def spec_of(card: Card) -> Spec:
+    """The task that a card's network was trained for."""
+    height, width = card["image_size"]
+    return Spec(len(card["classes"]), card["channels"], (height, width))
+
+
+def build_deliverable(card: Card, student: str, network: NetworkLike, where: str) -> nn.Module:
+    """An untrained network of the shape of a deliverable.
+
+    Args:
+        card: Of the Run or the exported file.
+        student: The deliverable's name.
+        network: The backbone.
+        where: Names the card in the error's line.
+
+    Raises:
+        UserError: No such network can be built: the card is damaged.
+    """
+    spec = spec_of(card)
+    try:
+        with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
+            if student == "target" and not isinstance(network, nn.Module):
+                return Network.of(network).build(spec.num_classes, spec.channels, spec.image_size)
+            method = make_method({"name": card["method"], **card["options"]}, network, f"{where}, options")
+            return method.deliverables(spec)[student]
+    except UserError as error:
+        raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
+    except Exception as error:  # a library's network of a wrong shape raises whatever it meets
+        raise UserError(f"{where}: describes no network that can be built ({in_a_line(error)})") from error
 
 
 def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
@@ -155,49 +206,47 @@ def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
         resize(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
 
 
-def read_card(text: str | None, path: Path) -> dict[str, Any]:
-    """The card that an exported file carries.
-
-    Raises:
-        UserError: It carries none.
-    """
-    try:
-        card: dict[str, Any] = json.loads(text or "")
-    except ValueError as error:
-        raise UserError(f"{path}: has no card of coterie's; export it again, or name the Run") from error
-    return card
-
-
-def open_exported(path: Path) -> tuple[dict[str, Any], nn.Module]:
+def open_exported(path: Path) -> tuple[Card, nn.Module]:
     """The card and the network, in evaluation mode, of a safetensors file that ``coterie export`` made.
 
     Raises:
         UserError: The file is missing, damaged, without a card, or holds weights of a module of the user's own.
     """
-    card = read_card(read_tensors(path, "export it again")[1], path)
+    card = parse_card(read_tensors(path, "export it again")[1], path)
     if card["network"] is None:
         raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
-    spec = Spec(len(card["classes"]), card["channels"], tuple(card["image_size"]))
-    with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
-        if card["student"] == "target":
-            network = Network(card["network"]).build(spec.num_classes, spec.channels, spec.image_size)
-        else:
-            options = {**card["options"], "network": card["network"]}
-            network = method_class(card["method"])(**options).deliverables(spec)[card["student"]]
+    network = build_deliverable(card, card["student"], card["network"], f"the card in {path}")
     load_weights(network, path, card.get("cut", False))
     return card, network.eval()
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a ``metrics.csv``, numbers as numbers; none where the file is missing."""
+    """The rows of a ``metrics.csv``, numbers as numbers; none where the file is missing.
+
+    Raises:
+        UserError: It is no such table.
+    """
     if not path.is_file():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [{key: _number(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    mend = "train the run again"
+    try:
+        table = list(csv.DictReader(io.StringIO(read_text(path, mend))))
+    except csv.Error as error:
+        raise UserError(f"{path}: no table of comma-separated values ({error}); {mend}") from error
+    rows: list[Row] = []
+    for line, texts in enumerate(table, 2):
+        row = {key: _number(value) for key, value in texts.items() if key is not None and value}
+        for key, value in row.items():
+            if isinstance(value, str) != (key == "stage") or (key == "epoch" and not isinstance(value, int)):
+                raise UserError(f"{path}, line {line}: {key} is {show_value(value)}; {mend}")
+        if not {"stage", "epoch"} <= row.keys():
+            raise UserError(f"{path}, line {line}: 'stage' or 'epoch' is missing; {mend}")
+        rows.append(row)
+    return rows
 
 
 def write_metrics(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:

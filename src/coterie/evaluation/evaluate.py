@@ -1,5 +1,6 @@
 """Measure a Run's network on data."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,11 +11,13 @@ from coterie.evaluation.predictions import disagreement, measures, predict_batch
 from coterie.run import Run
 
 
-def evaluate(run: Run, *, student: str | None = None, split: str = "test", **data: Any) -> dict[str, float]:
+def evaluate(
+    run: Run | str | Path, *, student: str | None = None, split: str = "test", **data: Any
+) -> dict[str, float]:
     """Error, NLL and calibration of one of a run's deliverables, in float32.
 
     Args:
-        run: A finished run.
+        run: A finished run, or its folder.
         student: Which deliverable; None for the default one.
         split: ``test``, ``validation`` or ``train``.
         data: Options of :func:`coterie.data.load` in place of the run's, for example ``root``.
@@ -27,6 +30,7 @@ def evaluate(run: Run, *, student: str | None = None, split: str = "test", **dat
     Raises:
         UserError: There is no such deliverable or split, or the data have other classes.
     """
+    run = Run.of(run)
     network, card = run.network(student), run.card
     found = run.data(**data)
     if list(found.classes) != card["classes"]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
 from coterie.files import replacing, write_text
@@ -33,7 +34,7 @@ class Exported:
     """What was written.
 
     Attributes:
-        path: The file; its card stands beside it as ``NAME.json``.
+        path: The file; its card stands beside it under the file's whole name and ``.json``: ``net.onnx.json``.
         difference: Largest difference of its logits from PyTorch's on ``images`` real test images.
         images: How many were compared.
     """
@@ -55,11 +56,11 @@ class Logits(nn.Module):
         return answer(self.network(images))
 
 
-def export(run: Run, format: Format, out: str | Path, student: str | None = None, **data: Any) -> Exported:
+def export(run: Run | str | Path, format: Format, out: str | Path, student: str | None = None, **data: Any) -> Exported:
     """Write a run's deployable network, check it on real test images, and only then put it in place.
 
     Args:
-        run: A finished run.
+        run: A finished run, or its folder.
         format: ``safetensors`` (weights by a plain model's names) or ``onnx`` (dynamic batch).
         out: The file, whose name ends in ``.safetensors`` or ``.onnx``, as the format does.
         student: Which deliverable; None for the default one.
@@ -69,12 +70,13 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
         UserError: The format is unknown or not the file name's, the file exists, the run has not finished, or the file
             does not compute what the network computes.
     """
-    path = Path(out)
+    run = Run.of(run)
+    path = check_value("out", out, Path)
     _check_suffix(path, format)
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another --out")
-    if path.stem == "model" and (path.parent / "config.yaml").is_file():
-        raise UserError(f"{path}: its card would replace the Run's own model.json; choose another --out")
+    beside = card_path(path)
+    for file in (path, beside):
+        if file.exists():
+            raise UserError(f"{file}: exists already; choose another --out")
     network = run.network(student)
     images = _real_images(run, data)
     with torch.inference_mode():
@@ -96,8 +98,13 @@ def export(run: Run, format: Format, out: str | Path, student: str | None = None
             raise UserError(
                 f"{path}: differs from the network by {difference:.2g} (more than {allowed:.2g}); not written"
             )
-    write_text(path.with_suffix(".json"), json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_text(beside, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
     return Exported(path, difference, len(images))
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of an exported file stands: beside it, so that two formats of one name have a card each."""
+    return path.with_name(f"{path.name}.json")
 
 
 def run_onnx(path: Path, images: Tensor) -> Tensor:

@@ -2,19 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.checking import PositiveInt, check_value
 from coterie.data import decode
 from coterie.data.say import say_once
 from coterie.data.transforms import normalise
 from coterie.errors import UserError
 from coterie.export.deploy import Logits, onnx_session
-from coterie.run import Run, open_exported, read_card
+from coterie.records import Card, parse_card
+from coterie.run import Run, open_exported
 
 
 @dataclass(frozen=True)
@@ -33,48 +35,41 @@ class Prediction:
 
 
 def predict(
-    source: Run | str | Path, images: Sequence[str | Path], *, student: str | None = None, top: int = 3
+    source: Run | str | Path, images: str | Path | Sequence[str | Path], *, student: str | None = None, top: int = 3
 ) -> list[Prediction]:
     """Classify image files.
 
     Args:
         source: A run, its folder, or an exported ``.safetensors`` or ``.onnx`` file.
-        images: Files of any format and size.
+        images: Files of any format and size, or one of them.
         student: Which deliverable of a run; None for the default one.
         top: How many classes to name for each image.
 
     Raises:
         UserError: The source is none of these, or an image does not decode.
     """
-    if top < 1:
-        raise UserError(f"--top is {top}; use 1 or more")
+    top = check_value("--top", top, PositiveInt)
+    files = [images] if isinstance(images, str | PathLike) else images
     card, network = _opened(source, student)
     classes = card["classes"]
     found = []
-    for path in map(Path, images):
-        span = card.get("pixel_range")
-        pixels = decode(
-            path,
-            tuple(card["image_size"]),
-            card["channels"],
-            None if span is None else tuple(span),
-            say=say_once,
-            dim=False,
-        )
-        batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), tuple(card["mean"]), tuple(card["std"]))
+    for path in map(Path, files):
+        size, span = card["image_size"], card.get("pixel_range")
+        pixels = decode(path, size, card["channels"], span, say=say_once, dim=False)
+        batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), card["mean"], card["std"])
         best = network(batch)[0].softmax(0).topk(min(top, len(classes)))
         names = tuple(classes[index] for index in best.indices.tolist())
         found.append(Prediction(path, names, tuple(best.values.tolist())))
     return found
 
 
-def _opened(source: Run | str | Path, student: str | None) -> tuple[dict[str, Any], Callable[[Tensor], Tensor]]:
+def _opened(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
     if not isinstance(source, Run) and Path(source).suffix == ".onnx":
         _refuse(student)
         session = onnx_session(_existing(Path(source)))
         text = session.get_modelmeta().custom_metadata_map.get("coterie")
         name = session.get_inputs()[0].name
-        return read_card(text, Path(source)), lambda images: torch.from_numpy(
+        return parse_card(text, Path(source)), lambda images: torch.from_numpy(
             np.asarray(session.run(None, {name: images.contiguous().numpy()})[0])
         )
     if not isinstance(source, Run) and Path(source).suffix == ".safetensors":

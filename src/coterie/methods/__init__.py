@@ -1,6 +1,11 @@
 """The published methods, one file each."""
 
-from coterie.errors import unknown_name
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from coterie.checking import check_names, check_value
+from coterie.errors import UserError, unknown_name
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.cl_ilr import ClIlr
 from coterie.methods.compact import Compact
@@ -21,6 +26,7 @@ from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
 from coterie.methods.srm import Srm
 from coterie.methods.vanilla import Vanilla
+from coterie.networks.zoo import NetworkLike
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -74,6 +80,7 @@ __all__ = [
     "Teaches",
     "Turn",
     "Vanilla",
+    "make_method",
     "method_class",
 ]
 
@@ -87,3 +94,28 @@ def method_class(name: str) -> type[Method]:
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
     return METHODS[name]
+
+
+def make_method(record: Mapping[str, Any], network: NetworkLike, where: str) -> Method:
+    """A method from its ``name`` and options as plain values, such as a file's.
+
+    Args:
+        record: The mapping.
+        network: The backbone.
+        where: Names the record in the error's line.
+
+    Raises:
+        UserError: The name or an option is unknown, or an option's value is wrong.
+    """
+    check_names(where, record, needed=("name",))
+    name = check_value(f"{where}, name", record["name"], str)
+    options = {option: value for option, value in record.items() if option != "name"}
+    try:
+        kind = method_class(name)
+        known = [field.name for field in fields(kind) if field.name != "network"]
+        for option in options:
+            if option not in known:
+                raise unknown_name(f"option of method '{name}'", str(option), known)
+        return kind(network=network, **options)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

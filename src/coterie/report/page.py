@@ -18,6 +18,7 @@ from coterie.errors import UserError
 from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.files import write_text
 from coterie.methods import Edge
+from coterie.records import Card
 from coterie.report import plots
 from coterie.report.section import Section
 from coterie.report.students import delivers_students, students_section
@@ -28,24 +29,25 @@ from coterie.run import Row, Run
 _PICTURES = 12
 
 
-def report(runs: Sequence[Run], out: str | Path, **options: Any) -> Path:
+def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path, **options: Any) -> Path:
     """Write the page; the runs must be of the same data.
 
     Args:
-        runs: Finished runs; those of ``vanilla`` are baselines.
+        runs: Finished runs, or their folders, or one of them; those of ``vanilla`` are baselines.
         out: The HTML file, replaced where it exists.
         options: Of :func:`coterie.data.load` in place of the runs', for example ``root`` where the images are now.
 
     Raises:
         UserError: There are no runs, one has not finished, or they are of different data.
     """
-    if not runs:
+    given = [Run.of(run) for run in ([runs] if isinstance(runs, Run | str | Path) else runs)]
+    if not given:
         raise UserError("nothing to report; name one or more Run folders")
-    cards = [run.card for run in runs]
+    cards = [run.card for run in given]
     if any(card["classes"] != cards[0]["classes"] for card in cards):
         raise UserError("these runs are of different classes; report them one data set at a time")
-    data = runs[0].data(**options)
-    measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(runs, cards, strict=True)]
+    data = given[0].data(**options)
+    measured = [_Measured(run, card, _predictions(run, data)) for run, card in zip(given, cards, strict=True)]
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.report").joinpath("page.html").read_text(encoding="utf-8"))
     shown = _first_of_each_method(measured)
@@ -58,14 +60,14 @@ def report(runs: Sequence[Run], out: str | Path, **options: Any) -> Path:
         subtitle=f"{len(data.train):,} training images, {len(cards[0]['classes'])} classes",
         verdicts=_verdicts(measured),
         caution=_caution(len(data.test)),
-        rows=rows(runs),
+        rows=rows(given),
         images=f"{len(data.test):,}",
         sections=[
-            *(students_section(each.run, runs) for each in _first_of_each_method(measured, delivers_students)),
+            *(students_section(each.run, given) for each in _first_of_each_method(measured, delivers_students)),
             *_sections(shown, data),
         ],
         pictures=[] if taught is None else _pictures(taught.predictions, data),
-        configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in runs],
+        configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text()} for run in given],
         version=coterie.__version__,
     )
     path = Path(out)
@@ -76,7 +78,7 @@ def report(runs: Sequence[Run], out: str | Path, **options: Any) -> Path:
 @dataclass(frozen=True)
 class _Measured:
     run: Run
-    card: dict[str, Any]
+    card: Card
     predictions: Predictions
 
     @property

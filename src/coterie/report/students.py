@@ -52,7 +52,7 @@ def students(run: Run, runs: Sequence[Run] = ()) -> list[Student]:
     names: list[str] = card["deliverables"]
     with TemporaryDirectory() as folder:
         files = [export(run, "onnx", Path(folder) / f"{name}.onnx", name).path for name in names]
-        times = latencies(files, card["channels"], tuple(card["image_size"]))
+        times = latencies(files, card["channels"], card["image_size"])
     full = card["cost"][names[0]]["parameters"]
     return [
         Student(

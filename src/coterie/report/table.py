@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from coterie.records import Card
 from coterie.run import Run
 
 
@@ -72,11 +73,11 @@ def means(runs: Iterable[Run]) -> list[str]:
     ]
 
 
-def _name(card: dict[str, Any], peer: str) -> str:
+def _name(card: Card, peer: str) -> str:
     return f"{card['network'] or 'own module'} alone" if card["method"] == "vanilla" else f"{card['method']}: {peer}"
 
 
-def _place(card: dict[str, Any]) -> Callable[[tuple[str, Any]], int]:
+def _place(card: Card) -> Callable[[tuple[str, Any]], int]:
     """Sorts a card's figures: its peers in their order, then what is combined of them."""
     peers: list[str] = card["peers"]
     return lambda item: peers.index(item[0]) if item[0] in peers else len(peers)

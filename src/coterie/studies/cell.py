@@ -122,7 +122,11 @@ def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
         command(cell, runs),
         measured=_figures(cell, run, data),
         curves=curves(run) if CURVES in cell.measures else {},
-        cost={part: dict(costs) for part, costs in card["cost"].items() if part != "training"},
+        cost={
+            part: {"parameters": costs["parameters"], "flops": costs["flops"]}
+            for part, costs in card["cost"].items()
+            if part != "training"
+        },
         training_flops=None if flops is None or taught is None else flops + taught,
         seconds=round(max(card["seconds"], time.perf_counter() - started), 1),
     )

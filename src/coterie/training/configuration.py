@@ -1,6 +1,6 @@
 """A run's options, what is derived from them, and ``config.yaml``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -13,6 +13,7 @@ from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
 from coterie.networks.zoo import Network
+from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice
 from coterie.training.recipes import Recipe
 
@@ -57,10 +58,10 @@ class Options:
             )
         return self
 
-    def reusing(self, previous: dict[str, Any]) -> "Options":
+    def reusing(self, previous: Configuration) -> "Options":
         """Precision and threads as an earlier session of the run resolved them, where they are left open now."""
-        precision = previous["precision"] if self.precision in ("auto", "trial") else self.precision
-        return replace(self, precision=precision, threads=self.threads or previous["threads"])
+        precision = previous.get("precision", "auto") if self.precision in ("auto", "trial") else self.precision
+        return replace(self, precision=precision, threads=self.threads or previous.get("threads"))
 
     def resolved(self, precision: str) -> "Options":
         """With nothing left open."""
@@ -122,7 +123,7 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def resume_differences(path: Path, now: dict[str, Any], before: dict[str, Any]) -> None:
+def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> None:
     """Refuse to go on with a run under other options.
 
     Raises:

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,6 +17,7 @@ from coterie.networks.teacher import Adapted, Input, Teacher
 from coterie.networks.weights import load_matching
 from coterie.networks.zoo import OWN, Network
 from coterie.outputs import PeerOutput
+from coterie.records import Card
 from coterie.run import Run, open_exported
 from coterie.training.distribution import predict_split
 from coterie.training.precision import autocast
@@ -69,12 +69,12 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
     )
 
 
-def _of_card(card: dict[str, Any], network: nn.Module, source: str, data: ImageData, given: Input) -> Adapted:
+def _of_card(card: Card, network: nn.Module, source: str, data: ImageData, given: Input) -> Adapted:
     if card["classes"] != list(data.classes):
         theirs, ours = len(card["classes"]), len(data.classes)
         how = f"knows {theirs} classes, and the data have {ours}" if theirs != ours else "has classes of other names"
         raise UserError(f"{_OPTION} {source}: {how}; give a teacher of the classes of '{data.name}'")
-    wanted = Input(card["channels"], tuple(card["image_size"]), tuple(card["mean"]), tuple(card["std"]))
+    wanted = Input(card["channels"], card["image_size"], card["mean"], card["std"])
     return Adapted(network, given, wanted)
 
 

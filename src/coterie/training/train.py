@@ -15,6 +15,7 @@ from coterie.evaluation.cost import cost
 from coterie.files import write_text
 from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
+from coterie.records import Configuration
 from coterie.run import Row, Run, write_metrics
 from coterie.training import checkpoint
 from coterie.training.configuration import DeviceChoice, Options, check_objects, configuration, resume_differences
@@ -258,7 +259,7 @@ def _own(method: Method) -> nn.Module | Callable[..., nn.Module] | None:
     return None if isinstance(name, str) else name
 
 
-def _previous(path: Path, resume: bool, reporter: Reporter) -> dict[str, Any] | None:
+def _previous(path: Path, resume: bool, reporter: Reporter) -> Configuration | None:
     """The configuration of the run to go on with, if there is one."""
     if not resume:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -1,0 +1,165 @@
+"""What is written down of a training: a Run's ``config.yaml``, and the card in ``model.json`` and in exported files.
+
+Both may come from elsewhere, so each has one reader, which checks it against a schema: whatever is wrong is one line
+that names the file and the field. Keys that a newer version added are kept and not looked at.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from coterie.checking import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, make_checked
+from coterie.errors import UserError
+from coterie.files import parse_json, read_json, read_yaml
+
+_AGAIN = "train the run again"
+Side = Annotated[int, Bounds(least=1, most=4096)]
+# A loss may be infinite where a network is sure of what is wrong.
+Figure = Annotated[float, Bounds(finite=False)]
+
+
+class NetworkRecord(TypedDict):
+    """A backbone by name."""
+
+    name: str
+    pretrained: NotRequired[bool]
+    weights: NotRequired[str | None]
+
+
+class Configuration(TypedDict):
+    """``config.yaml``: all that is needed to repeat a training; its keys are arguments of :func:`coterie.train`.
+
+    Attributes:
+        method: Its ``name``, and its options.
+        network: None for a module of the user's own.
+        data: Arguments of :func:`coterie.data.load`.
+        recipe: Its ``name``, and its options.
+    """
+
+    method: dict[str, Any]
+    network: NetworkRecord | None
+    data: dict[str, Any]
+    epochs: PositiveInt
+    batch_size: NotRequired[PositiveInt]
+    seed: int
+    recipe: NotRequired[dict[str, Any]]
+    precision: NotRequired[Literal["bf16", "fp32"]]
+    threads: NotRequired[PositiveInt]
+    device: NotRequired[str]
+    compile: NotRequired[bool]
+    test_every: NotRequired[PositiveInt]
+
+
+class CostRecord(TypedDict):
+    """What a deliverable costs: parameters, and FLOPs of one image's forward."""
+
+    parameters: NonNegativeInt
+    flops: NonNegativeInt
+
+
+class Card(TypedDict):
+    """``model.json``: what the deployable network is.
+
+    Attributes:
+        format: 1.
+        coterie: The version that wrote it.
+        method: The method's name.
+        network: The backbone's name; None for a module of the user's own.
+        options: The method's options.
+        deliverables: Names of what can be deployed, the default one first.
+        cut: Whether training decided how wide the layers are.
+        peers: Names of a delivered group's peers, in order.
+        classes: Names, by index.
+        channels: Of the images.
+        image_size: [height, width] in pixels.
+        mean: Per channel, of pixels scaled to [0, 1].
+        std: Per channel.
+        pixel_range: What is black and what is white in the images' files; None where their type says it.
+        data: The data set's name.
+        selected: ``last``, or ``best on validation``.
+        epoch: The one that was delivered, from 1.
+        seconds: Of training.
+        training_flops: Of all stages; None where a compiled network hid them.
+        test: By part, figures on the test images.
+        cost: By part, parameters and FLOPs.
+        student: Of an exported file: which deliverable it holds.
+    """
+
+    format: NotRequired[int]
+    coterie: NotRequired[str]
+    method: str
+    network: str | None
+    options: dict[str, Any]
+    deliverables: list[str]
+    cut: NotRequired[bool]
+    peers: list[str]
+    classes: list[str]
+    channels: Literal[1, 3]
+    image_size: tuple[Side, Side]
+    mean: tuple[float, ...]
+    std: tuple[Positive, ...]
+    pixel_range: NotRequired[tuple[float, float] | None]
+    data: str
+    selected: NotRequired[str]
+    epoch: NotRequired[NonNegativeInt]
+    seconds: NotRequired[NonNegative]
+    training_flops: NotRequired[NonNegative | None]
+    test: dict[str, dict[str, Figure]]
+    cost: dict[str, CostRecord]
+    student: NotRequired[str]
+
+
+def read_configuration(path: Path) -> Configuration:
+    """A Run's ``config.yaml``.
+
+    Raises:
+        UserError: It cannot be read, or a field is missing or wrong.
+    """
+    return make_checked(Configuration, str(path), read_yaml(path, _AGAIN), others=True)
+
+
+def read_card(path: Path) -> Card:
+    """A Run's ``model.json``.
+
+    Raises:
+        UserError: It cannot be read, or a field is missing or wrong.
+    """
+    return check_card(read_json(path, _AGAIN), str(path))
+
+
+def parse_card(text: str | None, path: Path) -> Card:
+    """The card that an exported file carries.
+
+    Raises:
+        UserError: It carries none, or a field is missing or wrong.
+    """
+    if not text:
+        raise UserError(f"{path}: has no card of coterie's; export it again, or name the Run")
+    card = check_card(parse_json(text, f"the card in {path}", "export it again"), f"the card in {path}")
+    if card.get("student") not in card["deliverables"]:
+        raise UserError(f"the card in {path}: student is no deliverable; export it again")
+    return card
+
+
+def check_card(content: Any, where: str) -> Card:
+    """A card, if it is one.
+
+    Raises:
+        UserError: A field is missing or wrong, or fields do not fit each other.
+    """
+    card = make_checked(Card, where, content, others=True)
+    if card.get("format", 1) > 1:
+        raise UserError(
+            f"{where}: written by coterie {card.get('coterie', '(newer)')}; install that version or a newer one"
+        )
+    if not card["classes"]:
+        raise UserError(f"{where}, classes is empty; a network has one class or more")
+    for name, values in (("mean", card["mean"]), ("std", card["std"])):
+        if len(values) != card["channels"]:
+            raise UserError(f"{where}, {name} has {len(values)} values; write {card['channels']}, one a channel")
+    if not card["deliverables"]:
+        raise UserError(f"{where}, deliverables is empty; name at least one")
+    for name in card["deliverables"]:
+        # They name files of the Run: nothing outside of it may be reached.
+        if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
+            raise UserError(f"{where}, deliverables has {name!r}; write a plain name")
+    return card
