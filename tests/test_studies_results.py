@@ -49,12 +49,18 @@ def test_what_is_not_finite_is_null_and_no_figure(tmp_path):
     ("text", "said"),
     [
         ("{", "not valid JSON"),
-        ("[]", "the file is no mapping"),
-        ('{"study": "one", "cells": []}', "the file has no 'scale'"),
-        ('{"study": "one", "scale": "small", "cells": {}}', "'cells' is {}"),
-        ('{"study": "one", "scale": "small", "cells": [3]}', "cell 0 is no mapping"),
-        ('{"study": "one", "scale": "small", "cells": [{"data": "d"}]}', "cell 0 has no 'network'"),
-        ('{"study": "one", "scale": "small", "cells": [], "runs": 1}', "unknown key 'runs'"),
+        ("[]", "results is []; write a mapping"),
+        ('{"study": "one", "cells": []}', "results: 'scale' is missing"),
+        ('{"study": "one", "scale": "small", "cells": {}}', "results, cells is {}; write a list"),
+        ('{"study": "one", "scale": "small", "cells": [3]}', "results, cells, item 1 is 3; write a mapping"),
+        (
+            (
+                '{"study": "one", "scale": "small", "cells": [{"data": "d"}]}',
+                "results, cells, item 1: 'network' is missing",
+            ),
+            "results, cells, item 1: 'network' is missing",
+        ),
+        ('{"study": "one", "scale": "small", "cells": [], "runs": 1}', "unknown key of results 'runs'"),
     ],
 )
 def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said):
@@ -70,20 +76,20 @@ def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said)
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"seed": "0"}, "'seed' is \"0\""),
-        ({"seed": True}, "'seed' is true"),
-        ({"measured": {"target": 3}}, "'measured' of 'target'"),
-        ({"measured": {"target": {"error": "3"}}}, "see 'error'"),
-        ({"failed": 1}, "'failed' is 1"),
-        ({"curves": {"target": 3}}, "'curves' of 'target'"),
-        ({"curves": {"target": {"test_error": [[1, "2"]]}}}, "see 'test_error'"),
+        ({"seed": "0"}, "seed is '0'; write a whole number"),
+        ({"seed": True}, "seed is True; write a whole number"),
+        ({"measured": {"target": 3}}, "measured, target is 3; write a mapping"),
+        ({"measured": {"target": {"error": "3"}}}, "measured, target, error is '3'; write a number"),
+        ({"failed": 1}, "failed is 1; write text"),
+        ({"curves": {"target": 3}}, "curves, target is 3; write a mapping"),
+        ({"curves": {"target": {"test_error": [[1, "2"]]}}}, "curves, target, test_error, item 1, item 2 is '2'"),
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path, changed, said):
     cell = {"data": "d", "network": "n", "row": "r", "seed": 0} | changed
     path = tmp_path / "r.json"
     path.write_text(json.dumps({"study": "one", "scale": "small", "cells": [cell]}))
-    with pytest.raises(UserError, match="cell 0") as caught:
+    with pytest.raises(UserError, match="cells, item 1") as caught:
         load_results(path)
     assert said in str(caught.value)
 
@@ -95,7 +101,7 @@ def test_a_cell_that_is_there_twice_is_refused(tmp_path):
 
 
 def test_no_file_is_said_so(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         load_results(tmp_path / "none.json")
 
 

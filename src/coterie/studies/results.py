@@ -12,8 +12,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from coterie.checking import make_checked
 from coterie.errors import UserError
-from coterie.files import write_text
+from coterie.files import read_json, write_text
 from coterie.studies.study import Key
 
 Figures = dict[str, dict[str, float | None]]  # by part, by metric
@@ -111,22 +112,21 @@ def load_results(path: str | Path) -> Results:
         UserError: It cannot be read or is no such file; the line names it and what is wrong.
     """
     path = Path(path)
+    mend = "name a file that coterie study wrote"
+    content = read_json(path, mend)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or "not readable"
-        raise UserError(f"{path}: cannot be read ({reason}); name a file that coterie study wrote") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); run its study again to another file") from error
-    try:
-        head = _checked(Results, content, "the file")
-        cells = [_result(each, f"cell {place}") for place, each in enumerate(head.get("cells", []))]
-        key, times = Counter(each.key for each in cells).most_common(1)[0] if cells else ((), 1)
-        if times > 1:
-            raise ValueError(f"the cell {'/'.join(map(str, key))} is there twice")
-        return Results(**{**head, "cells": cells})
-    except ValueError as error:
-        raise UserError(f"{path}: no results of a study ({error}); name a file that coterie study wrote") from error
+        results = make_checked(Results, "results", content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {mend}") from error
+    key, times = Counter(cell.key for cell in results.cells).most_common(1)[0] if results.cells else ((), 1)
+    if times > 1:
+        raise UserError(f"{path}: the cell {'/'.join(map(str, key))} is there twice; {mend}")
+    for cell in results.cells:
+        for part, named in cell.curves.items():
+            if any(len(pair) != 2 for curve in named.values() for pair in curve):
+                where = f"{path}: cell {'/'.join(map(str, cell.key))}, curves, {part}"
+                raise UserError(f"{where} has a point that is no pair of an epoch and a figure; {mend}")
+    return results
 
 
 def save_results(path: str | Path, results: Results) -> None:
@@ -185,49 +185,6 @@ def _locked(mark: Path) -> int:
             if os.path.samestat(os.fstat(lock), mark.stat()):
                 return lock
         os.close(lock)
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("study", "scale", "command", "version", "torch", "machine", "data", "network", "row"), (str,)),
-    **dict.fromkeys(("configuration", "measured", "curves", "cost"), (dict,)),
-    **{"cells": (list,), "seed": (int,), "seconds": (int, float), "training_flops": (int, float, type(None))},
-    "failed": (str, type(None)),
-}
-
-
-def _checked(kind: type, content: Any, what: str) -> dict[str, Any]:
-    """The content, if its keys and their types are those of the dataclass."""
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{what} is no mapping")
-    names = [each.name for each in fields(kind)]
-    needed = ("study", "scale", "cells") if kind is Results else ("data", "network", "row", "seed")
-    for name in needed:
-        if name not in content:
-            raise ValueError(f"{what} has no '{name}'")
-    for name, value in content.items():
-        if name not in names:
-            raise ValueError(f"{what} has an unknown key '{name}'")
-        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
-            raise ValueError(f"{what}: '{name}' is {json.dumps(value)[:40]}")
-    return dict(content)
-
-
-def _result(content: Any, what: str) -> Result:
-    found = _checked(Result, content, what)
-    for name in ("measured", "cost"):
-        for part, figures in found.get(name, {}).items():
-            for metric, value in (figures if isinstance(figures, dict) else {"": "?"}).items():
-                if not isinstance(value, int | float | None) or isinstance(value, bool):
-                    raise ValueError(f"{what}: '{name}' of '{part}' is no mapping of names to numbers, see '{metric}'")
-    for part, named in found.get("curves", {}).items():
-        for metric, curve in (named if isinstance(named, dict) else {"": None}).items():
-            if not isinstance(curve, list) or not all(map(_is_pair, curve)):
-                raise ValueError(f"{what}: 'curves' of '{part}' are no lists of [epoch, figure], see '{metric}'")
-    return Result(**found)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value)
 
 
 def _json(value: Any) -> str:

@@ -1,16 +1,21 @@
 """Checkpoints: nested states in one safetensors file, whole or absent, never pickled."""
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coterie.errors import UserError
-from coterie.files import read_tensors, replacing
+from coterie.checking import NonNegative, NonNegativeInt, check_value, make_checked
+from coterie.data import ImageData, Images
+from coterie.errors import UserError, in_a_line
+from coterie.files import parse_json, read_tensors, replacing
+
+_MEND = "delete it and train again"
 
 
 def save(path: Path, state: Any) -> None:
@@ -49,29 +54,104 @@ def save(path: Path, state: Any) -> None:
             raise
 
 
+class SavedStage(TypedDict):
+    """What ``checkpoints/last.safetensors`` holds: a stage in training, see ``StageRun.state``.
+
+    Attributes:
+        best: The epoch that the validation split chose, and its error; empty without one.
+        data: Which images are trained and measured on, see :func:`describe_data`.
+    """
+
+    stage: NonNegativeInt
+    epoch: NonNegativeInt
+    step: NonNegativeInt
+    seconds: NonNegative
+    flops_per_image: float | None
+    sums: dict[str, Tensor]
+    modules: dict[str, dict[str, Any]]
+    optimisers: list[dict[str, Any]]
+    schedules: list[dict[str, Any]]
+    best: dict[str, float]
+    data: NotRequired[dict[str, int | str]]
+
+
 def load(path: Path) -> Any:
     """The tree that :func:`save` wrote, tensors on the CPU.
 
     Raises:
         UserError: The file is damaged.
     """
-    mend = "delete it and train again"
-    tensors, text = read_tensors(path, mend)
-    try:
-        tree = json.loads(text or "")
-    except ValueError as error:
-        raise UserError(f"{path}: no checkpoint of coterie; {mend}") from error
+    tensors, text = read_tensors(path, _MEND)
+    tree = parse_json(text or "", f"{path}, its tree", _MEND)
 
     def decode(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "tensor" in value:
-                return tensors[value["tensor"]]
-            if "dict" in value:
-                return {key: decode(item) for key, item in value["dict"]}
-            return [decode(item) for item in value["list"]]
-        return value
+        if not isinstance(value, dict):
+            return value
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        if "dict" in value:
+            return {key: decode(item) for key, item in value["dict"]}
+        return [decode(item) for item in value["list"]]
 
-    return decode(tree)
+    try:
+        return decode(tree)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no checkpoint of coterie ({in_a_line(error)}); {_MEND}") from error
+
+
+def load_stage(path: Path) -> SavedStage:
+    """The checkpoint of a stage in training.
+
+    Raises:
+        UserError: The file is damaged, or a field is missing or wrong.
+    """
+    return make_checked(SavedStage, str(path), load(path), others=True)
+
+
+def load_states(path: Path) -> dict[str, dict[str, Any]]:
+    """The modules' states of a finished stage, or of the best epoch.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    states: dict[str, dict[str, Any]] = check_value(str(path), load(path), dict[str, dict[str, Any]])
+    return states
+
+
+def describe_data(data: ImageData) -> dict[str, int | str]:
+    """How many images each split has, and a digest of their labels and files, for a resumed training to compare."""
+    found: dict[str, int | str] = {}
+    digest = hashlib.blake2b(digest_size=8)
+    for split in ("train", "validation", "test"):
+        images: Images | None = getattr(data, split)
+        found[split] = 0 if images is None else len(images)
+        if images is not None:
+            digest.update(images.labels.tobytes())
+            # Of its path only what a moved folder keeps.
+            for name in images.names or ():
+                digest.update("/".join(Path(name).parts[-2:]).encode("utf-8", "surrogateescape"))
+    return found | {"digest": digest.hexdigest()}
+
+
+def check_data(saved: SavedStage, data: ImageData, path: Path) -> None:
+    """Refuse to go on with other images than a training began with.
+
+    Raises:
+        UserError: Says what is different.
+    """
+    now = describe_data(data)
+    before = saved.get("data", now)
+    for split in ("train", "validation", "test"):
+        if before.get(split) != now[split]:
+            raise UserError(
+                f"data '{data.name}' has {now[split]} {split} images, and the run in {path} began with "
+                f"{before.get(split)}; restore them, or choose another --out"
+            )
+    if before.get("digest") != now["digest"]:
+        raise UserError(
+            f"data '{data.name}' has other images or labels than the run in {path} began with; restore them, or choose "
+            "another --out"
+        )
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -123,16 +123,30 @@ def _plain(value: Any) -> Any:
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
-def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run under other options.
+# What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
+# device, sums are rounded in another order.
+_FREE = ("data.root", "data.workers", "data.memory_gb", "data.download")
+_ROUNDING = ("threads", "device")
+
+
+def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
+    """Refuse to go on with a run under options that make it another training.
+
+    Returns:
+        Lines to say, of options that may change results in their last digits.
 
     Raises:
         UserError: Names the first option that differs.
     """
+    lines = []
     for option, value, old in _differences(now, before):
-        raise UserError(
-            f"--{option} is {value}, and the run in {path} has {old}; give {old} to go on, or choose another --out"
-        )
+        if option in _ROUNDING:
+            lines.append(f"--{option} is {value}, and the run had {old}: results may differ in their last digits")
+        elif option not in _FREE:
+            raise UserError(
+                f"--{option} is {value}, and the run in {path} has {old}; give {old} to go on, or choose another --out"
+            )
+    return lines
 
 
 def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any, Any]]:

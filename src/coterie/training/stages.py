@@ -20,7 +20,7 @@ from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
 from coterie.processor import memory_format
 from coterie.run import Row
-from coterie.training.checkpoint import load_optimiser
+from coterie.training.checkpoint import SavedStage, load_optimiser
 from coterie.training.distribution import predict_split, prepared, reduced, share_buffers
 from coterie.training.precision import autocast
 from coterie.training.progress import Reporter
@@ -120,13 +120,20 @@ class StageRun:
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
         }
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Go back to where :meth:`state` was taken."""
+    def load(self, state: SavedStage) -> None:
+        """Go back to where :meth:`state` was taken.
+
+        Raises:
+            UserError: The checkpoint is another network's.
+        """
         load_modules(self.modules(), state["modules"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            load_optimiser(optimiser, saved)
-        for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
-            schedule.load_state_dict(saved)
+        try:
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                load_optimiser(optimiser, saved)
+            for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
+                schedule.load_state_dict(saved)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise _of_another_network(error) from error
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.flops_per_image = state["flops_per_image"]
         accelerator = self.setting.accelerator
@@ -284,9 +291,13 @@ def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
     try:
         for name, module in modules.items():
             module.load_state_dict(states[name])
-    except (KeyError, RuntimeError) as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"the checkpoint is of another network ({reason}); choose another --out") from error
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise _of_another_network(error) from error
+
+
+def _of_another_network(error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+    return UserError(f"the checkpoint is of another network ({reason}); choose another --out")
 
 
 @contextmanager

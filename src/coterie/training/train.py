@@ -18,6 +18,7 @@ from coterie.networks.zoo import Network
 from coterie.records import Configuration
 from coterie.run import Row, Run, write_metrics
 from coterie.training import checkpoint
+from coterie.training.checkpoint import SavedStage
 from coterie.training.configuration import DeviceChoice, Options, check_objects, configuration, resume_differences
 from coterie.training.deliver import deliver
 from coterie.training.distribution import agreed, make_accelerator, of_first
@@ -94,7 +95,8 @@ def train(
     options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
     config = configuration(method, data, options)
     if previous is not None:
-        resume_differences(path, config, previous)
+        for line in resume_differences(path, config, previous):
+            reporter.say(line)
         if (path / "model.json").is_file():
             reporter.say(f"{path}: this run is finished; nothing to do")
             return Run(path, _own(method))
@@ -127,9 +129,12 @@ class _Training:
         self.path, self.method, self.spec, self.setting = path, method, spec, setting
         self.stop, self.writer, self.test_every = stop, writer, test_every
         self.main = setting.accelerator.is_main_process
+        self.images = checkpoint.describe_data(setting.data)
         last = path / "checkpoints" / "last.safetensors"
-        self.saved: dict[str, Any] | None = checkpoint.load(last) if last.is_file() else None
-        self.best: dict[str, Any] = (self.saved or {}).get("best", {})
+        self.saved: SavedStage | None = checkpoint.load_stage(last) if last.is_file() else None
+        if self.saved is not None:
+            checkpoint.check_data(self.saved, setting.data, path)
+        self.best: dict[str, Any] = {} if self.saved is None else self.saved["best"]
         self.rows: list[Row] = self._kept_rows()
 
     def run(self, first: Stage, rest: Iterator[Stage]) -> None:
@@ -139,7 +144,7 @@ class _Training:
             last = stage
             if self.saved is not None and index < self.saved["stage"]:
                 place(stage, self.setting.accelerator.device)
-                load_modules(all_modules(stage), checkpoint.load(self._stage_file(index)))
+                load_modules(all_modules(stage), checkpoint.load_states(self._stage_file(index)))
             else:
                 self._train_stage(stage, index)
             if stage.finish is not None:
@@ -166,7 +171,7 @@ class _Training:
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
-            load_modules(all_modules(stage), checkpoint.load(self.path / "checkpoints" / "best.safetensors"))
+            load_modules(all_modules(stage), checkpoint.load_states(self.path / "checkpoints" / "best.safetensors"))
         if self.main:
             checkpoint.save(self._stage_file(index), {n: m.state_dict() for n, m in all_modules(stage).items()})
 
@@ -206,7 +211,7 @@ class _Training:
                 checkpoint.save(self.path / "checkpoints" / "best.safetensors", states)
 
     def _checkpoint(self, running: StageRun) -> None:
-        state = running.state() | {"best": self.best}
+        state = running.state() | {"best": self.best, "data": self.images}
         if self.main:
             checkpoint.save(self.path / "checkpoints" / "last.safetensors", state)
 
