@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ import coterie
 from coterie import UserError
 from coterie.data import Resident
 from coterie.methods import One, Spec, Vanilla
-from coterie.training import Recipe
+from coterie.training import Interrupted, Recipe
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import OfficialCode, Paper
+from resuming import stopping
 from toys import go, same, weights
 
 
@@ -83,6 +85,23 @@ def test_resuming_says_what_it_finds(digits, tmp_path, finished, capsys):
         go(One(network="resnet8"), digits, run.path)
 
 
+def test_going_on_compares_what_options_mean_and_the_images(digits, tmp_path, capsys):
+    out, options = tmp_path / "run", {"epochs": 2, "threads": 1}
+    whole = go(One(network="resnet8"), digits, tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        go(stopping(One(network="resnet8"), "train", 3), digits, out, **options)
+    elsewhere = replace(digits, options={**digits.options, "workers": 3, "memory_gb": 0.5, "root": "elsewhere"})
+    fewer = replace(digits, train=digits.train.subset(np.arange(150)))
+    with pytest.raises(UserError, match=r"has 150 train images, and the run in .* began with 160; restore them"):
+        go(One(network="resnet8"), fewer, out, resume=True, **options)
+    others = replace(digits, test=digits.test.subset(np.arange(100)[::-1].copy()))
+    with pytest.raises(UserError, match="has other images or labels than the run in"):
+        go(One(network="resnet8"), others, out, resume=True, **options)
+    cut = go(One(network="resnet8"), elsewhere, out, resume=True, progress=True, **options | {"device": "cpu"})
+    assert "--device is cpu, and the run had auto: results may differ" in " ".join(capsys.readouterr().err.split())
+    assert same(whole, cut)
+
+
 def test_batch_sizes_fit_the_data(digits, tmp_path):
     with pytest.raises(UserError, match=r"--batch_size is 500.*160"):
         go(Vanilla(network="resnet8"), digits, tmp_path / "a", batch_size=500)
@@ -112,7 +131,7 @@ def test_the_rate_falls_where_it_is_told_to():
     assert [steps.lr_lambdas[0](step) for step in (0, 29, 30, 129, 130, 199)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
     assert type(optimiser) is torch.optim.Adam
     assert optimiser.param_groups[0]["weight_decay"] == 1e-4
-    with pytest.raises(UserError, match=r"--recipe.drops is \[1.5\]"):
+    with pytest.raises(UserError, match=r"--recipe.drops, item 1 is 1.5"):
         Recipe(drops=(1.5,))
 
 

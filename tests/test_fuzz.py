@@ -1,0 +1,142 @@
+"""Three hundred random command lines, seeded: each ends with code 0, or with 2 and one line; never with a traceback."""
+
+import random
+
+import coterie.cli.train
+from coterie.cli import COMMANDS, main
+from coterie.run import Run
+
+SEED, LINES = 0, 300
+
+WORDS = [
+    *("", " ", "0", "-1", "1", "2", "3", "0.5", "1e309", "nan", "inf", "-inf", "99999999999999999999", "1e-3", "true"),
+    *(
+        "None",
+        "null",
+        "[]",
+        "[1, 2]",
+        "[0,0,0]",
+        "{}",
+        "{a: 1}",
+        "{train: 0}",
+        "{train: -1}",
+        "[[[",
+        "2024-13-01",
+        "!!x",
+    ),
+    *("one", "onee", "ONE", "vanilla", "resnet8", "timm/resnt18", "digits", "folder", "auto", "~/nowhere", "/dev/null"),
+    *(
+        "../x",
+        "a b",
+        "a\nb",
+        "\x1b[31m",
+        "日本",
+        "ä",
+        "\udcff",
+        "-",
+        "--",
+        "=",
+        "'",
+        '"',
+        "$(x)",
+        "%s",
+        "{",
+        "@",
+        "*",
+        ".",
+    ),
+]
+TRAIN = [
+    *(
+        "method",
+        "method.name",
+        "method.num_branches",
+        "method.temperature",
+        "method.epochs",
+        "method.gate",
+        "method.at",
+    ),
+    *("method.init", "method.share", "method.rampup", "network", "network.pretrained", "network.weights", "data"),
+    *("data.root", "data.image_size", "data.mean", "data.std", "data.noise", "data.noise_map", "data.validation"),
+    *("data.train_samples", "data.workers", "data.seed", "data.augment", "data.channels", "recipe", "recipe.momentum"),
+    *("recipe.learning_rate", "recipe.weight_decay", "recipe.clip_norm", "recipe.drops", "recipe.schedule", "epochs"),
+    *(
+        "batch_size",
+        "seed",
+        "precision",
+        "threads",
+        "device",
+        "compile",
+        "test_every",
+        "tensorboard",
+        "config",
+        "resume",
+    ),
+    *("out", "lr", "batch-size", "help", "method.nmu_branches", "no_such_option"),
+]
+OTHERS = {
+    "evaluate": ["student", "split", "data", "data.root"],
+    "predict": ["student", "top"],
+    "export": ["format", "out", "student"],
+    "report": ["out"],
+    "list": ["all", "network", "data.image_size"],
+    "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers"],
+}
+
+
+def lines(finished, folder):
+    """The command lines: of every command, some options right, some not."""
+    generator = random.Random(SEED)
+    digit = folder / "digit.png"
+    base = {
+        "train": ["--method", "one", "--network", "resnet8", "--data", "digits", "--data.train_samples", "40"],
+        "evaluate": [str(finished.path)],
+        "predict": [str(finished.path), str(digit)],
+        "export": [str(finished.path)],
+        "report": [str(finished.path)],
+        "list": ["methods"],
+        "study": ["one", "--plan"],
+    }
+    for number in range(LINES):
+        command = "train" if number % 2 else generator.choice([*OTHERS, "trian", ""])
+        line = list(base.get(command, []))
+        for _ in range(generator.randint(0, 3)):
+            option = generator.choice(TRAIN if command == "train" else OTHERS.get(command, TRAIN))
+            value = generator.choice(WORDS)
+            line += [f"--{option}={value}"] if generator.random() < 0.5 else [f"--{option}", value]
+        if generator.random() < 0.2 and line:
+            line[generator.randrange(len(line))] = generator.choice(WORDS)
+        if command in ("train", "export", "report") and "--out" not in line:
+            line += ["--out", str(folder / f"out{number}")]
+        yield [command, *line]
+
+
+def test_random_command_lines_end_with_0_or_with_2_and_a_line(finished, tmp_path, monkeypatch, capsys):
+    whole = coterie.cli.train.train
+    trained = []
+
+    def train(method, data, **options):
+        """Checks as always, and trains the first few: the others would take the test's time."""
+        if len(trained) < 5:
+            trained.append(whole(method, data, **options | {"epochs": min(options["epochs"], 1), "threads": 1}))
+        return Run(finished.path)
+
+    monkeypatch.setattr(coterie.cli.train, "train", train)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    codes = []
+    for line in lines(finished, tmp_path):
+        code = 0
+        try:
+            main(line)
+        except SystemExit as end:
+            code = end.code or 0
+        error = capsys.readouterr().err
+        codes.append(code)
+        assert code in (0, 2), line
+        if code == 2:
+            assert error.rstrip("\n").splitlines()[-1].startswith("coterie: "), (line, error)
+        assert "Traceback" not in error, line
+    assert 30 < codes.count(0) < 270
+    assert trained
+    assert set(COMMANDS) == {"train", *OTHERS}
