@@ -11,8 +11,8 @@ s_j and its teacher t_j, (B, d_j). A discriminator D_j learns to tell them apart
 
 D_j(s_j) is the probability that it is the teacher's. One teacher, drawn uniformly, teaches a batch (MEAL); or the mean
 of all: of softmax in L_sim, of logits in L_D (V2, whose student starts pretrained). As released: ``joint`` and
-``final_relu``, and for V2 ``discriminator_divisor=8``; but MEAL's leaves its teachers in training mode, and here they are
-always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
+``final_relu``, and for V2 ``discriminator_divisor=8``; but MEAL's leaves its teachers in training mode, and here they
+are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
 ``benchmarks/meal_modes.json`` can tell (ResNet-8, 300 digits, six seeds, test error in %, mean ± standard deviation):
 joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default is the released one.
 How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/noisy_labels.md`` for MEAL
@@ -61,8 +61,8 @@ class Meal(Taught):
         block_weights: γ of each block and, last, of the logits; None for the last of 0.001, 0.01, 0.05, 0.1, 1.
         pooling: How blocks are aligned: ``avg`` or ``max``.
         discriminator_rate: The discriminators' own peak learning rate, on the recipe's schedule.
-        discriminator_divisor: How many times narrower a discriminator's hidden layers are than what they read: 2 (MEAL's
-            released code) or 8 (MEAL V2's: 1000, 125, 15 and 2 wide).
+        discriminator_divisor: How many times narrower a discriminator's hidden layers are than what they read: 2
+            (MEAL's released code) or 8 (MEAL V2's: 1000, 125, 15 and 2 wide).
         final_relu: Whether discriminators end in a ReLU, as in the released code: their loss stays above ln 2 / 2.
     """
 
