@@ -227,9 +227,9 @@ def test_a_file_without_a_readable_card_is_refused(finished, tmp_path, capsys):
     network = finished.model
     image = tmp_path / "digit.png"
     Image.new("L", (8, 8)).save(image)
-    for metadata in (None, {"coterie": "{no json"}):
+    for metadata, said in ((None, "has no card"), ({"coterie": "{no json"}, "m.safetensors: not valid JSON")):
         save_file(network.state_dict(), tmp_path / "m.safetensors", metadata=metadata)
-        assert "has no card" in refused(capsys, "predict", tmp_path / "m.safetensors", image)
+        assert said in refused(capsys, "predict", tmp_path / "m.safetensors", image)
     (tmp_path / "m.safetensors").write_bytes(b"no tensors")
     assert "damaged" in refused(capsys, "predict", tmp_path / "m.safetensors", image)
     (tmp_path / "m.onnx").write_bytes(b"no graph")
