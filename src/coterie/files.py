@@ -1,11 +1,12 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, written by one command at a time."""
 
 import contextlib
 import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +15,165 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from coterie.errors import UserError
+from coterie.signals import unfinished
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DENIED = (
+    *(errno.EACCES, errno.EROFS, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path as the user wrote it, with ``~`` for the user's home, which a shell replaces in some places only."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # no such user
+        return Path(path)
+
+
+def plain_error(path: Path, error: BaseException) -> BaseException:
+    """The line for a file that could not be written; the error itself where no user can mend it.
+
+    Args:
+        path: What was written.
+        error: What its writing raised; safetensors raises an error of its own that only names the system's.
+    """
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, SafetensorError) and (named := re.search(r"os error (\d+)", str(error))):
+        number = int(named.group(1))
+    if number in _FULL:
+        return UserError(f"{path}: the disk is full; free some space and run the command again, a training --resume")
+    if number in _DENIED:
+        return UserError(f"{path}: cannot be written ({os.strerror(number or 0)}); choose another place")
+    if number == errno.ENOENT and not path.parent.is_dir():
+        return UserError(f"{path}: its folder was removed while it was written; run the command again")
+    return error
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a fresh path beside ``path``; what is written there takes its place when the block succeeds.
 
-    A failure, a kill or a full disk leaves the old file as it was, or none.
+    A failure, a signal or a full disk leaves the old file as it was, or none.
 
     Args:
         path: The file to make. Its folder is created where missing.
 
     Raises:
-        UserError: The disk is full or the folder cannot be written.
+        UserError: The disk is full, the folder cannot be written, or it was removed.
     """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _fresh_file(path)
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only their owner can read
+        temporary.chmod(0o666 & ~umask)  # what _fresh_file makes, only its owner can read
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"{path}: the disk is full; free some space and run the command again") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            reason = error.strerror or "not writable"
-            raise UserError(f"{path}: cannot be written ({reason}); choose another place") from error
-        raise
+    except (OSError, SafetensorError) as error:
+        plain = plain_error(path, error)
+        if plain is error:
+            raise
+        raise plain from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            unfinished.discard(temporary)
+
+
+def _fresh_file(path: Path) -> Path:
+    """An empty file beside another, which is known as unfinished before it is there: a signal may come in between."""
+    for _ in range(100):
+        fresh = path.with_name(f".{path.name}.{os.urandom(4).hex()}{path.suffix}")
+        unfinished.add(fresh)
+        try:
+            os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        except OSError as error:
+            unfinished.discard(fresh)
+            if not isinstance(error, FileExistsError):
+                raise
+        else:
+            return fresh
+    raise FileExistsError(errno.EEXIST, "no free name", str(path))
+
+
+@contextlib.contextmanager
+def locked(mark: Path, refusal: str) -> Iterator[Callable[[], bool]]:
+    """Keep other commands out of what a file stands for, where the system has such locks.
+
+    The lock goes with the process, however that ends. The file is removed at the end, and so are the folders that were
+    made for it if nothing else is in them.
+
+    Args:
+        mark: The file.
+        refusal: The line where another command holds it.
+
+    Yields:
+        Tells whether the file is still there, or has been removed with its folder.
+
+    Raises:
+        UserError: Another command holds it, or the folder cannot be written.
+    """
+    if sys.platform == "win32":
+        yield mark.parent.is_dir
+        return
+    made = [folder for folder in mark.parents if not folder.exists()]
+    try:
+        handle = _lock(mark)
+    except BlockingIOError:
+        raise UserError(refusal) from None
+    except OSError as error:
+        raise plain_error(mark.parent, error) from error
+
+    def held() -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), mark.stat())
+        except OSError:
+            return False
+
+    try:
+        yield held
+    finally:
+        with contextlib.suppress(OSError):
+            if held():
+                mark.unlink()  # while it is locked, so that no one else's is removed
+        os.close(handle)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(mark: Path) -> int:
+    """The open file, locked until it is closed.
+
+    Raises:
+        BlockingIOError: Another process has locked it.
+    """
+    import fcntl  # not on Windows
+
+    while True:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(mark, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # whoever held it has removed the folder since
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise
+        except OSError:
+            return handle  # a file system without locks
+        # Whoever held it may have removed it since it was opened here; then it locks nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), mark.stat()):
+                return handle
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,32 +1,20 @@
 """The command line: ``coterie train | evaluate | predict | export | report | list | study``."""
 
+import errno
 import logging
-import signal
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from jsonargparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 import coterie
-from coterie.cli.arguments import expanded, plain, with_config
-from coterie.cli.runs import (
-    evaluate_parser,
-    export_parser,
-    list_parser,
-    predict_parser,
-    report_parser,
-    run_evaluate,
-    run_export,
-    run_list,
-    run_predict,
-    run_report,
-)
-from coterie.cli.study import run_study, study_parser
-from coterie.cli.train import run_train, train_parser
-from coterie.errors import UserError, unknown_name
-from coterie.terminal import log_handler, prepare_streams, say
-from coterie.training import Interrupted
+from coterie.errors import UserError, in_a_line, unknown_name
+from coterie.signals import Signalled, ended_by_signals, line, started
+
+# All else is imported when a command runs: it takes seconds, in which a signal must leave a line and no traceback.
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 
 @dataclass(frozen=True)
@@ -36,99 +24,103 @@ class Command:
     Attributes:
         summary: One line.
         example: A command line that works.
-        parser: Makes its parser from the arguments.
-        run: Does it.
     """
 
     summary: str
     example: str
-    parser: Callable[[list[str]], ArgumentParser]
-    run: Callable[[Namespace], None]
 
 
 COMMANDS: dict[str, Command] = {
     "train": Command(
         "Train a network by a method on data, into a Run folder.",
         "coterie train --method one --network resnet32 --data fashion_mnist --epochs 30 --out runs/one",
-        train_parser,
-        run_train,
     ),
     "evaluate": Command(
         "Measure a Run's network: error, NLL, calibration.",
         "coterie evaluate runs/one --student ensemble",
-        evaluate_parser,
-        run_evaluate,
     ),
     "predict": Command(
         "Name the classes of image files, with probabilities.",
         "coterie predict runs/one photo.jpg",
-        predict_parser,
-        run_predict,
     ),
     "export": Command(
         "Write the deployable network to a file, checked against the original.",
         "coterie export runs/one --format onnx --out model.onnx",
-        export_parser,
-        run_export,
     ),
     "report": Command(
         "Draw one page from one or more Runs.",
         "coterie report runs/one runs/alone --out report.html",
-        report_parser,
-        run_report,
     ),
     "list": Command(
         "List methods, networks, datasets, recipes, or a network's cuts.",
         "coterie list cuts --network timm/resnet18",
-        list_parser,
-        run_list,
     ),
     "study": Command(
         "Run what a paper's claims ask for, with seeds enough to tell, or see what it will cost.",
         "coterie study one --plan",
-        study_parser,
-        run_study,
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; user errors are one line on standard error and exit code 2."""
+    """Run a command; user errors are one line on standard error and exit code 2, signals one line and 128 + number."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    with ended_by_signals(_advice(given), to_the_end=arguments is None):
+        try:
+            _answer(given)
+        except Signalled as stopped:
+            print(f"\n{line(stopped.number, str(stopped))}", file=sys.stderr)
+            sys.exit(128 + stopped.number)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def _answer(given: list[str]) -> None:
+    from coterie.terminal import prepare_streams, say
+
     prepare_streams()
-    log = logging.getLogger("coterie")
-    log.handlers = [log_handler()]
-    log.setLevel(logging.INFO)
     try:
         if not given or given[0] in ("-h", "--help"):
             _overview()
-            return
-        if given[0] == "--version":
+        elif given[0] == "--version":
             print(f"coterie {coterie.__version__}")
-            return
-        if given[0] not in COMMANDS:
+        elif given[0] not in COMMANDS:
             raise unknown_name("command", given[0], COMMANDS)
-        _run(given[0], COMMANDS[given[0]], given[1:])
-    except Interrupted as stopped:
-        name = signal.Signals(stopped.number).name
-        words = [word for word in given if word != "--resume"]
-        print(f"\nstopped by {name} at {stopped}; go on with: coterie {' '.join(words)} --resume", file=sys.stderr)
-        sys.exit(128 + stopped.number)
+        else:
+            _run(given[0], given[1:])
     except UserError as error:
         say(f"coterie: {' '.join(str(error).split())}", sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        say(f"coterie: {in_a_line(error)}; free some space and run the command again", sys.stderr)
+        sys.exit(2)
 
 
-def _run(name: str, command: Command, given: list[str]) -> None:
+def _advice(given: Sequence[str]) -> str:
+    """How to go on with a command that a signal ended; nothing where it is simply run again."""
+    if given[:1] != ["train"]:
+        return ""
+    return "go on with: " + shlex.join(["coterie", *(word for word in given if word != "--resume"), "--resume"])
+
+
+def _run(name: str, given: list[str]) -> None:
+    from coterie.cli.arguments import expanded, plain, with_config
+    from coterie.terminal import log_handler
+
+    make_parser, run = _parts()[name]
+    log = logging.getLogger("coterie")
+    log.handlers = [log_handler()]
+    log.setLevel(logging.INFO)
+    started()
     given = expanded(with_config(given) if name == "train" else given)
-    parser = command.parser(given)
+    parser = make_parser(given)
     parser.prog = f"coterie {name}"
-    parser.description = command.summary
-    parser.epilog = f"Example: {command.example}"
+    parser.description = COMMANDS[name].summary
+    parser.epilog = f"Example: {COMMANDS[name].example}"
     # A name may stand twice, from the file and from the line: the line's comes last and holds.
     try:
         parsed = parser.parse_args(given)
@@ -136,7 +128,22 @@ def _run(name: str, command: Command, given: list[str]) -> None:
         raise
     except Exception as error:
         raise plain(error, parser) from error
-    command.run(parsed)
+    run(parsed)
+
+
+def _parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
+    """What makes each command's parser from its arguments, and what does it."""
+    from coterie.cli import runs, study, train
+
+    return {
+        "train": (train.train_parser, train.run_train),
+        "evaluate": (runs.evaluate_parser, runs.run_evaluate),
+        "predict": (runs.predict_parser, runs.run_predict),
+        "export": (runs.export_parser, runs.run_export),
+        "report": (runs.report_parser, runs.run_report),
+        "list": (runs.list_parser, runs.run_list),
+        "study": (study.study_parser, study.run_study),
+    }
 
 
 def _overview() -> None:

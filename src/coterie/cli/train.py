@@ -48,6 +48,9 @@ def train_parser(given: list[str]) -> ArgumentParser:
     )
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
     parser.add_argument("--device", type=DeviceChoice, default="auto", help="where to train")
+    parser.add_argument(
+        "--timeout_minutes", type=float, default=30, help="how long a process waits for the others, where there are any"
+    )
     parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
     parser.add_argument("--test_every", type=int, default=1, help="epochs between looks at the test images")
     parser.add_argument("--tensorboard", type=bool, default=True, help="write figures for TensorBoard too")
@@ -78,6 +81,7 @@ def run_train(given: Namespace) -> None:
         precision=given.precision,
         threads=given.threads,
         device=given.device,
+        timeout_minutes=given.timeout_minutes,
         compile=given.compile,
         test_every=given.test_every,
         tensorboard=given.tensorboard,

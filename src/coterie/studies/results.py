@@ -1,12 +1,10 @@
 """What a study measured, as a file: everything that its page is made from."""
 
 import json
-import os
 import re
-import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 
 from coterie.checking import make_checked
 from coterie.errors import UserError
-from coterie.files import read_json, write_text
+from coterie.files import locked, read_json, write_text
 from coterie.studies.study import Key
 
 Figures = dict[str, dict[str, float | None]]  # by part, by metric
@@ -140,51 +138,14 @@ def save_results(path: str | Path, results: Results) -> None:
     write_text(Path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
 
 
-@contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> AbstractContextManager[object]:
     """Keep other commands from writing a results file, where the system has such locks.
 
     Raises:
         UserError: Another command is writing it, or its folder cannot be written.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    mark = path.with_name(f".{path.name}.lock")
-    try:
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        lock = _locked(mark)
-    except BlockingIOError:
-        raise UserError(
-            f"--out {path}: another coterie study is writing it; wait for it, or name another file"
-        ) from None
-    except OSError as error:
-        raise UserError(f"--out {path}: cannot be written ({error.strerror}); choose another place") from error
-    try:
-        yield
-    finally:
-        mark.unlink(missing_ok=True)  # while it is held, so that no one else's is removed
-        os.close(lock)
-
-
-def _locked(mark: Path) -> int:
-    """The open file, locked until it is closed."""
-    import fcntl  # not on Windows
-
-    while True:
-        lock = os.open(mark, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise
-        except OSError:
-            return lock  # a file system without locks
-        # Whoever held it may have removed it since it was opened here; then it locks nothing.
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock), mark.stat()):
-                return lock
-        os.close(lock)
+    refusal = f"--out {path}: another coterie study is writing it; wait for it, or name another file"
+    return locked(path.with_name(f".{path.name}.lock"), refusal)
 
 
 def _json(value: Any) -> str:

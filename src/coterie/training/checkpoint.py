@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -46,12 +45,7 @@ def save(path: Path, state: Any) -> None:
 
     tree = json.dumps(encode(state))
     with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"coterie": tree})
-        except SafetensorError as error:
-            if "No space left" in str(error):
-                raise UserError(f"{path}: the disk is full; free some space and go on with --resume") from error
-            raise
+        save_file(tensors, temporary, metadata={"coterie": tree})
 
 
 class SavedStage(TypedDict):

@@ -4,29 +4,91 @@ Each process trains on its share of every batch. Gradients are averaged by Distr
 changes is a function of the first process's state, so that one checkpoint holds for all.
 """
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast, broadcast_object_list, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    broadcast,
+    broadcast_object_list,
+    gather_object,
+)
 from torch import Tensor, nn
 
 from coterie.data import ImageData, evaluation_batches
+from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, predict_batches
+from coterie.files import locked
 from coterie.outputs import Batch, StepResult
 
 # Steps between two questions whether a signal came to any process: each costs a wait for the slowest.
 _ASK_EVERY = 10
+_LONGEST = 7 * 24 * 60  # minutes
+
+# In the folder of a Run that is being trained; removed at the end.
+LOCK = ".lock"
+
+# What torch.distributed raises where another process is gone or silent: RuntimeErrors, known by their words alone.
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|connection was|timed out|broken pipe|heartbeat", re.IGNORECASE)
 
 
-def make_accelerator(device: str) -> Accelerator:
-    """The process's device and its place among the others."""
+def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
+    """The process's device and its place among the others, whom it waits for so long.
+
+    Raises:
+        UserError: That is no time.
+    """
+    if not 0 < timeout_minutes <= _LONGEST:
+        raise UserError(f"--timeout_minutes is {timeout_minutes}; use more than 0 and at most {_LONGEST}")
+    wait = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
     # A step need not use all parameters; buffers are shared after a step, by share_buffers, not before the next.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # Accelerate joins processes without a GPU only where it is told that they have none.
     cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
-    return Accelerator(cpu=cpu, kwargs_handlers=[ddp])
+    return Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
+
+
+@contextmanager
+def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
+    """Keep other commands out of a Run's folder while all processes train into it.
+
+    The first process holds the lock, and the others do not go on before it has it.
+
+    Yields:
+        Tells whether the folder is still there.
+
+    Raises:
+        UserError: Another command trains into it, or it cannot be written: in every process. Later: another process has
+            ended, or does not answer.
+    """
+    with ExitStack() as stack:
+        held: Callable[[], bool] = path.is_dir
+        refusal = ""
+        if accelerator.is_main_process:
+            wanted = f"{path}: another coterie command trains into it; wait for it, or choose another --out"
+            try:
+                held = stack.enter_context(locked(path / LOCK, wanted))
+            except UserError as error:
+                refusal = str(error)
+        try:
+            refusal = of_first(refusal)
+            if refusal:
+                raise UserError(refusal)
+            yield held
+        except RuntimeError as error:
+            if accelerator.num_processes == 1 or not _LOST.search(str(error)):
+                raise
+            raise UserError(
+                f"{path}: another process of this training has ended or does not answer; see what it said, then go on "
+                "with --resume (--timeout_minutes sets how long to wait)"
+            ) from error
 
 
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:

@@ -8,15 +8,14 @@ from multiprocessing import parent_process
 from types import FrameType
 from typing import Any
 
-_DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+from coterie.signals import Signalled, end, leave
+
+# They end the process, or the command line's command: what a second signal is for.
+_ENDING = (signal.SIG_DFL, signal.default_int_handler, end, leave)
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(Signalled):
     """Training was asked to stop, has written a checkpoint, and can go on with ``resume=True``."""
-
-    def __init__(self, number: int, where: str) -> None:
-        super().__init__(where)
-        self.number = number
 
 
 @contextmanager
@@ -34,7 +33,7 @@ def stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         noted.append(number)
-        if before[number] in _DEFAULTS:
+        if before[number] in _ENDING:
             signal.signal(number, before[number])
 
     try:
@@ -45,7 +44,7 @@ def stop_signals() -> Iterator[list[int]]:
         for number, handler in before.items():
             signal.signal(number, handler)
         for number, handler in before.items():
-            if number in noted and handler not in _DEFAULTS and callable(handler):
+            if number in noted and handler not in _ENDING and callable(handler):
                 handler(number, None)
 
 

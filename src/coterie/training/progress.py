@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -197,4 +197,5 @@ def tensorboard_writer(path: Path, wanted: bool) -> Iterator[Any]:
     try:
         yield writer
     finally:
-        writer.close()
+        with suppress(OSError):  # a full disk, or a folder that was removed: said where a row is written
+            writer.close()

@@ -12,7 +12,7 @@ from torch import nn
 from coterie.data import ImageData, keep_split, write_split
 from coterie.errors import UserError, unknown_name
 from coterie.evaluation.cost import cost
-from coterie.files import write_text
+from coterie.files import expanded, write_text
 from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
 from coterie.records import Configuration
@@ -21,7 +21,7 @@ from coterie.training import checkpoint
 from coterie.training.checkpoint import SavedStage
 from coterie.training.configuration import DeviceChoice, Options, check_objects, configuration, resume_differences
 from coterie.training.deliver import deliver
-from coterie.training.distribution import agreed, make_accelerator, of_first
+from coterie.training.distribution import LOCK, agreed, make_accelerator, of_first, only_training
 from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
 from coterie.training.progress import Reporter, tensorboard_writer
@@ -44,6 +44,7 @@ def train(
     precision: PrecisionChoice = "auto",
     threads: int | None = None,
     device: DeviceChoice = "auto",
+    timeout_minutes: float = 30,
     compile: bool = False,
     test_every: int = 1,
     tensorboard: bool = True,
@@ -63,24 +64,42 @@ def train(
         precision: ``auto`` is a fixed rule, ``trial`` measures, ``bf16`` and ``fp32`` are themselves.
         threads: CPU threads; None for PyTorch's own choice.
         device: ``auto`` takes CUDA or MPS where present.
+        timeout_minutes: How long a process waits for the others, where there are several, before it ends.
         compile: Whether the network goes through torch.compile.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
         tensorboard: Whether figures are also written for TensorBoard.
         progress: Whether anything is printed.
 
     Raises:
-        UserError: An option is wrong, the folder exists, the checkpoint does not fit, the loss became NaN.
+        UserError: An option is wrong, the folder exists or another command trains into it, the checkpoint does not fit,
+            the loss became NaN, the disk is full, another process has ended.
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
     check_objects(method, data, out, recipe)
     options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile, test_every)
-    path = Path(out)
-    accelerator = make_accelerator(device)
+    path = expanded(out)
+    accelerator = make_accelerator(device, timeout_minutes)
     if device in ("cuda", "mps") and accelerator.device.type != device:
         raise UserError(f"--device {device}: not available here; use --device auto or --device cpu")
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
     options = options.fitted(data, reporter.say)
+    with only_training(path, accelerator) as held:
+        return _train(method, data, path, options, accelerator, reporter, held, resume, tensorboard)
+
+
+def _train(
+    method: Method,
+    data: ImageData,
+    path: Path,
+    options: Options,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    held: Callable[[], bool],
+    resume: bool,
+    tensorboard: bool,
+) -> Run:
+    """What ``train`` does in a folder that no other command trains into."""
     previous = _previous(path, resume, reporter)
     if previous is not None:
         options = options.reusing(previous)
@@ -90,7 +109,7 @@ def train(
     spec = Spec(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
     )
-    iterator = _stages(method, spec, seed)
+    iterator = _stages(method, spec, options.seed)
     first = next(iterator)
     options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
     config = configuration(method, data, options)
@@ -105,10 +124,19 @@ def train(
         write_split(path, data)
         write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     setting = Setting(
-        data, accelerator, options.recipe, options.batch_size or 0, seed, options.precision, reporter, compile
+        data,
+        accelerator,
+        options.recipe,
+        options.batch_size or 0,
+        options.seed,
+        options.precision,
+        reporter,
+        options.compile,
     )
     with tensorboard_writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
-        _Training(path, method, spec, setting, stop, writer, test_every).run(first, iterator)
+        _Training(path, method, spec, setting, stop, writer, options.test_every, held, previous is not None).run(
+            first, iterator
+        )
     accelerator.wait_for_everyone()  # all is written
     return Run(path, _own(method))
 
@@ -125,13 +153,15 @@ class _Training:
         stop: list[int],
         writer: Any,
         test_every: int,
+        held: Callable[[], bool],
+        resume: bool,
     ) -> None:
         self.path, self.method, self.spec, self.setting = path, method, spec, setting
-        self.stop, self.writer, self.test_every = stop, writer, test_every
+        self.stop, self.writer, self.test_every, self.held = stop, writer, test_every, held
         self.main = setting.accelerator.is_main_process
         self.images = checkpoint.describe_data(setting.data)
         last = path / "checkpoints" / "last.safetensors"
-        self.saved: SavedStage | None = checkpoint.load_stage(last) if last.is_file() else None
+        self.saved: SavedStage | None = checkpoint.load_stage(last) if resume and last.is_file() else None
         if self.saved is not None:
             checkpoint.check_data(self.saved, setting.data, path)
         self.best: dict[str, Any] = {} if self.saved is None else self.saved["best"]
@@ -150,6 +180,7 @@ class _Training:
             if stage.finish is not None:
                 stage.finish()
             stage, index = next(rest, None), index + 1
+        self._check_folder()
         deliver(self.path, self.method, last, self.setting, self.rows, self.best.get("epoch"))
 
     def _train_stage(self, stage: Stage, index: int) -> None:
@@ -187,6 +218,7 @@ class _Training:
                 self._checkpoint(running)
                 where = f"epoch {running.epoch + 1}, step {running.step} of stage {running.stage.name}"
                 raise Interrupted(number, where)
+        self._check_folder()
         row = running.end_epoch()
         if running.stage.network is not None:
             if self.setting.data.validation is not None:
@@ -212,6 +244,7 @@ class _Training:
 
     def _checkpoint(self, running: StageRun) -> None:
         state = running.state() | {"best": self.best, "data": self.images}
+        self._check_folder()
         if self.main:
             checkpoint.save(self.path / "checkpoints" / "last.safetensors", state)
 
@@ -228,15 +261,27 @@ class _Training:
         here = self.saved["stage"]
         return [row for row in rows if (place[str(row["stage"])], row["epoch"]) <= (here, done)]
 
+    def _check_folder(self) -> None:
+        """A folder that was removed would be made anew, without what is needed to go on, or be another run's."""
+        if not self.held():
+            raise UserError(f"{self.path}: was removed while it was trained into; train again")
+
     def _stage_file(self, index: int) -> Path:
         return self.path / "checkpoints" / f"stage{index}.safetensors"
 
     def _to_tensorboard(self, row: Row) -> None:
-        if self.writer is not None:
+        if self.writer is None:
+            return
+        try:
             for name, value in row.items():
                 if isinstance(value, (int, float)) and name != "epoch":
                     self.writer.add_scalar(f"{row['stage']}/{name}", value, row["epoch"])
             self.writer.flush()
+        except OSError as error:
+            self.writer = None
+            self.setting.reporter.say(
+                f"{self.path / 'tensorboard'}: cannot be written ({error.strerror}); the figures go on in metrics.csv"
+            )
 
 
 def _stages(method: Method, spec: Spec, seed: int) -> Iterator[Stage]:
@@ -267,7 +312,7 @@ def _own(method: Method) -> nn.Module | Callable[..., nn.Module] | None:
 def _previous(path: Path, resume: bool, reporter: Reporter) -> Configuration | None:
     """The configuration of the run to go on with, if there is one."""
     if not resume:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and (not path.is_dir() or any(file.name != LOCK for file in path.iterdir())):
             raise UserError(f"{path}: exists already; go on with --resume, or choose another --out")
         return None
     if not (path / "config.yaml").is_file():
