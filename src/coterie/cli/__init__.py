@@ -1,12 +1,9 @@
 """The command line: ``coterie train | evaluate | predict | export | report | list | study``."""
 
 import errno
-import logging
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import coterie
 from coterie.errors import UserError, in_a_line, unknown_name
@@ -17,8 +14,7 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """One subcommand.
 
     Attributes:
@@ -104,10 +100,14 @@ def _advice(given: Sequence[str]) -> str:
     """How to go on with a command that a signal ended; nothing where it is simply run again."""
     if given[:1] != ["train"]:
         return ""
+    import shlex
+
     return "go on with: " + shlex.join(["coterie", *(word for word in given if word != "--resume"), "--resume"])
 
 
 def _run(name: str, given: list[str]) -> None:
+    import logging
+
     from coterie.cli.arguments import expanded, plain, with_config
     from coterie.terminal import log_handler
 

@@ -1,5 +1,6 @@
 """``coterie study``: run a study, see what it will cost, or measure again which backbones branch."""
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -7,8 +8,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
 
 from coterie.cli.arguments import new_parser
 from coterie.cli.backbones import expression, run_backbones
@@ -109,11 +110,18 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
     failed = 0
     try:
         with _bar() as bar:
-            task = bar.add_task("cells", total=len(todo))
-            for result in runner.Scheduler(progress, todo, pools, count).run():
+            task = bar.add_task("", total=len(todo), left="")
+            began, ended = time.monotonic(), set[Key]()
+
+            def show(running: Sequence[Cell]) -> None:
+                names = ", ".join(cell.name for cell in running)
+                left = _left(todo, ended, count, time.monotonic() - began)
+                bar.update(task, description=names, left=left, completed=len(ended))
+
+            for result in runner.Scheduler(progress, todo, pools, count, show).run():
                 failed += result.failed is not None
                 bar.console.print(_line(result), markup=False, soft_wrap=True)
-                bar.advance(task)
+                ended.add(result.key)
     except (runner.Stopped, KeyboardInterrupt):
         raise UserError(f"stopped; {progress.path} keeps what is done, and the same command goes on") from None
     done = sum(progress.done(cell) for cell in progress.cells)
@@ -124,8 +132,17 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+    names = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    columns = (BarColumn(bar_width=16), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[left]}"))
+    return Progress(*columns, names, console=Console(stderr=True))
+
+
+def _left(todo: Sequence[Cell], ended: set[Key], workers: int, seconds: float) -> str:
+    """What is left, by the study's own minutes until a cell has ended, then at the pace of those that have."""
+    done = sum(cell.minutes for cell in todo if cell.key in ended)
+    left = sum(cell.minutes for cell in todo) - done
+    minutes = left * seconds / 60 / done if done else left / workers
+    return f"about {minutes:.0f} min left" if minutes >= 1 else "less than a minute left"
 
 
 def _line(result: Result) -> str:

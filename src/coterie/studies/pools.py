@@ -3,9 +3,12 @@
 import os
 import platform
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,7 @@ from typing import Any
 import torch
 
 from coterie.errors import UserError
-from coterie.training.interrupt import worker
+from coterie.training.interrupt import GRACE, worker
 
 
 def cores() -> int:
@@ -43,13 +46,64 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
     places: Queue[int] = context.Queue()
     for index in range(workers):
         places.put(index)
-    given = (places, max(1, cores() // workers), torch.cuda.device_count())
-    return ProcessPoolExecutor(workers, context, initializer=_settle, initargs=given)
+    given = (places, threads_each(workers), torch.cuda.device_count())
+    return _Processes(workers, context, initializer=_settle, initargs=given)
+
+
+def threads_each(workers: int) -> int:
+    """A worker's share of the cores, or what ``OMP_NUM_THREADS`` allows it where that is less."""
+    share, asked = max(1, cores() // workers), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
+
+
+class _Processes(ProcessPoolExecutor):
+    """Processes that meet their signals when they have settled: before, one would end them, with a traceback or not."""
+
+    def submit(self, function: Callable[..., Any], /, *given: Any, **options: Any) -> Future[Any]:
+        """Run a function in one of them, which may be started for it."""
+        with _signals_held():
+            return super().submit(function, *given, **options)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come inside are met after it; a process that is started inside meets them when it asks for them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_processes(pool: Executor, seconds: float = GRACE) -> None:
+    """End a pool: its trainings write their checkpoints, and what has not ended after so many seconds is killed.
+
+    Args:
+        pool: It is given nothing more to do.
+        seconds: For all together.
+    """
+    children = active_children()
+    for child in children:
+        child.terminate()  # SIGTERM, at which a training writes its checkpoint
+    pool.shutdown(wait=not children, cancel_futures=True)
+    deadline = time.monotonic() + seconds
+    alive = {child.sentinel: child for child in children}
+    while alive and (left := deadline - time.monotonic()) > 0:
+        for ended in wait(list(alive), left):
+            del alive[ended]  # type: ignore[arg-type]
+    for child in alive.values():
+        child.kill()
 
 
 def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the first process, which stops the others in order
     signal.signal(signal.SIGTERM, worker)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+    worker.watch()
     torch.set_num_threads(threads)
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(places.get() % gpus)

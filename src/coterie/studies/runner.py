@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
-from multiprocessing import active_children
 from pathlib import Path
 
 import torch
 
 from coterie import __version__
 from coterie.errors import UserError, in_a_line
+from coterie.signals import end, leave
 from coterie.studies.cell import configuration, failed, run_cell
-from coterie.studies.pools import machine
+from coterie.studies.pools import end_processes, machine
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results
 from coterie.studies.study import Cell, Key, folder
 
@@ -144,10 +144,18 @@ class Scheduler:
         todo: As from :meth:`Progress.missing`.
         pools: Makes what runs functions elsewhere; asked again where its processes died.
         workers: How many cells run at a time.
+        show: Told which cells run, whenever others do.
     """
 
-    def __init__(self, progress: Progress, todo: Iterable[Cell], pools: Callable[[], Executor], workers: int) -> None:
-        self.progress, self.todo, self.pools, self.workers = progress, list(todo), pools, workers
+    def __init__(
+        self,
+        progress: Progress,
+        todo: Iterable[Cell],
+        pools: Callable[[], Executor],
+        workers: int,
+        show: Callable[[Sequence[Cell]], None] = lambda cells: None,
+    ) -> None:
+        self.progress, self.todo, self.pools, self.workers, self.show = progress, list(todo), pools, workers, show
         self.waiting = dict[Key, Cell]()
         self.running: dict[Future[Result | None], Cell] = {}
         self.suspects: dict[Key, int] = {}  # cells whose process died, and how often
@@ -169,18 +177,15 @@ class Scheduler:
         try:
             while self.waiting or self.running:
                 self._submit()
+                self.show(list(self.running.values()))
                 for future in wait(self.running, return_when=FIRST_COMPLETED).done:
                     if future in self.running and (result := self._result(future)) is not None:
                         self.progress.add(result)
                         yield result
-        except BaseException as ended:  # a signal while a result is read ends the generator: GeneratorExit
-            for child in active_children():
-                child.terminate()  # SIGTERM, at which a training writes its checkpoint
-            if isinstance(ended, KeyboardInterrupt):
-                raise Stopped from None
-            raise
-        finally:
-            self.pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:
+            raise Stopped from None
+        finally:  # a signal while a result is read ends the generator, too: GeneratorExit
+            end_processes(self.pool)
 
     def _submit(self) -> None:
         """Fill the workers; what a process died of is run alone."""
@@ -198,7 +203,7 @@ class Scheduler:
                 except BrokenExecutor:
                     # A process died that had nothing to do. What runs there breaks too, and then the pool is replaced.
                     if not self.running:
-                        self.pool = self.pools()
+                        self._replace_pool()
                     return
             else:
                 future = Future()
@@ -226,13 +231,18 @@ class Scheduler:
         self.suspects.pop(cell.key, None)
         return result
 
+    def _replace_pool(self) -> None:
+        """New processes, when the old ones have ended: no two train into one folder."""
+        end_processes(self.pool)
+        self.pool = self.pools()
+
     def _after_death(self, cell: Cell) -> Result | None:
         """A process died, and with it the pool: all that ran is run again, one by one, but what died twice."""
         for each in self.running.values():
             self.suspects[each.key] = self.suspects.get(each.key, 0) + 1
         again = {each.key: each for each in self.running.values()}
         self.running.clear()
-        self.pool = self.pools()
+        self._replace_pool()
         self.waiting = again | self.waiting
         if self.suspects[cell.key] < _TRIES:
             return None
@@ -243,7 +253,11 @@ class Scheduler:
 @contextmanager
 def _interrupts() -> Iterator[None]:
     """SIGTERM does what Ctrl-C does."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM)
+    if before in (end, leave):  # the command line's, which ends in an exception already
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

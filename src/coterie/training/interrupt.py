@@ -1,10 +1,13 @@
 """SIGTERM and Ctrl-C let the loop finish its step and write a checkpoint; a study's workers outlive SIGTERM."""
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
+from multiprocessing.connection import wait
 from types import FrameType
 from typing import Any
 
@@ -48,6 +51,10 @@ def stop_signals() -> Iterator[list[int]]:
                 handler(number, None)
 
 
+GRACE = 120.0
+"""Seconds that a training has for its step and its checkpoint, when its study ends."""
+
+
 class Worker:
     """What SIGTERM does to a process that runs one task after another: it ends the task, not the process.
 
@@ -70,6 +77,27 @@ class Worker:
         parent = parent_process()
         if not self.busy and parent is not None and not parent.is_alive():
             raise SystemExit  # nobody is left to give it tasks, or to end it
+
+    def watch(self, every: float = 1.0) -> None:
+        """Start a thread that ends this process: told to stop, it has no task; or the process that gave it some died.
+
+        Args:
+            every: Seconds between two looks.
+        """
+        threading.Thread(target=self._watch, args=(every,), daemon=True).start()
+
+    def _watch(self, every: float) -> None:
+        parent, idle, orphaned = parent_process(), 0, None
+        while parent is not None:
+            if orphaned is None and wait([parent.sentinel], every):
+                orphaned = time.monotonic()
+                os.kill(os.getpid(), signal.SIGTERM)  # a training writes its checkpoint
+            elif orphaned is not None:
+                time.sleep(every)
+            # Twice: a task that has just ended still has an answer to give.
+            idle = idle + 1 if self.asked is not None and not self.busy else 0
+            if idle > 1 or (orphaned is not None and time.monotonic() - orphaned > GRACE):
+                os._exit(0)
 
     @contextmanager
     def task(self) -> Iterator[None]:
