@@ -1,6 +1,7 @@
 """One network at a share of its width: the paper's sizes, the trunk that is the model's own, any other network."""
 
 import copy
+import sys
 from fractions import Fraction
 
 import pytest
@@ -130,6 +131,24 @@ def test_groups_are_kept_and_narrower():
         full, slimmed = model.get_submodule(path), student.get_submodule(path)
         assert slimmed.groups == full.groups
         assert slimmed.weight.shape[1] == full.weight.shape[1] // 2
+
+
+def test_groups_of_one_channel_are_still_groups():
+    model = Small(nn.Conv2d(8, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=16), nn.Conv2d(64, 8, 1))
+    student = slim(model, Fraction(1, 5), "tail", torch.zeros(2, 3, 8, 8))
+    wide, grouped, narrow = student.tail
+    assert (wide.out_channels, grouped.groups, grouped.weight.shape) == (16, 16, (16, 1, 3, 3))
+    assert narrow.weight.shape == (1, 16, 1, 1)
+
+
+def test_the_channels_of_all_students_are_found_once(monkeypatch):
+    asked, module = [], sys.modules[slim.__module__]
+    dependencies = module.dependencies
+    monkeypatch.setattr(module, "dependencies", lambda *given: asked.append(given) or dependencies(*given))
+    model = Small(nn.Conv2d(8, 20, 1), nn.Conv2d(20, 20, 1))
+    net = slimmed_ensemble(model, 5, "tail", torch.zeros(2, 3, 8, 8))
+    assert [student.tail[1].out_channels for student in net.students] == [20, 16, 12, 8, 4]
+    assert len(asked) == 1
 
 
 class Small(nn.Module):

@@ -11,8 +11,8 @@ s_j and its teacher t_j, (B, d_j). A discriminator D_j learns to tell them apart
 
 D_j(s_j) is the probability that it is the teacher's. One teacher, drawn uniformly, teaches a batch (MEAL); or the mean
 of all: of softmax in L_sim, of logits in L_D (V2, whose student starts pretrained). As released: ``joint`` and
-``final_relu``, and for V2 ``discriminator_divisor=8``; but MEAL's leaves its teachers in training mode, and here they
-are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
+``final_relu``, and for V2 ``discriminator_divisor=8``. MEAL's released code leaves its teachers in training mode; here
+they are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
 ``benchmarks/meal_modes.json`` can tell (ResNet-8, 300 digits, six seeds, test error in %, mean ± standard deviation):
 joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default is the released one.
 How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/noisy_labels.md`` for MEAL

@@ -1,7 +1,7 @@
 """Where a network can be cut, what each cut costs, and which one is taken by default."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,13 +49,14 @@ def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
         example: Images of the shape that the model is for.
     """
     forward = _measured(model, example)
-    default = _default(model, forward)
+    default, held = _default(model, forward), _parameters_of_calls(model, forward)
+    every = max(sum(p.numel() for p in model.parameters()), 1)
     useful = _useful(model, forward)
     return [
         CutPoint(
             at=call.path,
             flops=forward.share(call),
-            parameters=_parameters_from(model, forward, call),
+            parameters=_parameters_from(held, call) / every,
             default=call.path == default,
             useful=call.path in useful,
         )
@@ -196,15 +197,22 @@ def _closest_to_a_third(forward: _Forward) -> str | None:
     return min(chosen, key=lambda call: abs(forward.share(call) - _WANTED_TAIL)).path if chosen else None
 
 
-def _parameters_from(model: nn.Module, forward: _Forward, cut: _Call) -> float:
-    """The share of the parameters in modules called from the cut on."""
+def _parameters_of_calls(model: nn.Module, forward: _Forward) -> list[tuple[_Call, dict[nn.Parameter, int]]]:
+    """Each call with the sizes of the parameters that are its own: all of its module's, where that calls no other."""
     outer = {id(around) for call in forward.calls for around in call.outer}
-    later = [call for call in forward.calls if call.began >= cut.began and call not in cut.outer]
+    return [
+        (call, {p: p.numel() for p in model.get_submodule(call.path).parameters(recurse=id(call) not in outer)})
+        for call in forward.calls
+    ]
+
+
+def _parameters_from(held: Sequence[tuple[_Call, dict[nn.Parameter, int]]], cut: _Call) -> int:
+    """How many parameters are in modules called from the cut on."""
     used: dict[nn.Parameter, int] = {}
-    for call in later:
-        module = model.get_submodule(call.path)
-        used.update((p, p.numel()) for p in module.parameters(recurse=id(call) not in outer))
-    return sum(used.values()) / max(sum(p.numel() for p in model.parameters()), 1)
+    for call, parameters in held:
+        if call.began >= cut.began and call not in cut.outer:
+            used.update(parameters)
+    return sum(used.values())
 
 
 def _measured(model: nn.Module, example: Tensor) -> _Forward:

@@ -6,6 +6,7 @@ channel. Any other is slimmed structurally, by torch-pruning's graph of which ch
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm, sqrt
 from typing import Any
@@ -21,6 +22,57 @@ from coterie.networks.structure import dependencies, is_output
 from coterie.networks.tracing import around, trace, undisturbed
 
 
+@dataclass(frozen=True)
+class Side:
+    """A tensor on which channels lie.
+
+    Attributes:
+        path: Of its module, or of a parameter that no layer of the library's holds.
+        cut: torch-pruning's function that cuts the layer's inputs or outputs: (layer or parameter, places).
+        dim: The dimension that it cuts.
+        places: For each of its places the channel that lies there.
+    """
+
+    path: str
+    cut: Callable[..., Any]
+    dim: int
+    places: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Tied:
+    """Channels that depend on each other, and every side on which they lie.
+
+    Attributes:
+        channels: How many there are.
+        groups: Into how many groups of one size they fall, which are narrowed alike.
+        sides: Where they lie.
+    """
+
+    channels: int
+    groups: int
+    sides: tuple[Side, ...]
+
+    def surplus(self, share: Fraction) -> set[int]:
+        """Which of the channels go: the last of each of the groups that its layers compute apart."""
+        size = self.channels // self.groups
+        kept = max(1, int(size * share))
+        return {number * size + index for number in range(self.groups) for index in range(kept, size)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What of a network is slimmed, whatever the share; it holds paths and numbers, no modules.
+
+    Attributes:
+        tail: Paths of the modules (whole ones) and tensors from the cut on.
+        tied: The tail's channels.
+    """
+
+    tail: set[str]
+    tied: tuple[Tied, ...]
+
+
 def slim(
     model: nn.Module,
     share: Fraction,
@@ -28,6 +80,7 @@ def slim(
     example: Tensor | None = None,
     *,
     factory: Callable[[], nn.Module] | None = None,
+    plan: Plan | None = None,
 ) -> nn.Module:
     """A whole network whose trunk is ``model``'s own modules and whose tail is new, at a share of the channels.
 
@@ -42,6 +95,7 @@ def slim(
         at: The module with which the tail begins.
         example: Images of the shape that the model is for, as for :func:`~coterie.networks.branch.branch`.
         factory: Makes a newly initialised model; None re-initialises a copy layer by layer.
+        plan: What :func:`plan_slimming` says of this model, where several are made of it; None to ask it.
 
     Raises:
         UserError: The model cannot be cut there, or a layer above the cut cannot be slimmed; names it.
@@ -52,13 +106,64 @@ def slim(
     slimmed = getattr(model, "slimmed", None)
     if callable(slimmed):
         student: nn.Module = slimmed(share, at)
+        tail = tail_paths(student, at)
     else:
-        student = untrained(model, "fresh", factory)
-        _prune(student, share, at, example.to(next(student.parameters())))
+        plan = plan or plan_slimming(model, at, example)
+        student, tail = untrained(model, "fresh", factory), plan.tail
+        _prune(student, plan, share, at, example.to(next(student.parameters())))
     reference = next(model.parameters())
     student.to(reference.device, reference.dtype).train(model.training)
-    _adopt(student, model, tail_paths(student, at))
+    _adopt(student, model, tail)
     return student
+
+
+def plan_slimming(model: nn.Module, at: str, example: Tensor) -> Plan | None:
+    """Which channels are cut, by torch-pruning's graph; None for a model that says itself how it is slimmed.
+
+    Args:
+        model: It is left as it was.
+        at: The module with which the tail begins.
+        example: Images of the shape that the model is for.
+
+    Raises:
+        UserError: The model cannot be cut there, or a layer above the cut cannot be slimmed; names it.
+    """
+    if callable(getattr(model, "slimmed", None)):
+        return None
+    tail = tail_paths(model, at)
+    prefixes = tuple(f"{path}." for path in tail)
+    paths: dict[int, str] = {id(layer): path for path, layer in model.named_modules()}
+    paths |= {id(parameter): path for path, parameter in model.named_parameters()}
+    tied = []
+    try:
+        with dependencies(model, example) as graph:
+            # Of the whole network: what is cut already would have to be looked at anew for every group.
+            for group in graph.get_all_groups(ignored_layers=_attention(model)):
+                items = [item for item in group if id(item.dep.target.module) in paths]
+                layers = {paths[id(item.dep.target.module)]: item.dep.target.module for item in items}
+                in_tail = all(f"{path}.".startswith(prefixes) for path in layers)
+                if in_tail and not any(is_output(item.dep.target) for item in group):
+                    groups = lcm(*(_groups(path, layer) for path, layer in layers.items()))
+                    sides = tuple(_side(paths[id(item.dep.target.module)], item) for item in items)
+                    tied.append(Tied(len(group[0].idxs), groups, sides))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _not_slimmed(model, at, error) from error
+    return Plan(tail, tuple(tied))
+
+
+def _side(path: str, item: Any) -> Side:
+    places = tuple(zip(item.idxs, item.root_idxs, strict=True))
+    return Side(path, item.dep.handler, item.dep.target.pruning_dim, places)
+
+
+def _not_slimmed(model: nn.Module, at: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:120]
+    return UserError(
+        f"{type(model).__name__} cannot be slimmed from '{at}' on ({reason}); slim it from a later module on, or "
+        "give it a method slimmed(share, at)"
+    )
 
 
 def tail_paths(network: nn.Module, at: str) -> set[str]:
@@ -89,32 +194,22 @@ def _adopt(student: nn.Module, model: nn.Module, tail: set[str], place: str = ""
             setattr(student, name, buffer)
 
 
-def _prune(student: nn.Module, share: Fraction, at: str, example: Tensor) -> None:
+def _prune(student: nn.Module, plan: Plan, share: Fraction, at: str, example: Tensor) -> None:
     """Cut the channel groups of a newly initialised network's tail, in place."""
-    prefixes = tuple(f"{path}." for path in tail_paths(student, at))
-    paths: dict[int, str] = {id(layer): path for path, layer in student.named_modules()}
-    paths |= {id(parameter): path for path, parameter in student.named_parameters()}
     before = _fans_in(student)
+    dead: dict[tuple[str, Callable[..., Any], int], list[int]] = {}
+    for tied in plan.tied:
+        surplus = tied.surplus(share)
+        for side in tied.sides:
+            places = [place for place, channel in side.places if channel in surplus]
+            dead.setdefault((side.path, side.cut, side.dim), []).extend(places)
     try:
-        with dependencies(student, example) as graph:
-            for group in graph.get_all_groups(ignored_layers=_attention(student)):
-                targets = [item.dep.target for item in group]
-                layers = {paths[id(each.module)]: each.module for each in targets if id(each.module) in paths}
-                in_tail = all(f"{path}.".startswith(prefixes) for path in layers)
-                if in_tail and not any(is_output(each) for each in targets):
-                    groups = [_groups(path, layer) for path, layer in layers.items()]
-                    group.prune(_surplus(len(group[0].idxs), groups, share))
-                    paths |= {id(parameter): path for path, parameter in student.named_parameters()}
+        for (path, cut_off, dim), places in dead.items():
+            _cut(student, path, cut_off, dim, places)
         with undisturbed(student):
             student.train()(example)
-    except UserError:
-        raise
     except Exception as error:  # whatever the library makes of an architecture that it does not know
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{type(student).__name__} cannot be slimmed from '{at}' on ({reason}); slim it from a later module on, or "
-            "give it a method slimmed(share, at)"
-        ) from error
+        raise _not_slimmed(student, at, error) from error
     after = _fans_in(student)
     if share < 1 and before == after:
         raise UserError(f"no channels from '{at}' on can be cut in {type(student).__name__}; cut it at another module")
@@ -124,12 +219,14 @@ def _prune(student: nn.Module, share: Fraction, at: str, example: Tensor) -> Non
             student.get_submodule(path).weight.mul_(sqrt(before[path] / fan))  # type: ignore[operator]
 
 
-def _surplus(channels: int, groups: list[int], share: Fraction) -> list[int]:
-    """Which of a group's channels go: the last of each of the groups that its layers compute apart."""
-    count = lcm(*groups)
-    size = channels // count
-    kept = max(1, int(size * share))
-    return [number * size + index for number in range(count) for index in range(kept, size)]
+def _cut(network: nn.Module, path: str, cut_off: Any, dim: int, places: list[int]) -> None:
+    """Cut places off a layer, or off a parameter, which is then another."""
+    parent, _, name = path.rpartition(".")
+    owner = network.get_submodule(parent)
+    cut_off.__self__.pruning_dim = dim
+    made = cut_off(getattr(owner, name), places)
+    if isinstance(made, nn.Parameter):
+        setattr(owner, name, made)
 
 
 def _groups(path: str, layer: Any) -> int:

@@ -12,7 +12,7 @@ from coterie.networks.cuts import list_cuts
 from coterie.networks.graph import cut, output_of
 from coterie.networks.segments import Cuts
 from coterie.networks.shapes import example_images, layout
-from coterie.networks.slim import slim
+from coterie.networks.slim import plan_slimming, slim
 from coterie.networks.tracing import around, trace, undisturbed
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -116,7 +116,8 @@ def slimmed_ensemble(
     example = example_images(model, example)
     at, blocks = _parts(model, at, example)
     shares = [Fraction(num_students - index, num_students) for index in range(1, num_students)]
-    students = [slim(model, share, at, example, factory=factory) for share in shares]
+    plan = plan_slimming(model, at, example) if shares else None
+    students = [slim(model, share, at, example, factory=factory, plan=plan) for share in shares]
     net = SlimmedEnsemble([model, *students], at, blocks, base_gradient)
     net.train(model.training)
     _check(net, example)
@@ -235,17 +236,23 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
         graph.tails[0].run(net.target, crossing)
     net.in_place = before != [value._version for value in crossing if isinstance(value, Tensor)]
     for mode in (True, False):
-        for student, cuts in zip(net.students, net.cuts, strict=True):
-            with undisturbed(net):
-                net.train(mode)
-                torch.manual_seed(0)
-                expected = student(example)
-                torch.manual_seed(0)
-                crossing = net.cuts[0].of(net.target, example).trunk(net.target, example)
-                got = cuts.of(student, example).tails[0].run(student, crossing)[0]
-            if not torch.equal(expected, got):
-                raise UserError(
-                    f"{type(net.target).__name__} slimmed from '{net.at}' on differs from itself by "
-                    f"{(expected - got).abs().max().item():.2g} in {'training' if mode else 'evaluation'} mode; "
-                    "part the students at another module"
-                )
+        with undisturbed(net):
+            net.train(mode)
+            for student, cuts in zip(net.students, net.cuts, strict=True):
+                expected, got = _both_ways(net, student, cuts, example)
+                if not torch.equal(expected, got):
+                    raise UserError(
+                        f"{type(net.target).__name__} slimmed from '{net.at}' on differs from itself by "
+                        f"{(expected - got).abs().max().item():.2g} in {'training' if mode else 'evaluation'} mode; "
+                        "part the students at another module"
+                    )
+
+
+def _both_ways(net: SlimmedEnsemble, student: nn.Module, cuts: Cuts, example: Tensor) -> tuple[Tensor, Tensor]:
+    """What a student says alone, and in the group; its base's modules are its own."""
+    with undisturbed(student):
+        torch.manual_seed(0)
+        alone = student(example)
+        torch.manual_seed(0)
+        crossing = net.cuts[0].of(net.target, example).trunk(net.target, example)
+        return alone, cuts.of(student, example).tails[0].run(student, crossing)[0]
