@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm, sqrt
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -103,12 +103,11 @@ def slim(
     if not 0 < share <= 1:
         raise UserError(f"a network keeps a share of its channels above 0 and up to 1, not {share}")
     example = example_images(model, example)
-    slimmed = getattr(model, "slimmed", None)
-    if callable(slimmed):
-        student: nn.Module = slimmed(share, at)
+    plan = plan or plan_slimming(model, at, example)
+    if plan is None:
+        student: nn.Module = cast(Any, model).slimmed(share, at)
         tail = tail_paths(student, at)
     else:
-        plan = plan or plan_slimming(model, at, example)
         student, tail = untrained(model, "fresh", factory), plan.tail
         _prune(student, plan, share, at, example.to(next(student.parameters())))
     reference = next(model.parameters())
