@@ -2,23 +2,32 @@
 
 import re
 import shlex
+from argparse import Action
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from coterie.data import DATASETS
 from coterie.errors import UserError
+from coterie.files import read_yaml
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
 _GROUPS = ("method", "network", "data", "recipe")
 
 
+class _Formatter(DefaultHelpFormatter):
+    """Shows the range of a number in words: ``float above 0`` for ``Annotated[float, above 0]``."""
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r"Annotated\[(\w+), ([^\]]*)\]", r"\1 \2", super()._expand_help(action) or "")
+
+
 def new_parser() -> ArgumentParser:
     """An empty parser, strict about names."""
-    return ArgumentParser(exit_on_error=False, allow_abbrev=False, default_env=False)
+    return ArgumentParser(exit_on_error=False, allow_abbrev=False, default_env=False, formatter_class=_Formatter)
 
 
 def expanded(given: list[str]) -> list[str]:
@@ -46,12 +55,7 @@ def with_config(given: list[str]) -> list[str]:
         files.append(Path(out) / "config.yaml")
     found: list[str] = []
     for file in files:
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--config {file}: cannot be read; name a YAML file, or a Run's config.yaml") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"{file}: not valid YAML ({' '.join(str(error).split())[:120]})") from error
+        content = read_yaml(file, "name a YAML file of options, or a Run's config.yaml")
         if not isinstance(content, dict):
             raise UserError(f"{file}: holds no options; write lines such as 'method: one'")
         found += _flags(content)
