@@ -61,8 +61,10 @@ def replacing(path: Path) -> Iterator[Path]:
         path: The file to make. Its folder is created where missing.
 
     Raises:
-        UserError: The disk is full, the folder cannot be written, or it was removed.
+        UserError: It is a folder, the disk is full, the folder cannot be written, or it was removed.
     """
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
