@@ -7,8 +7,10 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
-from coterie import branch
+from coterie import UserError, branch
+from coterie.methods import One, Spec
 from coterie.networks import build
 from coterie.networks.fresh import classifiers, untrained
 from coterie.networks.shapes import example_images, layout
@@ -152,3 +154,94 @@ def test_an_example_is_found_on_the_model():
     assert example_images(timm.create_model("resnet18", in_chans=1), None).shape == (2, 1, 224, 224)
     assert example_images(Raw().double(), torch.zeros(1, 3, 8, 8)).shape == (2, 3, 8, 8)
     assert example_images(Raw().double(), torch.zeros(1, 3, 8, 8)).dtype == torch.float64
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_clones_answer_as_the_target_does(share):
+    torch.manual_seed(0)
+    model, images = build("resnet8", 6), torch.randn(4, 3, 16, 16)
+    model(images)  # statistics that are no longer the initial ones
+    net = branch(model, 3, example=images, init="clone", share=share)
+    for mode in (True, False):
+        logits = net.train(mode)(images).logits
+        assert torch.equal(logits, logits[:, :1].expand_as(logits))
+    assert net.branches[0].fc.weight is not model.fc.weight
+    tree = branch(model, (2, 2), ("layer2", "layer3"), images, init="clone").eval()
+    assert torch.equal(tree(images).logits, model.eval()(images)[:, None].expand(4, 4, 6))
+
+
+def test_a_method_may_start_from_clones():
+    method = One(network="resnet8", init="clone")
+    (stage,) = method.stages(Spec(10, 1, (16, 16)))
+    logits = stage.network.eval()(torch.randn(4, 1, 16, 16)).logits
+    assert torch.equal(logits, logits[:, :1].expand_as(logits))
+
+
+def test_an_unknown_start_is_one_line():
+    with pytest.raises(UserError, match="init is 'cloned'; give one of 'fresh', 'copy', 'clone'"):
+        branch(build("resnet8", 6), 2, example=torch.zeros(2, 3, 16, 16), init="cloned")
+
+
+class Logits(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(pixel_values=images).logits
+
+
+def test_hugging_faces_models_start_as_they_initialise_themselves():
+    config = ViTConfig(
+        hidden_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=96,
+        image_size=16,
+        patch_size=4,
+        num_labels=6,
+    )
+    model = Logits(ViTForImageClassification(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = branch(model, 2, "model.vit.layers.1", torch.zeros(2, 3, 16, 16))
+        whole = untrained(model, "fresh")
+    for twin in (net.branches[0], whole):
+        for name, parameter in twin.named_parameters():
+            if parameter.numel() > 500:
+                assert parameter.std().item() == pytest.approx(0.02, rel=0.2), name
+                assert not torch.equal(parameter, model.get_parameter(name))
+    assert not torch.equal(whole.model.vit.embeddings.cls_token, model.model.vit.embeddings.cls_token)
+
+
+class Kaiming(nn.Module):
+    """Initialises its layers where it is built, and nowhere else."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(16))
+        self.stem = nn.Conv2d(3, 16, 3)
+        self.block = nn.Conv2d(16, 16, 3)
+        self.fc = nn.Linear(16, 6)
+        nn.init.kaiming_normal_(self.block.weight)
+
+    def forward(self, x):
+        return self.fc(self.block(self.stem(x) + self.table[:, None, None]).relu().mean((2, 3)))
+
+
+class Initialises(Kaiming):
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+
+
+def test_where_layers_start_as_pytorchs_it_is_said_and_nowhere_else():
+    example = torch.zeros(2, 3, 16, 16)
+    with pytest.warns(UserWarning, match=r"not as the model did: block.weight with a spread of 0.04\d") as caught:
+        branch(Kaiming(), 2, "block", example)
+    assert len(caught) == 1  # nothing of the table, which no branch holds
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = branch(Initialises(), 2, "block", example)
+        branch(build("resnet8", 6), 2, example=torch.zeros(2, 3, 16, 16), factory=lambda: build("resnet8", 6))
+    assert net.branches[0].block.weight.std().item() == pytest.approx((2 / 144) ** 0.5, rel=0.2)

@@ -322,14 +322,16 @@ def test_what_a_trace_gets_wrong_at_another_size_is_found():
     assert "images 3x3x24x32" in net.cuts.resists
 
 
-class Pair(Toy):
+class Sum(Toy):
     def forward(self, x):
-        return super().forward(x), 0
+        return super().forward(x).sum(), 0
 
 
-def test_a_model_without_plain_logits_is_refused():
-    with pytest.raises(UserError, match="Pair returns no plain logits"):
-        branch(Pair(), 2, at="blocks.2", example=IMAGES)
+def test_a_model_without_logits_is_refused():
+    with pytest.raises(
+        UserError, match=r"Sum returns a tuple with no tensor \(B, C\); say which they are with logits="
+    ):
+        branch(Sum(), 2, at="blocks.2", example=IMAGES)
 
 
 def test_nothing_is_left_on_a_model_that_was_traced_or_replayed():

@@ -80,6 +80,11 @@ class PeerOutput:
         if self.features is not None and all(isinstance(feature, Tensor) for feature in self.features):
             object.__setattr__(self, "features", tuple(at_least_float32(feature) for feature in self.features))
 
+    def __repr__(self) -> str:
+        there = {each.name: getattr(self, each.name) for each in fields(self)}
+        shown = (f"{name}={_shapes(value)}" for name, value in there.items() if value is not None)
+        return f"PeerOutput({', '.join(shown)})"
+
     def detach(self) -> "PeerOutput":
         """The same values, without gradients."""
 
@@ -109,6 +114,12 @@ class LossTerms:
     def __getitem__(self, name: str) -> Tensor:
         return self.terms[name]
 
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"LossTerms has no '{name}'; the loss itself is .total, as in loss.total.backward()")
+
+    def __repr__(self) -> str:
+        return f"LossTerms({', '.join(f'{name}={_number(term)}' for name, term in self.terms.items())})"
+
 
 @dataclass(frozen=True)
 class StepResult:
@@ -128,6 +139,18 @@ def answer(output: PeerOutput | Tensor) -> Tensor:
     if isinstance(output, Tensor):
         return at_least_float32(output)
     return output.logits[:, 0] if output.ensemble is None else output.ensemble
+
+
+def _shapes(value: Any) -> str:
+    """The shape of a tensor, or of every tensor of a tuple; other things, which torch may put in their place, as is."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_shapes, value))})"
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else repr(value)
+
+
+def _number(term: Any) -> str:
+    """A scalar's value, where it has one."""
+    return f"{term.item():.4g}" if type(term) is Tensor and term.numel() == 1 and not term.is_meta else _shapes(term)
 
 
 # Known to torch as trees of tensors. What it does not know it does not look into: DistributedDataParallel with

@@ -18,6 +18,7 @@ from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.files import read_tensors, read_text, write_text
 from coterie.methods import Method, Spec, make_method
 from coterie.networks.surgery import resize
+from coterie.networks.weights import portable
 from coterie.networks.zoo import Network, NetworkLike
 from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
 
@@ -270,4 +271,4 @@ def _number(text: str) -> float | int | str:
 
 def portable_state(module: nn.Module) -> dict[str, torch.Tensor]:
     """A module's state as contiguous tensors on the CPU, for a file."""
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    return portable(module.state_dict())

@@ -92,7 +92,8 @@ class One(OnlineMethod):
         distill: False drops the distillation (ablation).
         share: False makes every branch a whole network (ablation).
         detach_teacher: False lets the distillation's gradient reach the ensemble.
-        init: How auxiliary branches start: ``fresh`` or ``copy``; None for fresh, or copy of a network with weights.
+        init: How auxiliary branches start: ``fresh``, as a ``copy`` with a fresh classifier, or as a ``clone``; None
+            for fresh, or copy of a network with weights.
     """
 
     name = "one"

@@ -27,7 +27,8 @@ class Branched:
         num: How many, the target's own among them; or the copies made at each cut of a tree, (2, 2) for four.
         at: The module with which the branched tail begins, or one for each level of a tree; None for the last stage.
         share: False makes every branch a whole network.
-        init: How auxiliary branches start: ``fresh`` or ``copy``; None for fresh, or copy of a network with weights.
+        init: How auxiliary branches start: ``fresh``, as a ``copy`` with a fresh classifier, or as a ``clone``; None
+            for fresh, or copy of a network with weights.
         rescale: Whether gradients are divided by the number of copies at each cut.
     """
 

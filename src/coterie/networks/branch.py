@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from coterie.errors import UserError, unknown_name
 from coterie.networks.aggregate import Gate, GateForm
+from coterie.networks.answers import Logits, LogitsAt, find_answer
 from coterie.networks.check import check
 from coterie.networks.cuts import CutPoint, default_cut, list_cuts
 from coterie.networks.fresh import Init, untrained
@@ -33,38 +34,50 @@ def branch(
     rescale: bool = False,
     maps: bool = False,
     factory: Callable[[], nn.Module] | None = None,
+    logits: LogitsAt | None = None,
 ) -> NativeEnsemble:
     """Grow ``model`` into a native ensemble of branches; ``net.target is model``.
 
     Args:
-        model: A classifier: images (B, channels, H, W) to logits (B, C).
+        model: A classifier: images (B, channels, H, W) to logits (B, C), or to a dictionary, a tuple or an object that
+            holds them. It goes on returning what it returns.
         num_branches: m >= 1, the model's own tail among them. A tree of branches is given as the copies made at each
             cut, (2, 2) for four, with as many cuts in ``at``.
         at: The module with which the branched tail begins, for example ``"layer3"``; None for the last stage. Several,
             in the order of the forward, for a tree.
         example: Images of the shape that the model is for; None for a size found on the model, else 224 x 224.
-        init: Auxiliary branches start ``"fresh"`` or as a ``"copy"`` of the model's tail with a fresh classifier.
+        init: Auxiliary branches start ``"fresh"``, as a ``"copy"`` of the model's tail with a fresh classifier, or as a
+            ``"clone"``, the classifier included.
         gate: The gate's form, see :class:`~coterie.networks.aggregate.Gate`.
         share: False makes every branch a whole network of its own (the gate still reads the model's trunk).
         rescale: Divide gradients by the number of copies at each cut (collaborative learning's form).
         maps: Let the output hold each branch's last feature map too.
         factory: Makes a newly initialised model for fresh branches; None for the model's own
-            name in its library, or each layer's own initialisation.
+            name in its library, or its own initialisers and each layer's.
+        logits: Where the model's output holds the logits: a key or attribute, an index, or a function of the output.
+            None for the output itself, its ``logits`` or ``out``, or its only tensor (B, C).
+
+    Returns:
+        A module that maps images to a :class:`~coterie.outputs.PeerOutput`; train it, and ``model`` is trained.
 
     Raises:
-        UserError: The model cannot be cut there; or what was cut does not compute exactly what the model computes.
+        UserError: The model cannot be cut there; what was cut does not compute exactly what the model computes; or it
+            is not to be told which of its outputs are the logits.
     """
     fans = (num_branches,) if isinstance(num_branches, int) else tuple(num_branches)
     if min(fans, default=0) < 1:
         raise UserError(f"num_branches is {num_branches}; a network has at least one branch, its own")
     example = example_images(model, example)
+    if isinstance(model, Logits):
+        model.look(example)
+    answer = find_answer(model, example, logits)
     with undisturbed(model):
         model.eval()
         at = default_cut(model, example) if at is None else at
         ats = _known(model, (at,) if isinstance(at, str) else tuple(at))
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
-        graphs = Cuts(ats, maps)
+        graphs = Cuts(ats, maps, answer=answer)
         resized = check(model, graphs, example)
         halves = graphs.of(model, example)
         values = crossing = halves.trunk(model, example)
@@ -80,7 +93,8 @@ def branch(
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
-        tails += [_tail(untrained(model, init, factory), parts, share) for _ in range(copies - 1)]
+        held = _held(parts) if share else None
+        tails += [_tail(untrained(model, init, factory, held), parts, share) for _ in range(copies - 1)]
     width, channels_last = layout(features, example, again)
     net = NativeEnsemble(
         model,
@@ -102,6 +116,8 @@ def branch(
 
 def _known(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
     paths = [path for path, _ in model.named_modules() if path]
+    if isinstance(model, Logits):  # modules are named as in the user's own model
+        ats = tuple(at if at in paths else f"module.{at}" if f"module.{at}" in paths else at for at in ats)
     for at in ats:
         if at not in paths:
             raise unknown_name("module", at, paths)
@@ -136,6 +152,13 @@ def _tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn
         else:
             parent.register_buffer(name, tensor, persistent=name in owner.state_dict())
     return root
+
+
+def _held(halves: tuple[Segment, Segment]) -> Callable[[str], bool]:
+    """Tells of a parameter's name whether the tail uses it."""
+    modules = tuple(f"{path}." for part in halves for path in part.modules)
+    tensors = {path for part in halves for path in part.tensors}
+    return lambda name: name in tensors or name.startswith(modules)
 
 
 def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:

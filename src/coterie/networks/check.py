@@ -59,7 +59,7 @@ def _difference(model: nn.Module, graphs: Cuts, given: list[Tensor]) -> str:
     for mode, images in itertools.product((True, False), given):
         with undisturbed(model), _dropping(model):
             model.train(mode)
-            expected = _outcome(model, model, images)
+            expected = _outcome(model, lambda images: graphs.answer.of(model, model(images)), images)
             try:
                 found = expected.unlike(_outcome(model, partial(through_cuts, model, graphs), images))
             except UserError:

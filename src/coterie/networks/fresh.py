@@ -4,32 +4,48 @@ import copy
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
+from coterie.errors import UserError
 from coterie.networks.graph import LAYERS
 
-Init = Literal["fresh", "copy"]
+Init = Literal["fresh", "copy", "clone"]
+
+_ENOUGH = 256  # numbers of which a spread can be told
+_APART = 1.5  # times as wide
 
 
-def untrained(model: nn.Module, init: Init, factory: Callable[[], nn.Module] | None = None) -> nn.Module:
+def untrained(
+    model: nn.Module,
+    init: Init,
+    factory: Callable[[], nn.Module] | None = None,
+    held: Callable[[str], bool] | None = None,
+) -> nn.Module:
     """Another network of the same architecture, on the model's device, drawn from torch's random generator.
 
     ``"fresh"`` takes the initial values of a newly built network: the factory's; else of the model's own name in timm
     or torchvision, where what is built has tensors of the same names and shapes; else each layer's own
-    ``reset_parameters``, and timm's ``init_weights``. Parameters without any of these stay copies, with a warning.
-    ``"copy"`` keeps all values but the classifier's.
+    ``reset_parameters`` and after it the model's own initialiser: ``_init_weights(module)``, as Hugging Face's have
+    it, and timm's ``init_weights()``. Parameters without any of these stay copies, and layers of another spread than
+    the model's keep PyTorch's: a warning names both.
+    ``"copy"`` keeps all values but the classifier's; ``"clone"`` keeps all.
 
     Args:
         model: Left as it is.
         init: How the other one starts.
         factory: Makes a newly initialised model.
+        held: Tells of a parameter's name whether it is used, for the warnings; None for all.
     """
+    if init not in get_args(Init):
+        raise UserError(f"init is {init!r}; give one of {', '.join(map(repr, get_args(Init)))}")
     if init == "fresh" and factory is not None:
         return factory()
     twin = copy.deepcopy(model)
+    if init == "clone":
+        return twin
     built = factory() if factory is not None else _built_anew(model)
     if init == "copy":
         for path in classifiers(twin):
@@ -37,7 +53,7 @@ def untrained(model: nn.Module, init: Init, factory: Callable[[], nn.Module] | N
     elif built is not None:
         twin.load_state_dict(built.state_dict())
     else:
-        _reset(twin)
+        _reset(twin, model, held or (lambda name: True))
     return twin
 
 
@@ -65,8 +81,8 @@ def _take_or_reset(layer: nn.Module, other: nn.Module | None) -> None:
         cast(Any, layer).reset_parameters()
 
 
-def _reset(twin: nn.Module) -> None:
-    """Let every layer of a copy initialise itself."""
+def _reset(twin: nn.Module, model: nn.Module, held: Callable[[str], bool]) -> None:
+    """Let every layer of a copy initialise itself, and then the model all that it has an initialiser for."""
     raw: dict[str, nn.Parameter] = {}
     for path, module in twin.named_modules():
         reset = getattr(module, "reset_parameters", None)
@@ -74,11 +90,14 @@ def _reset(twin: nn.Module) -> None:
             reset()
         else:
             raw |= {f"{path}.{name}".lstrip("."): p for name, p in module.named_parameters(recurse=False)}
-    before = {name: parameter.detach().clone() for name, parameter in raw.items()}
-    again = getattr(twin, "init_weights", None)
-    if _is_of("timm", twin) and callable(again) and _takes_nothing(again):
-        again()
-    copies = [name for name, parameter in raw.items() if torch.equal(parameter, before[name])]
+    before = {name: (parameter._version, parameter.detach().clone()) for name, parameter in twin.named_parameters()}
+    _initialise(twin)
+    left = [
+        name
+        for name, parameter in twin.named_parameters()
+        if parameter._version == before[name][0] and torch.equal(parameter, before[name][1])
+    ]
+    copies = [name for name in left if name in raw and held(name)]
     if copies:
         shown = ", ".join(copies[:6]) + (f" and {len(copies) - 6} more" if len(copies) > 6 else "")
         warnings.warn(
@@ -86,11 +105,52 @@ def _reset(twin: nn.Module) -> None:
             "give branch() a factory that builds the model anew",
             stacklevel=5,
         )
+    theirs = dict(model.named_parameters())
+    others = [name for name in left if name not in raw and held(name) and _spread_apart(twin, name, theirs[name])]
+    if others:
+        shown = f"{others[0]} with a spread of {twin.get_parameter(others[0]).std():.3f}, where the model's has"
+        shown += f" {theirs[others[0]].std():.3f}" + (f", and {len(others) - 1} more" if len(others) > 1 else "")
+        warnings.warn(
+            f"fresh branches start as PyTorch initialises their layers, not as the model did: {shown}; give branch() "
+            "a factory that builds the model anew, or init='copy' where it is trained",
+            stacklevel=5,
+        )
 
 
-def _takes_nothing(function: Callable[..., Any]) -> bool:
+def _initialise(module: nn.Module, by: Callable[..., Any] | None = None) -> None:
+    """Run the initialisers that models bring with them, each on its own part, from the inside out.
+
+    Args:
+        module: A model, or a part of one.
+        by: The initialiser of what it is a part of.
+    """
+    again = getattr(module, "init_weights", None)
+    if _is_of("timm", module) and callable(again) and _takes(again):
+        again()
+        return
+    own = getattr(module, "_init_weights", None)
+    if callable(own) and _takes(own, module):
+        by = own
+    for child in module.children():
+        _initialise(child, by)
+    if by is not None:
+        with torch.no_grad():
+            by(module)
+
+
+def _spread_apart(twin: nn.Module, name: str, theirs: Tensor) -> bool:
+    """Whether a layer's weight starts with another spread than the model's has, beyond chance and some training."""
+    owner, _, kind = name.rpartition(".")
+    ours = twin.get_parameter(name).detach()
+    if kind != "weight" or not isinstance(twin.get_submodule(owner), LAYERS) or ours.numel() < _ENOUGH:
+        return False
+    ratio = ours.std().item() / max(theirs.detach().std().item(), 1e-12)
+    return not 1 / _APART < ratio < _APART
+
+
+def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
     try:
-        inspect.signature(function).bind()
+        inspect.signature(function).bind(*arguments)
     except TypeError:
         return False
     return True

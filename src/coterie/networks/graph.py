@@ -9,10 +9,12 @@ import linecache
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import fx, nn
+from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import UserError
@@ -73,22 +75,65 @@ def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> Cu
     for before, after, name in zip(starts, starts[1:], ats[1:], strict=False):
         if after <= before:
             raise UserError(f"'{name}' does not come after the cut before it; name cuts in the order of the forward")
-    place = {node: sum(index >= start for start in starts) for index, node in enumerate(nodes)}
-    for node in reversed(nodes):  # a parameter is read where it is first used, not where tracing met it
-        if node.op == "get_attr" and node.users:
-            place[node] = min(place[user] for user in node.users)
+    place, steps = _steps(nodes, starts)
     used = {source for node in nodes for source in node.all_input_nodes} | set(taps)
     last_use = {node: max([place[user] for user in node.users], default=0) for node in used}
-    last_use |= {node: len(starts) for node in taps}
-    stretches = []
-    for number in range(len(starts) + 1):
+    last_use |= {node: len(steps) - 1 for node in taps}
+    stretches: list[tuple[list[fx.Node], list[Callable[..., Any]]]] = [([], []) for _ in range(len(starts) + 1)]
+    for number, step in enumerate(steps):
         mine = [node for node in nodes if place[node] == number]
         entering = [node for node in nodes if node in used and place[node] < number <= last_use[node]]
         leaving = [node for node in nodes if node in used and place[node] <= number < last_use[node]]
-        returned = list(taps) if number == len(starts) else leaving
-        stretches.append((mine, _function(mine, entering, returned)))
+        run = _function(mine, entering, list(taps) if number == len(steps) - 1 else leaving)
+        if step.region is not None:
+            begun = any(step.region == before.region for before in steps[:number])
+            run = partial(_recomputed, partial(_on_copies, run) if begun else run)
+        stretches[step.stretch][0].extend(mine)
+        stretches[step.stretch][1].append(run)
     (_, trunk), *rest = stretches
-    return CutGraph(trunk, tuple(Segment(run, *_reads(mine)) for mine, run in rest))
+    return CutGraph(_chained(trunk), tuple(Segment(_chained(runs), *_reads(mine)) for mine, runs in rest))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Consecutive nodes that are run by one function.
+
+    Attributes:
+        stretch: Which stretch of the forward they are in.
+        region: The number of the checkpointed region that they are in; None outside of such.
+    """
+
+    stretch: int
+    region: int | None
+
+
+def _steps(nodes: list[fx.Node], starts: list[int]) -> tuple[dict[fx.Node, int], list[_Step]]:
+    """Every node's step, and the steps in order: a stretch is one, where it holds no checkpointed region."""
+    place: dict[fx.Node, int] = {}
+    steps: list[_Step] = []
+    for index, node in enumerate(nodes):
+        if node.op != "get_attr":
+            step = _Step(sum(index >= start for start in starts), node.meta.get(RECOMPUTED))
+            if not steps or step != steps[-1]:
+                steps.append(step)
+        place[node] = max(len(steps) - 1, 0)
+    for node in reversed(nodes):  # a parameter is read where it is first used, not where tracing met it
+        if node.op == "get_attr" and node.users:
+            place[node] = min(place[user] for user in node.users)
+    return place, steps
+
+
+def _chained(runs: list[Callable[..., Any]]) -> Callable[..., Any]:
+    """Functions of (root, values), each given what the one before returns, as one."""
+    if len(runs) == 1:
+        return runs[0]
+
+    def run(root: nn.Module, values: Any) -> Any:
+        for step in runs:
+            values = step(root, values)
+        return values
+
+    return run
 
 
 def _start(nodes: list[fx.Node], at: str) -> int:
@@ -196,9 +241,6 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     for node in nodes:
         if node.op == "output":
             results.append(fx.map_arg(node.args[0], lambda source: copies[source]))
-        elif RECOMPUTED in node.meta:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda source: copies[source])
-            copies[node] = graph.call_function(_recomputed, (graph.get_attr(str(node.target)), *args), kwargs)
         else:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
     graph.output((*results, *(copies[node] for node in returned)))
@@ -212,9 +254,14 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     return function
 
 
-def _recomputed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """A module's call under activation checkpointing."""
-    return checkpoint(module, *args, use_reentrant=False, **kwargs)
+def _recomputed(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
+    """A region under activation checkpointing: of all that it computes only what enters and leaves it is kept."""
+    return checkpoint(partial(run, root), values, use_reentrant=False)
+
+
+def _on_copies(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
+    """The rest of a region that is cut: it may overwrite what enters it, which is still needed to compute it again."""
+    return run(root, pytree.tree_map_only(torch.Tensor, torch.clone, values))
 
 
 def _item(values: tuple[Any, ...], index: int) -> Any:

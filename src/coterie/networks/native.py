@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from coterie.errors import UserError
 from coterie.networks.aggregate import Gate, gated
 from coterie.networks.graph import CutGraph
 from coterie.networks.segments import Cuts
@@ -70,7 +71,24 @@ class NativeEnsemble(nn.Module):
         return self.cuts.ats
 
     def forward(self, *views: Tensor) -> PeerOutput:
-        """One view of the images (B, channels, H, W), or one for each branch, to what all say."""
+        """One view of the images (B, channels, H, W), or one for each branch, to what all say.
+
+        Raises:
+            UserError: A batch norm is given a single value of each channel to learn from.
+        """
+        if len(views[0]) > 1 or not self.training or torch.compiler.is_compiling():
+            return self._answer(views)
+        try:
+            return self._answer(views)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                "a batch of one image: batch norm needs two images or more in training mode; give the DataLoader "
+                "drop_last=True, or call net.eval()"
+            ) from error
+
+    def _answer(self, views: Sequence[Tensor]) -> PeerOutput:
         graph = self.cuts.of(self.target, views[0])
         together = len(views) == 1 and self.share
         crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)

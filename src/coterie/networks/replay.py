@@ -10,7 +10,8 @@ The forward runs on shells: objects of the model's own classes that hold its att
 module one that stands for it. The model itself is not touched.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from coterie.errors import UserError
+from coterie.networks.answers import Answer
+from coterie.networks.checkpointing import watching_checkpoints
 from coterie.networks.graph import LAYERS, CutGraph, Segment
 from coterie.networks.tracing import around, generators, move_generators
 
@@ -26,7 +29,9 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _STRUCTURE = ("_modules", "_parameters", "_buffers")
 
 
-def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool = False) -> CutGraph:
+def replayed(
+    model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool = False, answer: Answer | None = None
+) -> CutGraph:
     """Cut a model's forward without a trace.
 
     Args:
@@ -34,6 +39,7 @@ def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool 
         ats: Paths of modules in the order of the forward.
         images: Of a shape that the model takes.
         maps: Whether the last feature map is given after what the classifier reads.
+        answer: Where the model's outputs hold the logits; None where they are the logits.
 
     Raises:
         UserError: A cut is not reached, or no module comes before it.
@@ -42,7 +48,9 @@ def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool 
     seen = _Seen(ats)
     while True:
         seen = _Seen(ats)
-        _Play(model, model, inside, seen=seen).run(images)
+        # With gradients, as in training: some forwards checkpoint activations only where they are wanted.
+        with torch.set_grad_enabled(model.training), watching_checkpoints(seen.recompute):
+            _Play(model, model, inside, seen=seen).run(images)
         last = next((path for _, path in reversed(seen.calls) if _holds_layer(model, path)), None)
         if last is None or isinstance(model.get_submodule(last), LAYERS):
             break
@@ -53,7 +61,8 @@ def replayed(model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool 
     if seen.calls[0][0] > 0:
         raise UserError(f"nothing comes before '{ats[0]}', so no layer would be shared; cut later")
     taps = [last, seen.last_map(last) if maps else None]
-    stretches = [_Stretch(model, inside, at, [tap for tap in taps if tap]) for at in (*ats, None)]
+    taken = [tap for tap in taps if tap]
+    stretches = [_Stretch(model, inside, at, taken, answer or Answer()) for at in (*ats, None)]
     reads = [(_paths(seen.calls, number), _paths(seen.reads, number)) for number in range(1, len(ats) + 1)]
     segments = [Segment(run.go_on, *read) for run, read in zip(stretches[1:], reads, strict=True)]
     return CutGraph(stretches[0].begin, tuple(segments))
@@ -82,6 +91,7 @@ class _Stretch:
     inside: frozenset[str]
     until: str | None
     taps: list[str]
+    answer: Answer
 
     def begin(self, root: nn.Module, images: Tensor) -> tuple[Any, ...]:
         return self._run(root, _Kept(images, generators()), [])
@@ -97,7 +107,7 @@ class _Stretch:
             output = play.run(kept.images)
         except _Left:
             return (_Kept(kept.images, kept.start, kept.calls + play.calls), *given, *play.tensors)
-        return (output, *(play.tapped[tap] for tap in self.taps if tap in play.tapped))
+        return (self.answer.of(base, output), *(play.tapped[tap] for tap in self.taps if tap in play.tapped))
 
 
 class _Left(Exception):
@@ -113,8 +123,20 @@ class _Seen:
     calls: list[tuple[int, str]] = field(default_factory=list)
     reads: list[tuple[int, str]] = field(default_factory=list)
     maps: list[str] = field(default_factory=list)
+    recomputing: bool = False
+
+    @contextmanager
+    def recompute(self, function: Callable[..., Any]) -> Iterator[None]:
+        """Within the block, what is called is under activation checkpointing."""
+        before, self.recomputing = self.recomputing, True
+        try:
+            yield
+        finally:
+            self.recomputing = before
 
     def called(self, path: str) -> None:
+        if self.recomputing:  # what is run once for each stretch cannot be run yet again in the backward
+            raise UserError(f"activations are checkpointed around '{path}'; switch that off, or cut elsewhere")
         self.reached += self.reached < len(self.ats) and path == self.ats[self.reached]
         self.calls.append((self.reached, path))
 

@@ -2,12 +2,14 @@
 
 import copy
 from collections.abc import Collection, Hashable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from coterie.errors import UserError
+from coterie.networks.answers import Answer
 from coterie.networks.graph import LAYERS, CutGraph, classifier_input, cut, last_layer, last_map, output_of
 from coterie.networks.replay import replayed
 from coterie.networks.tracing import Resists, around, first_line, frozen_facts, trace, undisturbed
@@ -22,12 +24,20 @@ class Cuts:
         ats: Where it is cut, see :func:`~coterie.networks.graph.cut`; nowhere for the whole forward.
         maps: Whether the last feature map is tapped beside what the classifier reads.
         outputs: Modules whose outputs are tapped, in place of these two.
+        answer: Where the network's outputs hold the logits; None where they are the logits.
 
     Attributes:
         resists: Why the forward cannot be traced and is run again for each segment; empty where it is traced.
     """
 
-    def __init__(self, ats: tuple[str, ...], maps: bool = False, outputs: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        ats: tuple[str, ...],
+        maps: bool = False,
+        outputs: tuple[str, ...] = (),
+        answer: Answer | None = None,
+    ) -> None:
+        self.answer = answer or Answer()
         self.ats, self.maps, self.outputs = ats, maps, outputs
         self.resists = ""
         self._inside = around((*ats, *outputs))
@@ -70,7 +80,7 @@ class Cuts:
             if self.outputs:
                 raise UserError("the outputs of named modules are then not at hand")
             with undisturbed(network):
-                return replayed(network, self.ats, images, self.maps)
+                return replayed(network, self.ats, images, self.maps, self.answer)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
@@ -80,8 +90,8 @@ class Cuts:
 
     def _traced(self, network: nn.Module, images: Tensor) -> CutGraph:
         if not self.outputs:
-            self._inside |= with_classifier(network, self._inside)
-        graph = trace(network, self._inside)
+            self._inside |= with_classifier(network, self._inside, self.answer)
+        graph = trace(network, self._inside, partial(self.answer.of, network))
         taps: list[fx.Node | None] = [output_of(graph, path) for path in self.outputs]
         if not self.outputs:
             taps.append(classifier_input(graph, network))
@@ -101,14 +111,15 @@ class Cuts:
         return twin
 
 
-def with_classifier(model: nn.Module, inside: Collection[str]) -> frozenset[str]:
+def with_classifier(model: nn.Module, inside: Collection[str], answer: Answer) -> frozenset[str]:
     """``inside``, and the modules around the classifier, where their forwards can be followed."""
     found = frozenset(inside)
-    graph = trace(model, found)
+    read = partial(answer.of, model)
+    graph = trace(model, found, read)
     while (last := last_layer(graph, model)) is not None and not isinstance(model.get_submodule(last), LAYERS):
         wider = found | around([f"{last}.*"])
         try:
-            graph = trace(model, wider)
+            graph = trace(model, wider, read)
         except Resists:
             return found
         found = wider

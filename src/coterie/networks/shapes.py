@@ -9,7 +9,7 @@ def example_images(model: nn.Module, example: Tensor | None) -> Tensor:
 
     Args:
         model: Where no example is given, its size is found on it: timm's ``img_size`` and configuration,
-            torchvision's ``image_size``; else 224 x 224.
+            torchvision's ``image_size``, Hugging Face's configuration; else 224 x 224.
         example: Images (B, channels, H, W).
     """
     if example is None:
@@ -25,6 +25,7 @@ def _image_size(model: nn.Module) -> tuple[int, int]:
     found = (
         getattr(getattr(model, "patch_embed", None), "img_size", None)
         or getattr(model, "image_size", None)
+        or getattr(getattr(model, "config", None), "image_size", None)
         or config.get("input_size", (3, 224, 224))[1:]
     )
     return (found, found) if isinstance(found, int) else (int(found[0]), int(found[1]))

@@ -4,7 +4,6 @@ Only forwards around a cut are followed. Every other module is called as it is, 
 mode, no shape, no branch of its Python code.
 """
 
-import inspect
 import random
 import traceback
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -14,13 +13,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.utils.checkpoint
 from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
+from coterie.networks.checkpointing import checkpoints_itself, watching_checkpoints
+
 _TORCH = str(Path(torch.__file__).parent)
-_CHECKPOINT_OPTIONS = tuple(inspect.signature(torch.utils.checkpoint.checkpoint).parameters)[1:]
-RECOMPUTED = "recomputed"  # marks a node whose module runs under activation checkpointing
+RECOMPUTED = "recomputed"  # of a node under activation checkpointing: the number of its checkpointed region
 _SCALARS = (bool, int, float, str, type(None))
 _FACTORIES = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "randperm", "tensor", "zeros")
 
@@ -38,14 +37,19 @@ class _Buffer(ParameterProxy):
 
 
 class _Tracer(fx.Tracer):
-    """Follows the forwards of the modules ``inside``; None follows all that torch and timm do not call leaves."""
+    """Follows the forwards of the modules ``inside``; None follows all that torch and timm do not call leaves.
 
-    def __init__(self, inside: Collection[str] | None) -> None:
+    The graph returns what ``read`` makes of what the root returns.
+    """
+
+    def __init__(self, inside: Collection[str] | None, read: Callable[[Any], Any]) -> None:
         factories = tuple(getattr(torch, name) for name in _FACTORIES)
         super().__init__(autowrap_functions=_timm_functions() + factories, param_shapes_constant=True)
         self._autowrap_search.append(torch)  # torch.arange(n) of a traced n is no method that a proxy could see
-        self.inside = inside
-        self.recomputing = False
+        self.inside, self.read = inside, read
+        self.regions = 0
+        self.region: int | None = None
+        self.recomputed: Callable[..., Any] | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if self.inside is not None:
@@ -71,33 +75,30 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, kind: str, *details: Any, **more: Any) -> fx.Node:
         node = super().create_node(kind, *details, **more)
-        if self.recomputing and kind == "call_module":
-            node.meta[RECOMPUTED] = True
+        if self.region is not None and not (kind == "call_module" and self._checkpoints_itself(str(node.target))):
+            node.meta[RECOMPUTED] = self.region
         return node
 
     @contextmanager
-    def marking_checkpoints(self) -> Iterator[None]:
-        """Within the block, modules that run under activation checkpointing are marked, which a trace else forgets."""
-        plain = torch.utils.checkpoint.checkpoint
-
-        def marked(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            own = {name: value for name, value in kwargs.items() if name not in _CHECKPOINT_OPTIONS}
-            before, self.recomputing = self.recomputing, True
-            try:
-                return function(*args, **own)
-            finally:
-                self.recomputing = before
-
-        torch.utils.checkpoint.checkpoint = marked  # type: ignore[assignment]
+    def recomputing(self, function: Callable[..., Any]) -> Iterator[None]:
+        """Within the block, nodes are marked as of one checkpointed region, which a trace else forgets."""
+        outer = self.region, self.recomputed
+        if self.region is None:  # of regions within each other the outermost counts
+            self.regions += 1
+            self.region, self.recomputed = self.regions, function
         try:
             yield
         finally:
-            torch.utils.checkpoint.checkpoint = plain
+            self.region, self.recomputed = outer
+
+    def _checkpoints_itself(self, path: str) -> bool:
+        module = self.root.get_submodule(path)
+        return self.recomputed is not None and checkpoints_itself(module, self.recomputed)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
         # Other arguments keep their defaults: a proxy in their place would never be None.
         images = self.create_proxy("placeholder", "images", (), {})
-        return lambda root, value: root.forward(value), [self.root, images]
+        return lambda root, value: self.read(root.forward(value)), [self.root, images]
 
 
 def _timm_leaves() -> tuple[type[nn.Module], ...]:
@@ -121,23 +122,30 @@ def around(paths: Iterable[str]) -> frozenset[str]:
     return frozenset(parents)
 
 
-def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
+def trace(
+    model: nn.Module, inside: Collection[str] | None = None, read: Callable[[Any], Any] = lambda output: output
+) -> fx.Graph:
     """The forward of ``model`` as it is now; the model is left as it was.
 
     Args:
         model: Any module that takes images.
         inside: Paths of the modules whose forwards are followed, as :func:`around` a cut; all others are called
             as they are, so that nothing of them is frozen. None follows every module that torch.fx can.
+        read: Takes the graph's output, the logits, from what the model returns.
 
     Raises:
         Resists: A forward cannot be followed; names its class, file and line, and the reason.
     """
-    tracer = _Tracer(inside)
+    tracer = _Tracer(inside, read)
     with _restored(model) as wrote:
         _forget(model)
         before = generators()
         try:
-            with tracer.marking_checkpoints():
+            # In training mode a forward may ask whether gradients are wanted before it checkpoints.
+            with (
+                watching_checkpoints(tracer.recomputing),
+                torch.set_grad_enabled(model.training or torch.is_grad_enabled()),
+            ):
                 graph = tracer.trace(model)
         except Exception as error:
             raise Resists(f"{_place(error, model)} cannot be traced, {first_line(error)}") from error
@@ -155,7 +163,9 @@ def trace(model: nn.Module, inside: Collection[str] | None = None) -> fx.Graph:
         node.meta.pop("is_wrapped", None)  # else the compiled code would have torch.fx wrap these functions for good
         if node.op == "get_attr" and node.target in constants:
             with graph.inserting_before(node):
-                node.replace_all_uses_with(graph.call_function(_Constant(constants[str(node.target)])))
+                made = graph.call_function(_Constant(constants[str(node.target)]))
+                made.meta.update(node.meta)
+                node.replace_all_uses_with(made)
             graph.erase_node(node)
     return graph
 

@@ -1,6 +1,7 @@
 """Weights from a safetensors file into a network that may have another class count."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -44,6 +45,22 @@ def load_matching(
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
         log.warning("%s: its classifier of %d classes is replaced by a fresh one of %d", path, *classes)
     network.load_state_dict(state | {key: own[key] for key in replaced})
+
+
+def portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict as contiguous tensors on the CPU, for a file.
+
+    One tensor under several names (a module registered twice, tied weights) is written under each of them, so that
+    the file loads strictly into a plain network.
+    """
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in state.items():
+        mine = tensor.detach().cpu().contiguous()
+        shared = mine.numel() > 0 and mine.untyped_storage().data_ptr() in memory
+        tensors[name] = mine.clone() if shared else mine
+        memory.add(tensors[name].untyped_storage().data_ptr())
+    return tensors
 
 
 def _classifier_keys(network: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:

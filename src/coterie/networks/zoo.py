@@ -15,6 +15,7 @@ from coterie.networks import libraries
 from coterie.networks.allcnn import AllCNN
 from coterie.networks.cifar_resnet import BasicBlock, Bottleneck, CifarResNet
 from coterie.networks.densenet import DenseNet121, DenseNetBC
+from coterie.networks.fitting import fit
 from coterie.networks.libraries import Preprocessing
 from coterie.networks.resnext import ResNeXt29
 from coterie.networks.weights import load_matching
@@ -88,17 +89,21 @@ class Network:
     def build(self, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None) -> nn.Module:
         """The network, with its weights where it has some. A module of the user's own is given as it is.
 
+        One of the user's own, or of a factory, that returns more than its logits comes wrapped
+        (:class:`~coterie.networks.answers.Logits`).
+
         Args:
             num_classes: C.
             in_channels: Channels of the images.
             image_size: (height, width) in pixels, each at least 8; for networks of a fixed input size.
 
         Raises:
-            UserError: The name is unknown, the images are too small, or the weights cannot be had or do not fit.
+            UserError: The name is unknown, the images are too small, or the weights cannot be had or do not fit; or a
+                network of the user's own does not take such images or tell so many classes apart.
         """
         self._check_weights()
         if isinstance(self.name, nn.Module):
-            return self.name
+            return self.name if image_size is None else fit(self.name, num_classes, in_channels, image_size)
         network = self._make(num_classes, in_channels, image_size, self.pretrained)
         if self.weights is not None:
             load_matching(network, Path(self.weights))
@@ -142,7 +147,8 @@ class Network:
                 f"set --data.image_size {SMALLEST_IMAGE} or more"
             )
         if not isinstance(self.name, str):
-            return _from_factory(self.name, num_classes, in_channels)
+            network = _from_factory(self.name, num_classes, in_channels)
+            return network if image_size is None else fit(network, num_classes, in_channels, image_size)
         if self.name in OWN:
             if pretrained:
                 raise UserError(

@@ -24,6 +24,7 @@ from coterie.training.deliver import deliver
 from coterie.training.distribution import LOCK, agreed, make_accelerator, of_first, only_training
 from coterie.training.interrupt import Interrupted, stop_signals
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
+from coterie.training.preflight import check_first_stage
 from coterie.training.progress import Reporter, tensorboard_writer
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
@@ -111,6 +112,7 @@ def _train(
     )
     iterator = _stages(method, spec, options.seed)
     first = next(iterator)
+    check_first_stage(first, data)
     options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
     config = configuration(method, data, options)
     if previous is not None:

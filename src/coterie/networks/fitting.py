@@ -1,0 +1,131 @@
+"""Whether a network fits a task, asked before anyone trains it; every misfit is one line with its mend."""
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import UserError
+from coterie.networks.answers import Logits, find_answer
+from coterie.networks.tracing import first_line, undisturbed
+from coterie.outputs import PeerOutput
+
+
+def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tuple[int, int]) -> nn.Module:
+    """A network of the user's own as one that gives plain logits: itself where it does.
+
+    Args:
+        network: Asked about two random images in both modes; it is left as it was.
+        num_classes: C.
+        in_channels: Channels of the images.
+        image_size: (height, width) in pixels.
+
+    Raises:
+        UserError: It cannot take such images, it is not to be told which of its outputs are the logits, or these do
+            not fit the classes.
+    """
+    images = torch.rand(2, in_channels, *image_size, generator=torch.Generator().manual_seed(0))
+    images = images.to(_device(network))
+    _check_input(network, images)
+    if isinstance(network, Logits):
+        network.look(images, num_classes)
+    else:
+        answer = find_answer(network, images, num_classes=num_classes)
+        network = network if answer.plain else Logits(network, answer)
+    check_logits(network, images, num_classes, finite=False)
+    return network
+
+
+def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite: bool = True) -> None:
+    """Check that a network gives logits for these images, in both modes; it is left as it was.
+
+    Args:
+        network: Images (B, channels, H, W) to logits (B, C) or a :class:`~coterie.outputs.PeerOutput`.
+        images: (B, channels, H, W), two or more; they are moved to where the network is.
+        num_classes: C.
+        finite: Whether infinities and NaN are refused too.
+
+    Raises:
+        UserError: It gives something else; names what came, what was expected, and the mend.
+    """
+    images = images.to(_device(network))
+    _check_input(network, images)
+    for mode in (True, False):
+        with undisturbed(network):
+            output = network.train(mode)(images)
+        logits = output.logits if isinstance(output, PeerOutput) else output
+        _check_shape(_name(network), logits, len(images), num_classes)
+        if finite and not bool(logits.isfinite().all()):
+            kinds = [kind for kind, test in (("NaN", torch.isnan), ("infinity", torch.isinf)) if test(logits).any()]
+            raise UserError(
+                f"{_name(network)} answers {' and '.join(kinds)} before any training, in "
+                f"{'training' if mode else 'evaluation'} mode on images of the data, where finite logits are expected; "
+                "look for such values in its weights"
+            )
+
+
+def _check_shape(name: str, logits: Tensor, count: int, num_classes: int) -> None:
+    shape, wanted = tuple(logits.shape), (count, num_classes)
+    if logits.dim() > 1 and shape[0] == count and shape[-1] != num_classes and logits.dim() < 4:
+        raise UserError(
+            f"{name} gives {shape[-1]} outputs, and the data have {num_classes} classes; give its last layer "
+            f"{num_classes} outputs (a factory is told num_classes)"
+        )
+    if shape != wanted and not (logits.dim() == 3 and shape[::2] == wanted):  # the logits of several peers
+        raise UserError(
+            f"{name} gives logits of shape {shape} for {count} images, and {wanted} is expected, (images, classes); "
+            "reshape them at the end of its forward"
+        )
+    if not logits.is_floating_point():
+        raise UserError(f"{name} gives {logits.dtype} where logits are expected; return them before any argmax")
+
+
+def _check_input(network: nn.Module, images: Tensor) -> None:
+    """Run a network on images, and tell a misfit by what its first layers are."""
+    if any(nn.parameter.is_lazy(each) for each in _tensors(network)):
+        raise UserError(f"{_name(network)} has lazy layers without weights; give it one batch before it is trained")
+    try:
+        for mode in (True, False):
+            with undisturbed(network):
+                network.train(mode)(images)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{_name(network)} {_misfit(network, images, error)}") from error
+
+
+def _misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
+    weight = next((each for each in network.parameters() if each.is_floating_point()), None)
+    if weight is not None and weight.dtype != images.dtype:
+        kind = str(weight.dtype).removeprefix("torch.")
+        return (
+            f"has {kind} weights, and the images are float32; call .float() on it (training in mixed precision is "
+            "--precision bf16)"
+        )
+    stem = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
+    channels, (height, width) = images.shape[1], images.shape[2:]
+    if stem is not None and stem.in_channels != channels:
+        return (
+            f"takes images of {stem.in_channels} channels, and the data have {channels}; use --data.channels "
+            f"{stem.in_channels}, or give its first convolution {channels} (a factory is told in_channels)"
+            if stem.in_channels in (1, 3)
+            else f"takes images of {stem.in_channels} channels, and the data have {channels}; give its first "
+            f"convolution {channels} (a factory is told in_channels)"
+        )
+    return (
+        f"cannot take images of {channels}x{height}x{width}, channels x height x width "
+        f"({type(error).__name__}: {first_line(error)}); let it take them, or set --data.image_size"
+    )
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next((each.device for each in _tensors(network)), torch.device("cpu"))
+
+
+def _tensors(network: nn.Module) -> chain[Tensor]:
+    return chain(network.parameters(), network.buffers())
+
+
+def _name(network: nn.Module) -> str:
+    """The class, of the user's own module rather than of what holds it."""
+    return f"network {type(network.module if isinstance(network, Logits) else network).__name__}"
