@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-avx2 test-gpu lint format clean
 
 # The setting is the clearest of benchmarks/demo.json, on seeds that did not choose it. Two trainings side by side, one
 # thread each: the network alone writes to a log, so that ONE's progress can be read.
@@ -20,6 +20,13 @@ demo: .venv/installed
 # One thread a process: small networks gain nothing from more, and the processes take the cores.
 test: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
+
+# As on a processor without AVX-512: other kernels, another layout of memory. One process, at most 90 seconds.
+test-avx2: .venv/installed-for-tests
+	ONEDNN_MAX_CPU_ISA=AVX2 COTERIE_TEST_PRECISION=fp32 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m processor tests
+
+test-gpu: .venv/installed-for-tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu tests
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

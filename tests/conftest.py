@@ -1,4 +1,7 @@
-"""Small data that every test can train on in a second."""
+"""Small data that every test can train on in a second, and which tests see a GPU."""
+
+import os
+import re
 
 import pytest
 import torch
@@ -11,6 +14,26 @@ torch.set_num_threads(1)
 # The same examples in every run; `pytest --hypothesis-profile default` looks for new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config):
+    """Tests are the same on every machine: a GPU is hidden from all but those of ``pytest -m gpu``."""
+    if re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
+        # cuBLAS reads it once, and one test's training may not be the first to use it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    else:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(
+        reason="needs a CUDA device: there is none, or it is hidden (only `pytest -m gpu` shows it)"
+    )
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,12 @@ def _both(hook, stop):
 def resumes_exactly(make, data, folder, stage, step, **options):
     """Whether a run that is stopped there and taken up again ends as one that was never stopped."""
     whole = go(make(), data, folder / "whole", **options)
-    with pytest.raises(Interrupted, match=stage):
-        go(stopping(make(), stage, step), data, folder / "cut", **options)
-    cut = go(make(), data, folder / "cut", resume=True, **options)
+    cut = cut_and_resumed(make, data, folder / "cut", stage, step, **options)
     return same(whole, cut) and comparable(whole.metrics) == comparable(cut.metrics)
+
+
+def cut_and_resumed(make, data, out, stage, step, **options):
+    """A run that is stopped after a step of a stage and taken up again."""
+    with pytest.raises(Interrupted, match=f"of stage {stage}$"):
+        go(stopping(make(), stage, step), data, out, **options)
+    return go(make(), data, out, resume=True, **options)

@@ -177,6 +177,7 @@ def test_importing_is_quick_and_needs_no_network():
     assert shell("--version").stdout.strip() == f"coterie {coterie.__version__}"
 
 
+@pytest.mark.processor
 def test_onnx_takes_any_batch_and_equals_pytorch(finished, digits, tmp_path):
     for student in ("target", "ensemble"):
         done = coterie.export(finished, "onnx", tmp_path / f"{student}.onnx", student)
@@ -206,6 +207,7 @@ def test_two_formats_of_one_name_have_a_card_each_and_neither_is_replaced(finish
     assert not (tmp_path / "two.onnx").exists()
 
 
+@pytest.mark.processor
 def test_the_target_loads_with_three_plain_lines(finished, digits, tmp_path):
     coterie.export(finished, "safetensors", tmp_path / "m.safetensors")
     model = coterie.networks.build("resnet8", num_classes=10, in_channels=1)

@@ -343,6 +343,7 @@ def whole(digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize("at", [("shrink", 3), ("shrink", 5), ("prune", 2), ("finetune", 3)])
+@pytest.mark.processor
 def test_resumes_exactly_from_any_stage(at, whole, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(Stopping, "at", at)
     with pytest.raises(Interrupted):

@@ -65,6 +65,7 @@ def test_it_is_distilled_into_one_network(run, digits, tmp_path):
     assert set(load_file(taught.path / "model.safetensors")) == set(load_file(run.weights_path("member1")))
 
 
+@pytest.mark.processor
 def test_a_run_resumes_exactly_in_a_later_member(digits, tmp_path):
     assert resumes_exactly(lambda: Ensemble(network="resnet8", members=2), digits, tmp_path, "member2", 3)
 

@@ -122,6 +122,7 @@ def test_the_intermediate_loss_moves_slimmer_students_and_adapters_alone():
     assert all(parameter.grad is not None for parameter in turn.module.adapters.parameters())
 
 
+@pytest.mark.processor
 def test_students_are_evaluated_on_running_statistics():
     found = stage()
     net = found.network.eval()
@@ -162,6 +163,7 @@ class Stopped(Oem):
 
 
 @pytest.mark.parametrize("step", [3, 7])
+@pytest.mark.processor
 def test_a_run_resumes_exactly(step, digits, tmp_path):
     whole = go(Stopped(network="resnet8"), digits, tmp_path / "whole", epochs=2)
     with pytest.raises(Interrupted):

@@ -173,6 +173,7 @@ def test_networks_side_by_side_give_what_their_classifiers_read():
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.processor
 def test_every_method_resumes_exactly(name, digits, tmp_path, monkeypatch):
     method = METHODS[name](network="resnet8")
     whole = go(method, digits, tmp_path / "whole", epochs=2, batch_size=64)

@@ -19,6 +19,8 @@ from coterie.networks.teacher import Adapted, Input
 from coterie.training.precision import has_native_bfloat16, resolve_precision
 from coterie.training.stages import place
 
+pytestmark = pytest.mark.processor
+
 TESTS = Path(__file__).parent
 LAYOUTS = {True: torch.channels_last, False: torch.contiguous_format}
 

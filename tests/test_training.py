@@ -18,6 +18,7 @@ from resuming import stopping
 from toys import go, same, weights
 
 
+@pytest.mark.processor
 def test_the_same_configuration_gives_the_same_weights(digits, tmp_path):
     first, second = (go(One(network="resnet8"), digits, tmp_path / name, epochs=2) for name in "ab")
     assert same(first, second)
@@ -40,6 +41,7 @@ def test_precision_follows_a_fixed_rule(monkeypatch):
     assert resolve_precision("auto", cpu, int(1e8)) == "fp32"
 
 
+@pytest.mark.processor
 def test_the_best_epoch_on_validation_is_delivered(digits, tmp_path):
     data = coterie.data.load("digits", train_samples=200, test_samples=50, validation=0.2)
     run = go(Vanilla(network="resnet8"), data, tmp_path / "run", epochs=4)

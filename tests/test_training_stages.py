@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from coterie import UserError
+from coterie import UserError, processor
 from coterie.training import Interrupted
+from resuming import cut_and_resumed
 from toys import Average, Handed, Mutual, comparable, go, resumed, same, weights
 
 
@@ -46,3 +47,20 @@ def test_turns_update_their_own_parameters_alone(digits, tmp_path):
     trained = weights(run)
     assert not torch.equal(trained["target.fc.weight"], seen["start"].networks[0].fc.weight)
     assert torch.equal(trained["peer1.fc.weight"], seen["start"].networks[1].fc.weight)
+
+
+def test_both_doors_of_a_stage_lead_to_the_same_place(digits, tmp_path):
+    """What a later stage is handed lies where it trains, whether the earlier one was trained here or loaded."""
+    seen = []
+
+    @dataclass(kw_only=True)
+    class Looking(Handed):
+        def stages(self, spec):
+            for stage in super().stages(spec):
+                yield stage
+                seen.append([(tensor.device, tensor.stride()) for tensor in stage.network.state_dict().values()])
+
+    cut_and_resumed(lambda: Looking(network="resnet8"), digits, tmp_path / "run", "student", 2, epochs=1)
+    trained, loaded, _ = seen
+    assert trained == loaded
+    assert any(stride[1] == 1 for _, stride in loaded if len(stride) == 4) is processor.uses_avx512()

@@ -134,6 +134,7 @@ def test_a_run_does_not_go_on_with_another_teacher(digits, alone, finished, tmp_
         go(Kd(network="resnet8", teacher=str(teacher)), digits, run.path, resume=True)
 
 
+@pytest.mark.processor
 def test_remembered_answers_give_the_same_weights(digits, alone, finished, tmp_path):
     still = coterie.data.load("digits", train_samples=160, test_samples=100, augment="none")
     teacher = f"{alone.path},{finished.path}:ensemble"

@@ -188,7 +188,8 @@ def same(first, second):
 
 
 def go(method, data, out, **options):
-    options = {"epochs": 3, "batch_size": 32, "progress": False, "tensorboard": False} | options
+    precision = os.environ.get("COTERIE_TEST_PRECISION", "auto")  # `make test-avx2`
+    options = {"epochs": 3, "batch_size": 32, "precision": precision, "progress": False, "tensorboard": False} | options
     return coterie.train(method, data, out=out, **options)
 
 

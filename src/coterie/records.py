@@ -47,6 +47,7 @@ class Configuration(TypedDict):
     device: NotRequired[str]
     compile: NotRequired[bool]
     test_every: NotRequired[PositiveInt]
+    deterministic: NotRequired[bool]
 
 
 class CostRecord(TypedDict):

@@ -52,6 +52,9 @@ def train_parser(given: list[str]) -> ArgumentParser:
         "--timeout_minutes", type=float, default=30, help="how long a process waits for the others, where there are any"
     )
     parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
+    parser.add_argument(
+        "--deterministic", type=bool, nargs="?", const=True, default=False, help="exact on CUDA too, where possible"
+    )
     parser.add_argument("--test_every", type=int, default=1, help="epochs between looks at the test images")
     parser.add_argument("--tensorboard", type=bool, default=True, help="write figures for TensorBoard too")
     return parser
@@ -83,6 +86,7 @@ def run_train(given: Namespace) -> None:
         device=given.device,
         timeout_minutes=given.timeout_minutes,
         compile=given.compile,
+        deterministic=given.deterministic,
         test_every=given.test_every,
         tensorboard=given.tensorboard,
     )

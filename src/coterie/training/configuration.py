@@ -35,6 +35,7 @@ class Options:
     device: DeviceChoice
     compile: bool
     test_every: PositiveInt = 1
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "--")
@@ -105,6 +106,7 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
         "device": options.device,
         "compile": options.compile,
         "test_every": options.test_every,
+        "deterministic": options.deterministic,
     }
 
 
@@ -126,7 +128,7 @@ def _plain(value: Any) -> Any:
 # What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
 # device, sums are rounded in another order.
 _FREE = ("data.root", "data.workers", "data.memory_gb", "data.download")
-_ROUNDING = ("threads", "device")
+_ROUNDING = ("threads", "device", "deterministic")
 
 
 def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -139,7 +141,7 @@ def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any
         UserError: Names the first option that differs.
     """
     lines = []
-    for option, value, old in _differences(now, before):
+    for option, value, old in _differences(now, {"deterministic": False, **before}):  # 0.1.0 did not write it
         if option in _ROUNDING:
             lines.append(f"--{option} is {value}, and the run had {old}: results may differ in their last digits")
         elif option not in _FREE:

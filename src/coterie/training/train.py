@@ -29,6 +29,7 @@ from coterie.training.progress import Reporter, tensorboard_writer
 from coterie.training.recipes import Recipe
 from coterie.training.seeds import mix
 from coterie.training.stages import Setting, StageRun, all_modules, load_modules, place
+from coterie.training.surroundings import keep_surroundings, set_switches
 from coterie.training.teachers import open_teacher, prepare
 
 
@@ -47,11 +48,16 @@ def train(
     device: DeviceChoice = "auto",
     timeout_minutes: float = 30,
     compile: bool = False,
+    deterministic: bool = False,
     test_every: int = 1,
     tensorboard: bool = True,
     progress: bool = True,
 ) -> Run:
     """Train ``method`` on ``data`` and give the Run.
+
+    The same configuration gives the same weights, resumed or not: to the last bit on the CPU of one machine; on CUDA to
+    rounding, and to the last bit if ``deterministic``. A module of your own is trained in place: it is on the device it
+    came from when this returns or raises, wherever it was trained. So are PyTorch's switches as they were.
 
     Args:
         method: What is trained, with its network and options.
@@ -67,6 +73,7 @@ def train(
         device: ``auto`` takes CUDA or MPS where present.
         timeout_minutes: How long a process waits for the others, where there are several, before it ends.
         compile: Whether the network goes through torch.compile.
+        deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
         tensorboard: Whether figures are also written for TensorBoard.
         progress: Whether anything is printed.
@@ -77,7 +84,10 @@ def train(
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
     check_objects(method, data, out, recipe)
-    options = Options(epochs, batch_size, seed, recipe or Recipe(), precision, threads, device, compile, test_every)
+    run_recipe = recipe or Recipe()
+    options = Options(
+        epochs, batch_size, seed, run_recipe, precision, threads, device, compile, test_every, deterministic
+    )
     path = expanded(out)
     accelerator = make_accelerator(device, timeout_minutes)
     if device in ("cuda", "mps") and accelerator.device.type != device:
@@ -85,7 +95,7 @@ def train(
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
     options = options.fitted(data, reporter.say)
-    with only_training(path, accelerator) as held:
+    with only_training(path, accelerator) as held, keep_surroundings(method):
         return _train(method, data, path, options, accelerator, reporter, held, resume, tensorboard)
 
 
@@ -104,8 +114,7 @@ def _train(
     previous = _previous(path, resume, reporter)
     if previous is not None:
         options = options.reusing(previous)
-    torch.set_num_threads(options.threads or torch.get_num_threads())
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    set_switches(options.threads, options.deterministic)
     _check_stage_names(method)
     spec = Spec(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
