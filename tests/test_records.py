@@ -5,8 +5,10 @@ import json
 import random
 import shutil
 
+import onnx
 import pytest
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import coterie
@@ -160,6 +162,25 @@ def test_an_exported_files_mutated_card_works_or_is_refused_in_a_line(finished, 
         refused += line is not None
         assert line is None or ("\n" not in line and str(file) in line), text
     assert refused > 20
+
+
+def test_an_onnx_file_whose_card_does_not_fit_is_refused(finished, tmp_path):
+    file, image = tmp_path / "m.onnx", tmp_path / "digit.png"
+    Image.new("L", (8, 8)).save(image)
+    coterie.export(finished, "onnx", file)
+    model, card = onnx.load(file), json.loads((tmp_path / "m.onnx.json").read_text())
+    for change, said in (
+        ({"classes": list("abc")}, "gives [1, 10] for 1 images, and its card has 3 classes"),
+        ({"channels": 3, "mean": [0] * 3, "std": [1] * 3}, "cannot be run on images of its card"),
+        ({"image_size": [9, 9]}, "cannot be run on images of its card"),
+        ({"student": "nobody"}, "student is no deliverable"),
+        ({"std": [0]}, "std, item 1 is 0"),
+    ):
+        onnx.helper.set_model_props(model, {"coterie": json.dumps({**card, **change})})
+        onnx.save(model, file)
+        line = line_of(lambda: coterie.predict(file, image))
+        assert str(file) in line
+        assert said in line
 
 
 def test_a_damaged_table_of_metrics_names_file_and_line(run):

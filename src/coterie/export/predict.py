@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from coterie.checking import PositiveInt, check_value
 from coterie.data import decode
 from coterie.data.say import say_once
 from coterie.data.transforms import normalise
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.export.deploy import Logits, onnx_session
 from coterie.records import Card, parse_card
 from coterie.run import Run, open_exported
@@ -66,20 +68,44 @@ def predict(
 def _opened(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
     if not isinstance(source, Run) and Path(source).suffix == ".onnx":
         _refuse(student)
-        session = onnx_session(_existing(Path(source)))
-        text = session.get_modelmeta().custom_metadata_map.get("coterie")
-        name = session.get_inputs()[0].name
-        return parse_card(text, Path(source)), lambda images: torch.from_numpy(
-            np.asarray(session.run(None, {name: images.contiguous().numpy()})[0])
-        )
+        path = _existing(Path(source))
+        session = onnx_session(path)
+        card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
+        return card, _of_card(partial(_run_session, session), card, path)
     if not isinstance(source, Run) and Path(source).suffix == ".safetensors":
         _refuse(student)
-        card, network = open_exported(_existing(Path(source)))
+        path = _existing(Path(source))
+        card, network = open_exported(path)
     else:
         run = source if isinstance(source, Run) else Run(source)
-        card, network = run.card, run.network(student)
+        path, card, network = run.path, run.card, run.network(student)
     logits = Logits(network).eval()
-    return card, torch.inference_mode()(logits)
+    return card, _of_card(torch.inference_mode()(logits), card, path)
+
+
+def _run_session(session: Any, images: Tensor) -> Tensor:
+    name = session.get_inputs()[0].name
+    return torch.from_numpy(np.asarray(session.run(None, {name: images.contiguous().numpy()})[0]))
+
+
+def _of_card(network: Callable[[Tensor], Tensor], card: Card, path: Path) -> Callable[[Tensor], Tensor]:
+    """The network, which is refused where it is not the one that its card describes."""
+
+    def answer(images: Tensor) -> Tensor:
+        try:
+            logits = network(images)
+        except Exception as error:  # a runtime raises errors of its own
+            raise UserError(
+                f"{path}: cannot be run on images of its card ({in_a_line(error)}); export it again"
+            ) from error
+        if logits.shape != (len(images), len(card["classes"])):
+            raise UserError(
+                f"{path}: gives {list(logits.shape)} for {len(images)} images, and its card has "
+                f"{len(card['classes'])} classes; export it again"
+            )
+        return logits
+
+    return answer
 
 
 def _existing(path: Path) -> Path:
