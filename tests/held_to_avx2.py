@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR
@@ -13,7 +14,6 @@ from coterie import processor
 from coterie.data import training_batches
 from coterie.methods import Oem, Spec
 from coterie.training import Recipe
-from coterie.training.distribution import make_accelerator
 from coterie.training.precision import resolve_precision
 from coterie.training.progress import Reporter
 from coterie.training.stages import Setting, StageRun
@@ -43,7 +43,7 @@ def main() -> None:
     assert shapes & CRASHED, shapes
     plain = copy.deepcopy(turn.module).train()
     stage = replace(stage, turns=[turn], schedule=lambda optimiser, steps: ConstantLR(optimiser))
-    setting = Setting(data, make_accelerator("cpu"), Recipe(), 128, 0, "fp32", Reporter(False))
+    setting = Setting(data, Accelerator(cpu=True), Recipe(), 128, 0, "fp32", Reporter(False))
     for _ in StageRun(stage, 0, 1, setting).run_epoch():
         pass
     batch = next(training_batches(data, batch_size=128, seed=0, stage=0, epoch=0))

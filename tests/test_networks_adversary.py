@@ -9,7 +9,17 @@ from torch import nn
 
 from coterie import UserError
 from coterie.networks import build
-from coterie.networks.adversary import Discriminator, Pair, Vectors, aligned, deception, discrimination, scaled_gradient
+from coterie.networks.adversary import (
+    Discriminator,
+    Pair,
+    Vectors,
+    aligned,
+    bin_shares,
+    deception,
+    discrimination,
+    mean_of_bins,
+    scaled_gradient,
+)
 from coterie.networks.teacher import Teacher
 from coterie.outputs import Batch
 
@@ -170,3 +180,11 @@ def test_remembered_answers_are_looked_up_by_image_and_teacher():
 def test_a_site_that_is_not_there_is_told_with_its_option():
     with pytest.raises(UserError, match=r"--method.blocks 'layer9'; did you mean 'layer"):
         Vectors(build("resnet8", 10, 1), ("layer9",), (4,), option="--method.blocks")
+
+
+@pytest.mark.parametrize(("places", "length"), [(64, 16), (49, 10), (5, 12), (7, 7), (1, 3)])
+def test_bins_are_adaptive_average_pooling_as_a_matrix(places, length):
+    values = torch.randn(3, places, dtype=torch.float64)
+    expected = torch.nn.functional.adaptive_avg_pool1d(values, length)
+    torch.testing.assert_close(values @ bin_shares(places, length).double(), expected)
+    assert torch.equal(mean_of_bins(values, length), expected)

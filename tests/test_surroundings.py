@@ -10,6 +10,7 @@ import coterie
 from coterie import UserError
 from coterie.methods import Vanilla
 from coterie.training import Interrupted
+from coterie.training.distribution import make_accelerator
 from coterie.training.surroundings import keep_surroundings, set_switches
 from resuming import resumes_exactly, stopping
 from toys import go, plain
@@ -115,3 +116,18 @@ def test_a_module_without_tensors_is_nobodys():
     with keep_surroundings(Vanilla(network=module)):
         module[0].weight.data += 1
     assert next(module.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "variables", [{"LOCAL_RANK": "1"}, {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}], ids=["second", "first"]
+)
+def test_more_processes_than_cards_are_refused_in_each(variables, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for device in ("auto", "cuda"):
+        with pytest.raises(
+            UserError, match="2 processes share 1 CUDA device here; start 1 at most, or use --device cpu"
+        ):
+            make_accelerator(device, 1.0)

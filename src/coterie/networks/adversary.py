@@ -37,7 +37,22 @@ def aligned(features: Tensor, length: int, pooling: Pooling = "avg") -> Tensor:
         # Over channels first: the same, with less to pool.
         if pooling == "max":
             return functional.adaptive_max_pool1d(places.amax(1, keepdim=True), length).squeeze(1)
-        return functional.adaptive_avg_pool1d(places.mean(1, keepdim=True), length).squeeze(1)
+        return mean_of_bins(places.mean(1), length)
+
+
+def mean_of_bins(places: Tensor, length: int) -> Tensor:
+    """Adaptive average pooling of (B, P) to (B, length), by a matrix where only that is deterministic."""
+    if not (places.is_cuda and torch.are_deterministic_algorithms_enabled()):
+        return functional.adaptive_avg_pool1d(places.unsqueeze(1), length).squeeze(1)
+    return places @ bin_shares(places.shape[1], length).to(places)
+
+
+def bin_shares(places: int, length: int) -> Tensor:
+    """The share of each place in each bin of adaptive average pooling, (places, length)."""
+    first = torch.arange(length) * places // length
+    end = -(-(torch.arange(length) + 1) * places // length)
+    place = torch.arange(places)[:, None]
+    return ((place >= first) & (place < end)) / (end - first)
 
 
 class Discriminator(nn.Module):

@@ -121,7 +121,9 @@ def pixel_loss(products: Tensor, labels: Tensor, logits: PixelLogits = "raw") ->
             that the loss does not fall below ln((M - 1 + e) / e).
     """
     with torch.autocast(products.device.type, enabled=False):
-        return functional.cross_entropy(products.sigmoid() if logits == "sigmoid" else products, labels)
+        said = products.sigmoid() if logits == "sigmoid" else products
+        # On CUDA the mean that it takes itself is summed in another order every time.
+        return functional.cross_entropy(said, labels, reduction="none").mean()
 
 
 def image_loss(products: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Each process trains on its share of every batch. Gradients are averaged by Distr
 changes is a function of the first process's state, so that one checkpoint holds for all.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,8 +44,9 @@ def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
     """The process's device and its place among the others, whom it waits for so long.
 
     Raises:
-        UserError: That is no time.
+        UserError: That is no time, or there are more processes than CUDA devices.
     """
+    _check_cards(device)
     if not 0 < timeout_minutes <= _LONGEST:
         raise UserError(f"--timeout_minutes is {timeout_minutes}; use more than 0 and at most {_LONGEST}")
     wait = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
@@ -53,6 +55,17 @@ def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
     # Accelerate joins processes without a GPU only where it is told that they have none.
     cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     return Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
+
+
+def _check_cards(device: str) -> None:
+    # In every process alike, before any waits for the others: NCCL dies where two share a device.
+    if device == "cpu" or not torch.cuda.is_available():
+        return
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE") or int(os.environ.get("LOCAL_RANK", 0)) + 1)
+    cards = torch.cuda.device_count()
+    if processes > cards:
+        devices = "1 CUDA device" if cards == 1 else f"{cards} CUDA devices"
+        raise UserError(f"{processes} processes share {devices} here; start {cards} at most, or use --device cpu")
 
 
 @contextmanager
