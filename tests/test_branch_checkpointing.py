@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from coterie import UserError, branch
 from coterie.losses import one
+from coterie.networks.peers import Separate
 
 SIZE = 32
 
@@ -201,6 +202,22 @@ def test_that_of_the_libraries(name):
     torch.testing.assert_close(got, expected)
     assert kept < share * everything
     assert max(map(calls.count, calls), default=0) <= 2  # nothing is computed a third time
+
+
+def test_networks_side_by_side_checkpoint_too():
+    torch.manual_seed(0)
+    sums = {}
+    for spelling in (None, "imported"):
+        peers = Separate([Blocks(spelling), Blocks(spelling)], features=True).train()
+        kept = []
+        hooks = torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: kept.append(x.numel()) or x, lambda x: x)
+        with hooks:
+            output = peers(images())
+        output.logits.sum().backward()
+        assert output.features[1].shape == (4, 8)
+        assert all(parameter.grad is not None for parameter in peers.parameters())
+        sums[spelling] = sum(kept)
+    assert sums["imported"] < 0.4 * sums[None]
 
 
 class Decides(Blocks):

@@ -208,7 +208,7 @@ def test_a_wrapper_names_the_logits_for_a_training(digits, tmp_path):
     def twice(logits, features):
         return logits * 0, logits
 
-    with pytest.raises(UserError, match="returns a tuple with 2 that may be the logits"):
+    with pytest.raises(UserError, match=r"2 that may be the logits, 0, 1; .* network=coterie.networks.Logits\(model"):
         train(coterie.methods.Vanilla(network=Net(twice, 1)), digits, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     model = Net(twice, 1)

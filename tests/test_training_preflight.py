@@ -83,7 +83,7 @@ MISFITS = {
     "one row": (OfTheBatch, r"gives logits of shape \(1, 10\) for 2 images"),
     "labels": (Labels, "gives torch.int64 where logits are expected; return them before any argmax"),
     "lazy": (Lazy, "network Lazy has lazy layers without weights; give it one batch"),
-    "not finite": (broken, "network (Net|NativeEnsemble) answers NaN before any training, in training mode"),
+    "not finite": (broken, "network Net answers NaN before any training, in training mode"),
     "inside": (table_of_a_size, r"network Net cannot take images of 1x8x8, channels x height x width \(RuntimeError: "),
 }
 

@@ -54,7 +54,11 @@ class Answer:
 
 
 def find_answer(
-    model: nn.Module, images: Tensor, logits: LogitsAt | None = None, num_classes: int | None = None
+    model: nn.Module,
+    images: Tensor,
+    logits: LogitsAt | None = None,
+    num_classes: int | None = None,
+    option: str = "logits=",
 ) -> Answer:
     """Find the logits in what a model returns, by running it once in each mode; it is left as it was.
 
@@ -66,6 +70,7 @@ def find_answer(
         images: Two or more, (B, channels, H, W), on its device.
         logits: Where they are: a key or attribute, an index, or a function of the output.
         num_classes: C; None for as many as the model's last layer has outputs.
+        option: How the user names them, for the error.
 
     Raises:
         UserError: None or several of them might be, or ``logits`` names none.
@@ -74,11 +79,13 @@ def find_answer(
     for mode in (True, False):
         with undisturbed(model):
             output = model.train(mode)(images)
-        places.append(_place(model, output, len(images), logits, num_classes))
+        places.append(_place(model, output, len(images), logits, num_classes, option))
     return Answer(*places)
 
 
-def _place(model: nn.Module, output: Any, batch: int, logits: LogitsAt | None, num_classes: int | None) -> Place:
+def _place(
+    model: nn.Module, output: Any, batch: int, logits: LogitsAt | None, num_classes: int | None, option: str
+) -> Place:
     if isinstance(output, Tensor) and not callable(logits):
         return Place()
     if logits is not None:
@@ -96,8 +103,8 @@ def _place(model: nn.Module, output: Any, batch: int, logits: LogitsAt | None, n
     if len(tables) != 1:
         what = "no tensor (B, C)" if not tables else f"{len(tables)} that may be the logits, {_shown(tables)}"
         raise UserError(
-            f"{type(model).__name__} returns {_kind(output)} with {what}; say which they are with logits=, a name, an "
-            "index, or a function of the output"
+            f"{type(model).__name__} returns {_kind(output)} with {what}; say which they are with {option}, a name, "
+            "an index, or a function of the output"
         )
     return _place_of(output, next(iter(tables)))
 
@@ -190,7 +197,7 @@ class Logits(nn.Module):
     def look(self, images: Tensor, num_classes: int | None = None) -> Answer:
         """Look where the logits are, where that is not known yet; the arguments are :func:`find_answer`'s."""
         if self.answer is None:
-            self.answer = find_answer(self.module, images, self.logits, num_classes)
+            self.answer = find_answer(self.module, images, self.logits, num_classes, "Logits(model, …)")
         return self.answer
 
 

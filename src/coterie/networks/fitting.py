@@ -30,7 +30,9 @@ def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tupl
     if isinstance(network, Logits):
         network.look(images, num_classes)
     else:
-        answer = find_answer(network, images, num_classes=num_classes)
+        answer = find_answer(
+            network, images, num_classes=num_classes, option="network=coterie.networks.Logits(model, …)"
+        )
         network = network if answer.plain else Logits(network, answer)
     check_logits(network, images, num_classes, finite=False)
     return network
@@ -127,5 +129,8 @@ def _tensors(network: nn.Module) -> chain[Tensor]:
 
 
 def _name(network: nn.Module) -> str:
-    """The class, of the user's own module rather than of what holds it."""
-    return f"network {type(network.module if isinstance(network, Logits) else network).__name__}"
+    """The class, of the network that is delivered rather than of what holds it."""
+    for name in ("peers", "target", "module"):  # of a Group, of peers, of a Logits
+        inner = getattr(network, name, None) if type(network).__module__.startswith("coterie.") else None
+        network = inner if isinstance(inner, nn.Module) else network
+    return f"network {type(network).__name__}"

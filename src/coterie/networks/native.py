@@ -76,7 +76,7 @@ class NativeEnsemble(nn.Module):
         Raises:
             UserError: A batch norm is given a single value of each channel to learn from.
         """
-        if len(views[0]) > 1 or not self.training or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not self.training or len(views[0]) > 1:
             return self._answer(views)
         try:
             return self._answer(views)
