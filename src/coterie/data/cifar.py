@@ -65,7 +65,7 @@ def _read(layout: _Layout, root: Path, download: bool) -> Source:
     else:
         folder = root / layout.binary
         listing = folder / ("batches.meta.txt" if layout.label_bytes == 1 else "fine_label_names.txt")
-        classes = tuple(_bytes(listing).decode().split())
+        classes = tuple(_bytes(listing).decode("utf-8", "surrogateescape").split())
         train = _join([_binary_batch(folder / f"{name}.bin", layout) for name in layout.train])
         test = _join([_binary_batch(folder / f"{layout.test}.bin", layout)])
     for split in (train, test):
@@ -150,7 +150,7 @@ def _join(parts: list[tuple[Array, Array]]) -> Resident:
 
 
 def _text(name: Any) -> str:
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
 
 
 def _download(layout: _Layout, root: Path) -> None:

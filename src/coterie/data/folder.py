@@ -161,7 +161,7 @@ def _given(root: Path, folders: dict[str, Path], options: FolderOptions, left_ou
     }
     for path in sorted(root.iterdir()):
         if path.is_dir() and path not in (folders["train"], *held_out.values()) and not path.name.startswith("."):
-            left_out.add("beside the folders of the splits", path)
+            left_out.add("folders beside those of the splits", path)
     validation = parts.get("validation")
     return classes, (_files(train), None if validation is None else _files(validation), _files(parts["test"]))
 

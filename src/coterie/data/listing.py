@@ -21,11 +21,11 @@ _WORDS = {
     "test": ("test", "testing"),
 }
 
-_NO_IMAGE = "that Pillow does not read as images, by their names"
-_HIDDEN = "hidden, their names beginning with a dot"
-_BROKEN = "whose link leads nowhere"
-_IRREGULAR = "that are no regular files (pipes, sockets, devices)"
-_SEEN = "linked to a folder that was read already"
+_NO_IMAGE = "no images that Pillow reads, by their names"
+_HIDDEN = "hidden by a dot before their names"
+_BROKEN = "links that lead nowhere"
+_IRREGULAR = "no regular files (pipes, sockets, devices)"
+_SEEN = "links to folders that are read anyway"
 _OUTSIDE = "outside of the class folders"
 
 
@@ -42,9 +42,9 @@ class LeftOut:
 
     def say(self) -> None:
         """One line, where anything was left out."""
-        parts = [f"{len(names)} {reason} ({listed(names)})" for reason, names in self.reasons.items()]
+        parts = [f"{reason}: {len(names)} ({listed(names)})" for reason, names in self.reasons.items()]
         if parts:
-            say_once(f"{shown(self.root)}: files left out: {'; '.join(parts)}")
+            say_once(f"{shown(self.root)}: left out {'; '.join(parts)}")
 
 
 @dataclass(frozen=True)
@@ -174,13 +174,16 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All images below a class folder, sorted; linked folders are followed, each folder being read once."""
+    """All images below a class folder, sorted; linked folders are followed, each folder being read once.
+
+    A link to the data themselves is not: it would give images the class of another folder, or test on trained ones.
+    """
 
     def refuse(error: OSError) -> None:
         raise UserError(f"{shown(error.filename)}: cannot be read ({error.strerror}); mend its permissions")
 
     files: list[Path] = []
-    seen = {_identity(folder)}
+    seen, whole = {_identity(folder)}, left_out.root.resolve()
     for place, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         inner = []
         for name in sorted(folders):
@@ -188,7 +191,7 @@ def _images(folder: Path, left_out: LeftOut) -> list[Path]:
             identity = _identity(path)
             if name.startswith("."):
                 left_out.add(_HIDDEN, path)
-            elif identity in seen:
+            elif identity in seen or (path.is_symlink() and _overlap(path.resolve(), whole)):
                 left_out.add(_SEEN, path)
             else:
                 seen.add(identity)
@@ -215,6 +218,10 @@ def _why_not(path: Path) -> str | None:
     if not stat.S_ISREG(mode):
         return _IRREGULAR
     return None if _readable(path.name) else _NO_IMAGE
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    return one.is_relative_to(other) or other.is_relative_to(one)
 
 
 def _identity(folder: Path) -> tuple[int, int]:

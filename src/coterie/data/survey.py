@@ -133,9 +133,10 @@ def raise_damage(damage: Sequence[tuple[Path, UserError]], total: int, root: Pat
         raise damage[0][1]
     if damage:
         names = [relative(path, root) for path, _ in damage]
+        reason = str(damage[0][1]).partition(": ")[2].partition("; mend")[0]
         raise UserError(
             f"{shown(root)}: {len(damage)} of {total} images cannot be used: {listed(names, _NAMED)}; mend or remove "
-            f"them (the first: {str(damage[0][1]).partition(': ')[2]})"
+            f"them (the first {reason})"
         )
 
 

@@ -39,7 +39,7 @@ def evaluate(
         )
     images = {"test": found.test, "validation": found.validation, "train": found.train}.get(split)
     if images is None or len(images) == 0:
-        raise UserError(f"--split {split}: this data has none; use test, or train")
+        raise UserError(f"--split {split}: this data has none; use test{', or train' if len(found.train) else ''}")
     predictions = predict_batches(network, evaluation_batches(found, images))
     logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
     labels = predictions.labels if images.clean is None else torch.from_numpy(images.clean)
