@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from hypothesis import settings
+from PIL import Image
 
 import coterie
 
@@ -56,3 +57,18 @@ def alone(digits, tmp_path_factory):
     method = coterie.methods.Vanilla(network="resnet8")
     out = tmp_path_factory.mktemp("runs") / "alone"
     return coterie.train(method, digits, epochs=2, out=out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def moved(tmp_path_factory):
+    """A run of a folder that is elsewhere now, and where. Its class names are no ASCII and look like mathematics."""
+    folder = tmp_path_factory.mktemp("moved")
+    for value, name in ((40, "$100^$"), (200, "你好")):
+        (folder / "before" / name).mkdir(parents=True)
+        for index in range(10):
+            Image.new("L", (8, 8), value + index).save(folder / "before" / name / f"{index}.png")
+    data = coterie.data.load("folder", root=folder / "before", channels=1)
+    method = coterie.methods.Vanilla(network="resnet8")
+    run = coterie.train(method, data, epochs=1, out=folder / "run", progress=False, tensorboard=False)
+    (folder / "before").rename(folder / "after")
+    return run, folder / "after"

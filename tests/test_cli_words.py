@@ -6,7 +6,6 @@ import sys
 
 import onnx
 import pytest
-from PIL import Image
 from rich.table import Table
 
 import coterie
@@ -121,21 +120,6 @@ def test_data_that_have_moved_are_found_by_export(capsys, moved, tmp_path):
     assert "largest difference" in capsys.readouterr().out
     main(["evaluate", str(run.path), "--data.root", str(place)])
     assert "error" in capsys.readouterr().out
-
-
-@pytest.fixture(scope="session")
-def moved(tmp_path_factory):
-    """A run of a folder that is elsewhere now, and where. Its class names are no ASCII and look like mathematics."""
-    folder = tmp_path_factory.mktemp("moved")
-    for value, name in ((40, "$100^$"), (200, "你好")):
-        (folder / "before" / name).mkdir(parents=True)
-        for index in range(10):
-            Image.new("L", (8, 8), value + index).save(folder / "before" / name / f"{index}.png")
-    data = coterie.data.load("folder", root=folder / "before", channels=1)
-    method = coterie.methods.Vanilla(network="resnet8")
-    run = coterie.train(method, data, epochs=1, out=folder / "run", progress=False, tensorboard=False)
-    (folder / "before").rename(folder / "after")
-    return run, folder / "after"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])

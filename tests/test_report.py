@@ -1,14 +1,21 @@
+import html
 import re
+import shutil
+import warnings
+from datetime import date
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
 import torch
+import yaml
 
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
-from coterie.report.page import _columns, _Measured
-from coterie.report.plots import COLOURS
+from coterie.report.groups import group_runs
+from coterie.report.measured import Experiment, Measured, columns
+from coterie.report.plots import COLOURS, Palette, confusion_matrix, curves
 from coterie.report.table import means, rows
 from coterie.report.teaching import teaching
 from toys import Handed
@@ -114,8 +121,149 @@ def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alon
 
 def test_a_peer_of_several_stages_has_a_curve_for_each(digits, tmp_path):
     run = coterie.train(Handed(network="resnet8"), digits, epochs=1, out=tmp_path / "h", progress=False)
-    curves = _columns(_Measured(run, run.card, None), "test_error_")
+    (group,) = group_runs([run])
+    curves = columns(Experiment(group, (Measured(run),)), "test_error_")
     assert {name: epochs for name, (epochs, _) in curves.items()} == {
         "handed target, teacher": [1],
         "handed target, student": [1, 2],
     }
+
+
+def train_copy(source, out, **changes):
+    """A run's folder with another configuration: what the report reads, without the training."""
+    shutil.copytree(source.path, out)
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    for key, value in changes.items():
+        group, _, option = key.partition("__")
+        (config[group] if option else config)[option or group] = value
+    (out / "config.yaml").write_text(yaml.safe_dump(config))
+    return coterie.Run(out)
+
+
+def test_only_runs_that_differ_in_their_seeds_are_averaged(finished, alone, tmp_path):
+    runs = [
+        finished,
+        train_copy(finished, tmp_path / "seed1", seed=1, threads=7, device="cuda"),
+        train_copy(finished, tmp_path / "small", batch_size=32),
+        train_copy(finished, tmp_path / "fast", batch_size=32, recipe__learning_rate=0.5),
+        alone,
+    ]
+    names = [row.name for row in rows(runs) if "target" in row.name or "alone" in row.name]
+    assert names == [
+        "one, batch_size 128, recipe.learning_rate 0.1: target, seed 0",
+        "one, batch_size 128, recipe.learning_rate 0.1: target, seed 1",
+        "one, batch_size 32, recipe.learning_rate 0.1: target",
+        "one, batch_size 32, recipe.learning_rate 0.5: target",
+        "resnet8 alone, batch_size 128, recipe.learning_rate 0.1",
+    ]
+    assert len(means(runs)) == 4
+    assert all(line.startswith("one, batch_size 128") and "mean of 2 runs" in line for line in means(runs))
+    assert means(runs[1:]) == []
+    text = coterie.report(runs, tmp_path / "r.html").read_text()
+    for name in ("batch_size 128, recipe.learning_rate 0.1", "batch_size 32, recipe.learning_rate 0.5"):
+        assert text.count(f">one, {name} target<") >= 2  # in the legends of curves and of reliability
+    said = " ".join(text.split())
+    assert "alone (trained otherwise: batch_size 128 instead of 32)" in said
+    assert said.count("Trained by one") == 3
+
+
+def test_where_options_cannot_tell_runs_apart_folders_do(finished, tmp_path):
+    recipe = {f"recipe__{name}": 0.25 for name in ("learning_rate", "weight_decay", "momentum")}
+    other = train_copy(finished, tmp_path / "another", epochs=3, batch_size=8, **recipe)
+    assert [group.name for group in group_runs([finished, other])] == ["one, one", "one, another"]
+    again = train_copy(finished, tmp_path / "again")
+    (group,) = group_runs([finished, again])
+    assert list(group.by_seed) == [0]
+    assert means([finished, again]) == []  # a repetition is no further sample
+    assert len({row.name for row in rows([finished, again])}) == 8
+
+
+def test_a_log_axis_has_figures_whatever_its_range():
+    for low, high in ((59, 95), (11, 19), (0.2, 90), (1.01, 1.06), (3, 30), (0.001, 900)):
+        svg = curves({"a": ([1, 2], [high, low])}, "t", "error", Palette(), log=True)
+        axis = svg[svg.index('id="t-matplotlib.axis_2"') :]
+        figures = [float(text) for text in re.findall(r"<text[^>]*>([0-9.]+)</text>", axis)]
+        inside = [value for value in figures if low * 0.9 <= value <= high * 1.1]
+        assert 2 <= len(inside) <= 8, (low, high, figures)
+
+
+def test_a_name_keeps_its_colour_on_every_picture(finished, alone, tmp_path):
+    text = coterie.report([finished, alone], tmp_path / "r.html").read_text()
+    colours = {}
+    for svg in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        for legend in re.findall(r'<g id="[^"]*-legend_1">.*', svg, re.DOTALL):
+            parts = re.findall(r"stroke: (#[0-9a-f]{6})|<text[^>]*>([^<]+)</text>", legend)
+            for (colour, _), (_, name) in pairwise(parts):
+                if colour and name:
+                    colours.setdefault(name, set()).add(colour)
+    assert {"target", "branch1", "ensemble", "alone"} <= colours.keys()
+    assert all(len(found) == 1 for found in colours.values())
+    assert len(set.union(*colours.values())) == len(colours)
+
+
+NAMES = [
+    "$100^$",
+    r"$\notacommand$",
+    "你好",
+    "a very long name of a class, begun alike",
+    "a very long name of a class, ended otherwise",
+    "<b>&amp;",
+]
+
+
+def test_names_of_classes_are_text_whatever_they_hold(tmp_path, monkeypatch):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg = confusion_matrix(torch.eye(6, dtype=torch.long), NAMES, "confusions")
+        other = curves({name: ([1, 2], [1, 2]) for name in NAMES}, "curves", "error", Palette())
+    text = html.unescape(" ".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)))
+    for name in NAMES:
+        assert text.count(name) == 2, name
+        assert f">{html.escape(name, quote=False)}<" in other
+
+
+def test_classes_are_listed_the_hardest_first(finished, alone, tmp_path):
+    text = coterie.report([finished, alone], tmp_path / "r.html").read_text()
+    table = text[text.index("<h2>Errors by class</h2>") :]
+    lines = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)][1:11]
+    assert sorted(line[0] for line in lines) == list("0123456789")
+    errors = [float(line[2]) for line in lines]
+    assert errors == sorted(errors, reverse=True)
+    counts = [int(line[1]) for line in lines]
+    wrong = sum(error * count / 100 for error, count in zip(errors, counts, strict=True))
+    assert 100 * wrong / sum(counts) == pytest.approx(finished.card["test"]["target"]["error"], abs=0.1)
+    assert f"The hardest classes of target: {lines[0][0]} {lines[0][2]} %" in table
+    assert lines[0][3] != "–"
+
+
+def test_the_page_names_the_data_their_sizes_and_the_day(finished, tmp_path):
+    text = coterie.report([finished], tmp_path / "r.html").read_text()
+    assert "Data: digits, 160 training + 100 test images; 10 classes, 8 × 8 pixels, grey." in text
+    assert f"Drawn {date.today().isoformat()} by coterie" in text
+
+
+def test_nothing_on_the_page_is_wider_than_a_telephone(finished, tmp_path):
+    text = coterie.report([finished], tmp_path / "r.html").read_text()
+    body = text[: text.index("</style>")]
+    assert re.search(r"body \{[^}]*overflow-wrap: anywhere", body)
+    for tag in ("table", "svg role"):  # what cannot break scrolls within itself
+        opened = re.findall(rf"(\S+)\s*<{tag}", text)
+        assert opened
+        assert all(before == 'class="scroll">' for before in opened)
+
+
+def test_without_the_images_the_rest_of_the_report_is_there(moved, tmp_path, caplog):
+    run, place = moved
+    text = coterie.report([run], tmp_path / "r.html").read_text()
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"Left out of {run.path}: calibration, confusions, errors by class")
+    assert html.escape(caplog.messages[0], quote=False).split(" (")[0] in html.unescape(text)
+    assert "Test error over epochs" in text
+    assert f"{run.card['test']['target']['error']:.2f}" in text
+    assert "Errors by class" not in text
+    caplog.clear()
+    text = coterie.report([run], tmp_path / "r.html", root=place).read_text()
+    assert not any("Left out" in line for line in caplog.messages)
+    assert "Errors by class" in text
+    assert "$100^$" in text
+    assert "你好" in text

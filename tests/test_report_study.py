@@ -2,13 +2,14 @@ import re
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib import import_module
+from itertools import pairwise
 from statistics import mean, stdev
 
 import pytest
-from rich.console import Console
 
 from coterie import UserError
-from coterie.cli import main, runs
+from coterie.cli import main
 from coterie.report.study import Measured, read, report_studies
 from coterie.report.study_plots import Point, _asides, _spread, costs
 from coterie.report.study_tables import deployed, filled
@@ -233,7 +234,7 @@ def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monke
     # Without costs there is little to draw.
     bare = [replace(cell, cost={}, training_flops=None) for cell in load_results(results).cells]
     path = made(tmp_path, cells=bare)
-    monkeypatch.setattr(runs, "console", Console(width=200, highlight=False))
+    monkeypatch.delenv("COLUMNS", raising=False)  # a pipe's lines are whole
     main(["report", str(path), "--out", str(tmp_path / "p.html")])
     said = capsys.readouterr().out
     measured = read(path)
@@ -303,6 +304,44 @@ def test_one_point_without_spread_is_drawn():
     svg = costs([Point("a $x$ & b", "target", 0, 1e9, [20.0])], "one <point>", "FLOPs")
     assert "a $x$ &amp; b" in svg
     assert 'aria-label="one &lt;point&gt;"' in svg
+
+
+@pytest.mark.parametrize("most", [2.1e8, 4e8, 1.3e9, 9e10, 4e13])
+def test_figures_of_costs_do_not_lie_on_each_other(most, monkeypatch):
+    figures = []
+    monkeypatch.setattr(
+        import_module("coterie.report.study_plots"), "to_svg", lambda figure, title: figures.append(figure) or ""
+    )
+    costs([Point(str(x), "target", 0, x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
+    (axes,) = figures[0].axes
+    figures[0].canvas.draw()
+    boxes = [tick.get_window_extent() for tick in axes.get_xticklabels(which="both") if tick.get_text()]
+    assert 2 <= len(boxes) <= 7
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_a_row_has_one_colour_on_all_pictures_of_a_page(measured, monkeypatch):
+    used = {}
+    for kind in ("curves", "flatness"):
+        draw = lambda named, colours, title: used.setdefault(title, colours) and ""  # noqa: E731
+        monkeypatch.setattr(import_module("coterie.report.study"), kind, draw)
+    monkeypatch.setattr(
+        import_module("coterie.report.study"),
+        "costs",
+        lambda points, title, label: used.setdefault(title, {point.label: point.colour for point in points}) and "",
+    )
+    assert Measured(measured.study, measured.results).figures
+    assert len(used) > 4
+    for row in ("alone", "one"):
+        assert len({colours[row] for colours in used.values() if row in colours}) == 1
+
+
+def test_a_study_without_a_source_claims_for_itself(measured, tmp_path):
+    own = Measured(replace(measured.study, source=""), measured.results)
+    text = Page(report_studies([own], tmp_path / "p.html").read_text()).text
+    assert "What this study claims" in text
+    assert "Claims of this study:" in text
+    assert "the paper" not in text.split("Tables")[0].lower().replace("published protocol", "")
 
 
 def test_whiskers_of_a_data_set_share_a_scale(measured):

@@ -105,7 +105,9 @@ class Run:
         if card["network"] is None and self._own_network is None:
             raise self._needs_network()
         backbone = self._own_network if card["network"] is None else card["network"]
-        network = build_deliverable(card, student, backbone, str(self.path / "model.json"))  # type: ignore[arg-type]
+        where = str(self.path / "model.json")
+        # How many snapshots there are depends on the epochs, which the configuration has.
+        network = build_deliverable(card, self.spec(), student, backbone, where)  # type: ignore[arg-type]
         load_weights(network, self.weights_path(student), card.get("cut", False))
         return network.eval()
 
@@ -166,11 +168,12 @@ def spec_of(card: Card) -> Spec:
     return Spec(len(card["classes"]), card["channels"], (height, width))
 
 
-def build_deliverable(card: Card, student: str, network: NetworkLike, where: str) -> nn.Module:
+def build_deliverable(card: Card, spec: Spec, student: str, network: NetworkLike, where: str) -> nn.Module:
     """An untrained network of the shape of a deliverable.
 
     Args:
         card: Of the Run or the exported file.
+        spec: The task.
         student: The deliverable's name.
         network: The backbone.
         where: Names the card in the error's line.
@@ -178,7 +181,6 @@ def build_deliverable(card: Card, student: str, network: NetworkLike, where: str
     Raises:
         UserError: No such network can be built: the card is damaged.
     """
-    spec = spec_of(card)
     try:
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
             if student == "target" and not isinstance(network, nn.Module):
@@ -220,7 +222,7 @@ def open_exported(path: Path) -> tuple[Card, nn.Module]:
     card = parse_card(read_tensors(path, "export it again")[1], path)
     if card["network"] is None:
         raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
-    network = build_deliverable(card, card["student"], card["network"], f"the card in {path}")
+    network = build_deliverable(card, spec_of(card), card["student"], card["network"], f"the card in {path}")
     load_weights(network, path, card.get("cut", False))
     return card, network.eval()
 

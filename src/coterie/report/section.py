@@ -14,6 +14,7 @@ class Section:
         figures: (caption, SVG) of each picture.
         header: The table's columns; empty where there is no table.
         rows: Its rows, as text.
+        more: Further rows, shown on demand.
     """
 
     title: str
@@ -21,3 +22,4 @@ class Section:
     figures: Sequence[tuple[str, str]] = ()
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
+    more: Sequence[Sequence[str]] = ()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from coterie.evaluation.latency import latencies
 from coterie.export import export
@@ -41,17 +42,18 @@ def delivers_students(run: Run) -> bool:
     return len(peers) > 1 and set(peers) <= set(run.card["deliverables"])
 
 
-def students(run: Run, runs: Sequence[Run] = ()) -> list[Student]:
+def students(run: Run, runs: Sequence[Run] = (), **data: Any) -> list[Student]:
     """Every deliverable of a run, exported to ONNX and timed here and now.
 
     Args:
         run: A finished run.
-        runs: Among which are those of the same networks trained alone.
+        runs: Those of the same networks trained alone, as it was.
+        data: As for :func:`coterie.export`.
     """
     card = run.card
     names: list[str] = card["deliverables"]
     with TemporaryDirectory() as folder:
-        files = [export(run, "onnx", Path(folder) / f"{name}.onnx", name).path for name in names]
+        files = [export(run, "onnx", Path(folder) / f"{name}.onnx", name, **data).path for name in names]
         times = latencies(files, card["channels"], card["image_size"])
     full = card["cost"][names[0]]["parameters"]
     return [
@@ -68,8 +70,8 @@ def students(run: Run, runs: Sequence[Run] = ()) -> list[Student]:
     ]
 
 
-def students_section(run: Run, runs: Sequence[Run]) -> Section:
-    """The table for the page."""
+def students_section(run: Run, name: str, runs: Sequence[Run], **data: Any) -> Section:
+    """The table for the page, of a run of the experiment of this name; see :func:`students`."""
     rows = [
         (
             each.name,
@@ -80,10 +82,10 @@ def students_section(run: Run, runs: Sequence[Run]) -> Section:
             f"{each.error:.2f}",
             "–" if each.alone is None else f"{each.alone:.2f}",
         )
-        for each in students(run, runs)
+        for each in students(run, runs, **data)
     ]
     return Section(
-        f"The students of {run.card['method']}",
+        f"The students of {name}",
         "Every one can be deployed (--student). Milliseconds are the median of 200 single images by ONNX Runtime on "
         "one thread of the machine that drew this page. Trained alone: the same network with cross-entropy, where such "
         "runs are on this page.",

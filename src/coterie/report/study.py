@@ -84,10 +84,15 @@ class Measured:
         return [(name, group) for name, group in groups if group]
 
     @property
+    def whose(self) -> str:
+        """Whose claims these are: a study that names no source makes its own."""
+        return "the paper" if self.study.source else "this study"
+
+    @property
     def counts(self) -> dict[str, list[tuple[Word, int]]]:
-        """How many claims of the paper have each verdict, and how many controls of the study, where there are any."""
+        """How many claims have each verdict, and how many controls of the study, where there are any."""
         found = {
-            "Claims of the paper": counted(self.verdicts),
+            f"Claims of {self.whose}": counted(self.verdicts),
             "Controls of this study": counted(self.verdicts, control=True),
         }
         return {name: each for name, each in found.items() if each}
@@ -133,6 +138,7 @@ class Measured:
     def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """(heading, (caption, SVG) of each picture)."""
         name, found = f"{self.study.name} {self.results.scale}", list[tuple[str, list[tuple[str, str]]]]()
+        rows = list(dict.fromkeys(cell.row for cell in self.results.cells))  # each has one colour on the whole page
         for data in dict.fromkeys(cell.data for cell in self.results.cells):
             cells = [cell for cell in self.results.cells if cell.data == data]
             usual, pictures = _usual(cells), []
@@ -140,17 +146,17 @@ class Measured:
                 ("Error against all training, teachers included", "FLOPs of all training", True),
                 ("Error against the deployed network", "FLOPs of one image, as deployed", False),
             ):
-                points = _points(cells, training)
+                points = _points(cells, training, rows)
                 if points:
                     pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
             learned = _curves(cells)
             if learned:
                 caption = "Errors in the course of training: test images solid, training images dashed"
-                pictures.append((caption, curves(learned, f"{name}, {data}: {caption}")))
+                pictures.append((caption, curves(learned, _colours(cells, rows), f"{name}, {data}: {caption}")))
             moved = _flatness(cells)
             if moved:
                 caption = "Flatness: what moving the parameters costs"
-                pictures.append((caption, flatness(moved, f"{name}, {data}: flatness")))
+                pictures.append((caption, flatness(moved, _colours(cells, rows), f"{name}, {data}: flatness")))
             if pictures:
                 several = usual is not None and any(cell.network != usual for cell in cells)
                 found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
@@ -238,9 +244,15 @@ def _errors(cell: Result) -> str:
     )
 
 
-def _points(cells: Sequence[Result], training: bool) -> list[Point]:
-    """A point for each network that can be deployed, where its cost is known."""
-    rows = list(dict.fromkeys(cell.row for cell in cells))
+def _colours(cells: Sequence[Result], rows: Sequence[str]) -> dict[str, int]:
+    """Label to its row's colour."""
+    return {
+        _label(cell.row, cell.network, part, cells): rows.index(cell.row) for cell in cells for part in cell.measured
+    }
+
+
+def _points(cells: Sequence[Result], training: bool, rows: Sequence[str]) -> list[Point]:
+    """A point for each network that can be deployed, where its cost is known, in the colour of its row's place."""
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
     for cell in cells:
         # One of several that are alike says no more than the network alone.

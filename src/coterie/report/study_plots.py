@@ -1,16 +1,16 @@
 """The pictures of a study's page."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import mean, stdev
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator
+from matplotlib.ticker import EngFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from coterie.report.plots import COLOURS, INK, ink, new_figure, to_svg
+from coterie.report.plots import COLOURS, INK, ink, mark_log_axis, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
 _GAP = 0.17  # inches between the labels of points
@@ -58,11 +58,10 @@ def costs(points: Sequence[Point], title: str, label: str) -> str:
     height = max(3.4, 0.9 + _GAP * len(points))
     figure, axes = new_figure(6.4, height)
     axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))  # all others' labels would stand in each other's way
-    axes.xaxis.set_minor_formatter(LogFormatterSciNotation(minor_thresholds=(inf, inf)))
     least, most = min(point.x for point in points), max(point.x for point in points)
     room = 1.15 * (most / least) ** 0.15
     axes.set_xlim(least / room, most * room)
+    mark_log_axis(axes.xaxis, (least / room, most * room), most=5, form=EngFormatter())  # 138 M
     low, high = min(point.mean - point.sd for point in points), max(point.mean + point.sd for point in points)
     room = 0.06 * (high - low) or 0.5
     low, high = low - room, high + room
@@ -83,7 +82,6 @@ def costs(points: Sequence[Point], title: str, label: str) -> str:
             fontsize="small",
             color=INK,
             va="center",
-            parse_math=False,
             arrowprops={"arrowstyle": "-", "shrinkB": 4, "color": colour, "alpha": 0.5, "linewidth": 0.8},
         )
     axes.set_xlabel(label)
@@ -157,24 +155,28 @@ def predictions(found: Sequence[Prediction], title: str, label: str) -> str:
         axes.plot(mean(each.seeds), place, "o", markersize=6, label=names[0] or None, **style)
         style["color"] = COLOURS[1]
         axes.plot(each.number, place, "D", markersize=8, fillstyle="none", label=names[1] or None, **style)
-    axes.set_yticks(range(len(found)), [each.label for each in found], fontsize="small", parse_math=False)
+    axes.set_yticks(range(len(found)), [each.label for each in found], fontsize="small")
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel(label.replace("_", " "), parse_math=False)
+    axes.set_xlabel(label.replace("_", " "))
     axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     ink(axes)
     return to_svg(figure, title)
 
 
-def curves(named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], title: str) -> str:
+def curves(
+    named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], colours: Mapping[str, int], title: str
+) -> str:
     """Errors in the course of training, means over seeds; bars of one standard deviation on the test errors.
 
     Args:
         named: Name to ``train_error`` and ``test_error`` to epoch to a value for each seed.
+        colours: Name to which of the page's colours; those of one colour have marks that tell them apart.
         title: For those who cannot see it.
     """
     figure, axes = new_figure()
-    for index, (name, metrics) in enumerate(named.items()):
-        colour = COLOURS[index % len(COLOURS)]
+    places = _places_in_colour(named, colours)
+    for name, metrics in named.items():
+        colour, mark = COLOURS[colours[name] % len(COLOURS)], ("", "o", "s", "^")[places[name] % 4]
         for metric, style in (("train_error", "--"), ("test_error", "-")):
             curve = metrics.get(metric, {})
             epochs = sorted(curve)
@@ -186,6 +188,8 @@ def curves(named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], t
                 spread if test else None,
                 color=colour,
                 linestyle=style,
+                marker=mark,
+                markersize=4,
                 label=name if test else None,
                 capsize=2,
                 elinewidth=0.9,
@@ -193,33 +197,40 @@ def curves(named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], t
     axes.set_xlabel("epoch")
     axes.set_ylabel("error, %")
     axes.set_ylim(bottom=0)
-    _legend(axes)
+    axes.legend(frameon=False, fontsize="small")
     ink(axes)
     return to_svg(figure, title)
 
 
-def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> str:
+def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, int], title: str) -> str:
     """How much accuracy is lost at a distance from the trained parameters, mean and standard deviation over seeds.
 
     Args:
         named: Name to distance to a value for each seed.
+        colours: Name to which of the page's colours; those of one colour have lines that tell them apart.
         title: For those who cannot see it.
     """
     figure, axes = new_figure()
-    for index, (name, curve) in enumerate(named.items()):
+    places = _places_in_colour(named, colours)
+    for name, curve in named.items():
         distances = sorted(curve)
         middle = [mean(curve[distance]) for distance in distances]
         spread = [stdev(curve[distance]) if len(curve[distance]) > 1 else 0.0 for distance in distances]
-        colour, style = COLOURS[index % len(COLOURS)], ("-", "--", ":")[index // len(COLOURS) % 3]
+        colour, style = COLOURS[colours[name] % len(COLOURS)], ("-", "--", ":", "-.")[places[name] % 4]
         axes.errorbar(distances, middle, spread, color=colour, linestyle=style, label=name, capsize=2, elinewidth=0.9)
     axes.set_xlabel("distance from the trained parameters")
     axes.set_ylabel("accuracy lost, points")
-    _legend(axes)
+    axes.legend(frameon=False, fontsize="small")
     ink(axes)
     return to_svg(figure, title)
 
 
-def _legend(axes: Axes) -> None:
-    """Names as they are: none is mathematics."""
-    for text in axes.legend(frameon=False, fontsize="small").get_texts():
-        text.set_parse_math(False)
+def _places_in_colour(names: Iterable[str], colours: Mapping[str, int]) -> dict[str, int]:
+    """Which of those of its colour each name is."""
+    used = Counter[int]()
+    places = {}
+    for name in names:
+        colour = colours[name] % len(COLOURS)
+        places[name] = used[colour]
+        used[colour] += 1
+    return places

@@ -6,6 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from coterie.records import Card
+from coterie.report.groups import Group, group_runs
 from coterie.run import Run
 
 
@@ -35,46 +36,56 @@ class TableRow:
 
 
 def rows(runs: Iterable[Run]) -> list[TableRow]:
-    """Every peer and ensemble of the runs, in order."""
-    cards = [(run, run.card) for run in runs]
-    methods = [card["method"] for _, card in cards]
+    """Every peer and ensemble of the runs, in the order of their experiments."""
     found = []
-    for run, card in cards:
-        several = f", seed {run.config['seed']}" if methods.count(card["method"]) > 1 else ""
-        default = card["deliverables"][0]
-        for peer, figures in sorted(card["test"].items(), key=_place(card)):
-            # A peer that is not delivered, a branch or a snapshot, costs what the network costs.
-            cost = card["cost"].get(peer) or card["cost"].get("target") or card["cost"][default]
-            found.append(
-                TableRow(
-                    name=_name(card, peer) + several,
-                    error=figures["error"],
-                    nll=figures["nll"],
-                    ece=figures["ece"],
-                    parameters=cost["parameters"],
-                    flops=cost["flops"],
-                    training_flops=card["cost"].get("training", cost)["flops"],
-                    seconds=card["seconds"],
+    for group in group_runs(runs):
+        for run in group.runs:
+            card, suffix = run.card, _suffix(run, group)
+            default = card["deliverables"][0]
+            for peer, figures in sorted(card["test"].items(), key=_place(card)):
+                # A peer that is not delivered, a branch or a snapshot, costs what the network costs.
+                cost = card["cost"].get(peer) or card["cost"].get("target") or card["cost"][default]
+                found.append(
+                    TableRow(
+                        name=group.row(peer) + suffix,
+                        error=figures["error"],
+                        nll=figures["nll"],
+                        ece=figures["ece"],
+                        parameters=cost["parameters"],
+                        flops=cost["flops"],
+                        training_flops=card["cost"].get("training", cost)["flops"],
+                        seconds=card["seconds"],
+                    )
                 )
-            )
     return found
 
 
 def means(runs: Iterable[Run]) -> list[str]:
-    """A line for each peer that several runs have: its mean test error and their standard deviation."""
-    errors: dict[str, list[float]] = {}
-    for card in (run.card for run in runs):
-        for peer, figures in sorted(card["test"].items(), key=_place(card)):
-            errors.setdefault(_name(card, peer), []).append(figures["error"])
-    return [
-        f"{name}: {mean(values):.2f} % error, mean of {len(values)} runs (standard deviation {stdev(values):.2f})"
-        for name, values in errors.items()
-        if len(values) > 1
-    ]
+    """A line for each peer that has several seeds: its mean test error over them and their standard deviation."""
+    lines = []
+    for group in group_runs(runs):
+        if len(group.by_seed) < 2:
+            continue
+        errors: dict[str, list[float]] = {}
+        for card in (run.card for run in group.by_seed.values()):
+            for peer, figures in sorted(card["test"].items(), key=_place(card)):
+                errors.setdefault(peer, []).append(figures["error"])
+        lines += [
+            f"{group.row(peer)}: {mean(values):.2f} % error, mean of {len(values)} runs of different seeds "
+            f"(standard deviation {stdev(values):.2f})"
+            for peer, values in errors.items()
+            if len(values) > 1
+        ]
+    return lines
 
 
-def _name(card: Card, peer: str) -> str:
-    return f"{card['network'] or 'own module'} alone" if card["method"] == "vanilla" else f"{card['method']}: {peer}"
+def _suffix(run: Run, group: Group) -> str:
+    """What tells a run from the others of its experiment."""
+    if len(group.runs) == 1:
+        return ""
+    seed = run.config["seed"]
+    repeated = sum(other.config["seed"] == seed for other in group.runs) > 1
+    return f", seed {seed}" + (f", {run.path}" if repeated else "")
 
 
 def _place(card: Card) -> Callable[[tuple[str, Any]], int]:
