@@ -1,5 +1,7 @@
 """Whether a network fits a task, asked before anyone trains it; every misfit is one line with its mend."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 
 import torch
@@ -26,14 +28,13 @@ def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tupl
     """
     images = torch.rand(2, in_channels, *image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(_device(network))
-    _check_input(network, images)
-    if isinstance(network, Logits):
-        network.look(images, num_classes)
-    else:
-        answer = find_answer(
-            network, images, num_classes=num_classes, option="network=coterie.networks.Logits(model, …)"
-        )
-        network = network if answer.plain else Logits(network, answer)
+    with _explained(network, images):
+        if isinstance(network, Logits):
+            network.look(images, num_classes)
+        else:
+            option = "network=coterie.networks.Logits(model, …)"
+            answer = find_answer(network, images, num_classes=num_classes, option=option)
+            network = network if answer.plain else Logits(network, answer)
     check_logits(network, images, num_classes, finite=False)
     return network
 
@@ -51,9 +52,8 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
         UserError: It gives something else; names what came, what was expected, and the mend.
     """
     images = images.to(_device(network))
-    _check_input(network, images)
     for mode in (True, False):
-        with undisturbed(network):
+        with _explained(network, images), undisturbed(network):
             output = network.train(mode)(images)
         logits = output.logits if isinstance(output, PeerOutput) else output
         _check_shape(_name(network), logits, len(images), num_classes)
@@ -82,14 +82,13 @@ def _check_shape(name: str, logits: Tensor, count: int, num_classes: int) -> Non
         raise UserError(f"{name} gives {logits.dtype} where logits are expected; return them before any argmax")
 
 
-def _check_input(network: nn.Module, images: Tensor) -> None:
-    """Run a network on images, and tell a misfit by what its first layers are."""
+@contextmanager
+def _explained(network: nn.Module, images: Tensor) -> Iterator[None]:
+    """Within the block, a network that cannot take the images is one line that says why not."""
     if any(nn.parameter.is_lazy(each) for each in _tensors(network)):
         raise UserError(f"{_name(network)} has lazy layers without weights; give it one batch before it is trained")
     try:
-        for mode in (True, False):
-            with undisturbed(network):
-                network.train(mode)(images)
+        yield
     except UserError:
         raise
     except Exception as error:

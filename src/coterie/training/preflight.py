@@ -13,7 +13,7 @@ from coterie.methods import Stage
 from coterie.networks.fitting import check_logits
 from coterie.networks.weights import portable
 
-_IMAGES = 8
+_IMAGES = 4
 
 
 def check_first_stage(stage: Stage, data: ImageData) -> None:
