@@ -40,7 +40,7 @@ def trained(method: str, out: Path, deterministic: bool) -> coterie.Run:
 
 def same(first: coterie.Run, second: coterie.Run) -> bool:
     """Whether two runs deliver the same bits."""
-    ours, theirs = load_file(first.weights_path()), load_file(second.weights_path())
+    ours, theirs = (load_file(run.path / "model.safetensors") for run in (first, second))
     return all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
