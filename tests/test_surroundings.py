@@ -131,3 +131,18 @@ def test_more_processes_than_cards_are_refused_in_each(variables, monkeypatch):
             UserError, match="2 processes share 1 CUDA device here; start 1 at most, or use --device cpu"
         ):
             make_accelerator(device, 1.0)
+
+
+def test_opening_a_run_leaves_the_users_module_as_it_is(digits, tmp_path):
+    """It may have been trained further since: what an earlier run delivered is another object."""
+    model = plain()
+    first = go(Vanilla(network=model), digits, tmp_path / "first", epochs=1)
+    go(Vanilla(network=model), digits, tmp_path / "second", epochs=1)
+    model.train()
+    later = model[0].weight.detach().clone()
+    earlier = first.model[0].weight
+    assert not torch.equal(earlier, later)
+    assert torch.equal(model[0].weight, later)
+    assert model.training
+    assert coterie.evaluate(first)["error"] == first.card["test"]["target"]["error"]
+    assert torch.equal(model[0].weight, later)

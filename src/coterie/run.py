@@ -1,5 +1,6 @@
 """A Run is the folder of one training."""
 
+import copy
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -105,6 +106,8 @@ class Run:
         if card["network"] is None and self._own_network is None:
             raise self._needs_network()
         backbone = self._own_network if card["network"] is None else card["network"]
+        if isinstance(backbone, nn.Module):  # the user's own: its weights, mode and device are the user's
+            backbone = copy.deepcopy(backbone).to("cpu")
         where = str(self.path / "model.json")
         # How many snapshots there are depends on the epochs, which the configuration has.
         network = build_deliverable(card, self.spec(), student, backbone, where)  # type: ignore[arg-type]
