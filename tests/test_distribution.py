@@ -78,6 +78,16 @@ def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
     assert comparable(whole.metrics) == comparable(cut.metrics)
 
 
+def test_moving_averages_are_the_same_in_both_processes(trained):
+    place, _ = trained
+    first, second = (torch.load(place / f"average{rank}.pt", weights_only=True) for rank in range(2))
+    delivered = load_file(place / "pcl" / "students" / "average.safetensors")
+    assert first.keys() == second.keys() == delivered.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        assert torch.equal(tensor, delivered[name]), name
+
+
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_torchs_own_wrapper_has_the_gradients_of_the_whole_batch_in_each_process(wrapper, trained):
     """With a static graph it adds them up only if it finds the tensors in what the network returns."""

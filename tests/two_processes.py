@@ -8,7 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import coterie
 from coterie import cli
-from coterie.methods import Kd, One
+from coterie.methods import Kd, One, Pcl
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
 
@@ -27,6 +27,15 @@ def stopped_and_resumed(toy, data, place, batch_size):
         config.write_text(config.read_text().replace("stop: 1000", "stop: null"))
     torch.distributed.barrier()
     go(toy(network="resnet8"), data, place / "cut", resume=True, batch_size=batch_size)
+
+
+def averaged(data, place):
+    """PCL, whose moving averages run on each process's own share of a batch; they must be the same everywhere."""
+    method, stages = Pcl(network="resnet8", num_branches=2), []
+    build = method.stages
+    method.stages = lambda spec: (stages.append(stage) or stage for stage in build(spec))
+    go(method, data, place / "pcl", epochs=2)
+    torch.save(stages[0].deliver["average"].state_dict(), place / f"average{torch.distributed.get_rank()}.pt")
 
 
 WRAPPERS = {"plain": {}, "static": {"static_graph": True}}
@@ -58,6 +67,7 @@ def main(place: Path) -> None:
     go(One(network=plain(), at="1", gate="uniform"), digits, place / "plain", batch_size=40)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
+    averaged(digits, place)
     gradients(place)
     still = coterie.data.load("digits", train_samples=160, augment="none")
     go(Kd(network="resnet8"), still, place / "taught", epochs=1)
