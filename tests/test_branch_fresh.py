@@ -239,6 +239,7 @@ def test_where_layers_start_as_pytorchs_it_is_said_and_nowhere_else():
     example = torch.zeros(2, 3, 16, 16)
     with pytest.warns(UserWarning, match=r"not as the model did: block.weight with a spread of 0.04\d") as caught:
         branch(Kaiming(), 2, "block", example)
+    assert caught[0].filename == __file__
     assert len(caught) == 1  # nothing of the table, which no branch holds
     with warnings.catch_warnings():
         warnings.simplefilter("error")

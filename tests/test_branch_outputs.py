@@ -112,6 +112,14 @@ def test_a_name_that_is_wrong_is_one_line(logits, line):
     assert "\n" not in str(caught.value)
 
 
+def test_logits_of_another_shape_are_one_line():
+    model = Net(lambda logits, features: {"logits": logits[..., None, None]})
+    with pytest.raises(
+        UserError, match=r"Net gives logits of shape \(4, 10, 1, 1\) for 4 images, and \(images, classes"
+    ):
+        branch(model, 2, "tail", IMAGES)
+
+
 class InTraining(Net):
     """Gives more in training, as GoogLeNet does."""
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import coterie
 from coterie import Interrupted, UserError
-from coterie.methods import Dml, One, Vanilla
+from coterie.methods import Dml, One, Srm, Vanilla
 from toys import go, interrupting
 
 
@@ -209,6 +209,18 @@ def test_a_state_that_no_file_of_weights_holds_is_one_line(method, make, line, d
         go(method(network=make()), digits, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_first_stage_without_a_classifier_is_looked_at_too(digits, tmp_path, alone):
+    """What it trains is delivered by a later stage."""
+    with pytest.raises(UserError, match=r"_extra_state' is a dict that Remembers keeps in its state"):
+        go(Srm(network=Remembers(), teacher=str(alone.path)), digits, tmp_path / "run")
+
+
+def test_a_group_is_no_network(digits, tmp_path):
+    group = coterie.branch(Net(), 2, "tail", torch.zeros(2, 1, 8, 8))
+    with pytest.raises(UserError, match=r"network NativeEnsemble gives logits of shape \(2, 2, 10\) for 2 images"):
+        go(Vanilla(network=group), digits, tmp_path / "run")
 
 
 def test_an_extra_state_of_tensors_is_delivered(digits, tmp_path):

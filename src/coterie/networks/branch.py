@@ -94,7 +94,8 @@ def branch(
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
         held = _held(parts) if share else None
-        tails += [_tail(untrained(model, init, factory, held), parts, share) for _ in range(copies - 1)]
+        for _ in range(copies - 1):
+            tails.append(_tail(untrained(model, init, factory, held), parts, share))
     width, channels_last = layout(features, example, again)
     net = NativeEnsemble(
         model,

@@ -107,6 +107,11 @@ def _outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tens
         logits = forward(images)
         if not isinstance(logits, Tensor):
             raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
+        if logits.dim() != 2:
+            raise UserError(
+                f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for {len(images)} images, and "
+                "(images, classes) is expected; reshape them at the end of its forward, or name others with logits="
+            )
         return _Outcome(logits, [buffer.clone() for buffer in model.buffers()], generators())
 
 

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from itertools import chain
 
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.answers import Logits, find_answer
 from coterie.networks.tracing import first_line, undisturbed
+from coterie.networks.weights import portable
 from coterie.outputs import PeerOutput
 
 
@@ -24,7 +26,7 @@ def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tupl
 
     Raises:
         UserError: It cannot take such images, it is not to be told which of its outputs are the logits, or these do
-            not fit the classes.
+            not fit the classes; or it holds what no file of weights can.
     """
     images = torch.rand(2, in_channels, *image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(_device(network))
@@ -36,6 +38,7 @@ def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tupl
             answer = find_answer(network, images, num_classes=num_classes, option=option)
             network = network if answer.plain else Logits(network, answer)
     check_logits(network, images, num_classes, finite=False)
+    check_writable(network)
     return network
 
 
@@ -56,7 +59,8 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
         with _explained(network, images), undisturbed(network):
             output = network.train(mode)(images)
         logits = output.logits if isinstance(output, PeerOutput) else output
-        _check_shape(_name(network), logits, len(images), num_classes)
+        count = logits.shape[1:2] if isinstance(output, PeerOutput) else ()
+        _check_shape(_name(network), logits, (len(images), *count, num_classes))
         if finite and not bool(logits.isfinite().all()):
             kinds = [kind for kind, test in (("NaN", torch.isnan), ("infinity", torch.isinf)) if test(logits).any()]
             raise UserError(
@@ -66,17 +70,47 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
             )
 
 
-def _check_shape(name: str, logits: Tensor, count: int, num_classes: int) -> None:
-    shape, wanted = tuple(logits.shape), (count, num_classes)
-    if logits.dim() > 1 and shape[0] == count and shape[-1] != num_classes and logits.dim() < 4:
+def check_writable(network: nn.Module) -> None:
+    """Check that a network's state is tensors of kinds that a safetensors file holds.
+
+    Raises:
+        UserError: Names what is not.
+    """
+    for name, value in network.state_dict().items():
+        owner = type(network.get_submodule(name.rpartition(".")[0])).__name__ if _has(network, name) else "it"
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"'{name}' is a {type(value).__name__} that {owner} keeps in its state (get_extra_state), and a "
+                "file of weights holds tensors alone; make it a buffer, or leave it out of the state"
+            )
+        try:
+            save(portable({name: value.flatten()[:1]}))
+        except Exception as error:  # sparse, quantised, complex: whatever the format does not know
+            raise UserError(
+                f"'{name}', a tensor of {owner}, cannot be written to a file of weights "
+                f"({value.dtype}, {value.layout}: {' '.join(str(error).split())[:100]}); keep it as a dense tensor"
+            ) from error
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    try:
+        network.get_submodule(name.rpartition(".")[0])
+    except AttributeError:  # a wrapper names its state otherwise
+        return False
+    return True
+
+
+def _check_shape(name: str, logits: Tensor, wanted: tuple[int, ...]) -> None:
+    shape = tuple(logits.shape)
+    if len(shape) == len(wanted) and shape[:-1] == wanted[:-1] and shape != wanted:
         raise UserError(
-            f"{name} gives {shape[-1]} outputs, and the data have {num_classes} classes; give its last layer "
-            f"{num_classes} outputs (a factory is told num_classes)"
+            f"{name} gives {shape[-1]} outputs, and the data have {wanted[-1]} classes; give its last layer "
+            f"{wanted[-1]} outputs (a factory is told num_classes)"
         )
-    if shape != wanted and not (logits.dim() == 3 and shape[::2] == wanted):  # the logits of several peers
+    if shape != wanted:
         raise UserError(
-            f"{name} gives logits of shape {shape} for {count} images, and {wanted} is expected, (images, classes); "
-            "reshape them at the end of its forward"
+            f"{name} gives logits of shape {shape} for {wanted[0]} images, and {wanted} is expected, (images, "
+            "classes); reshape them at the end of its forward"
         )
     if not logits.is_floating_point():
         raise UserError(f"{name} gives {logits.dtype} where logits are expected; return them before any argmax")

@@ -103,7 +103,7 @@ def _reset(twin: nn.Module, model: nn.Module, held: Callable[[str], bool]) -> No
         warnings.warn(
             f"these parameters have no initialiser (no reset_parameters) and start as copies: {shown}; "
             "give branch() a factory that builds the model anew",
-            stacklevel=5,
+            stacklevel=4,
         )
     theirs = dict(model.named_parameters())
     others = [name for name in left if name not in raw and held(name) and _spread_apart(twin, name, theirs[name])]
@@ -113,7 +113,7 @@ def _reset(twin: nn.Module, model: nn.Module, held: Callable[[str], bool]) -> No
         warnings.warn(
             f"fresh branches start as PyTorch initialises their layers, not as the model did: {shown}; give branch() "
             "a factory that builds the model anew, or init='copy' where it is trained",
-            stacklevel=5,
+            stacklevel=4,
         )
 
 
