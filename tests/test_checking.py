@@ -64,7 +64,7 @@ TAKEN = [
 ]
 
 
-@pytest.mark.parametrize(("value", "hint", "wanted"), TAKEN, ids=str)
+@pytest.mark.parametrize(("value", "hint", "wanted"), TAKEN, ids=range(len(TAKEN)))
 def test_what_the_hint_says_is_taken_in_plain_types(value, hint, wanted):
     checked = check_value("x", value, hint)
     assert checked == wanted
@@ -101,7 +101,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "hint", "message"), REFUSED, ids=str)
+@pytest.mark.parametrize(("value", "hint", "message"), REFUSED, ids=range(len(REFUSED)))
 def test_what_it_does_not_say_is_one_line(value, hint, message):
     with pytest.raises(UserError) as refused:
         check_value("x", value, hint)

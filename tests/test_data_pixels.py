@@ -147,7 +147,7 @@ def test_a_run_predicts_with_the_range_that_taught_it(tmp_path):
     write_folder(tmp_path / "floats", np.float32, 0, 1)
     data = load("folder", root=tmp_path / "floats", pixel_range=(0, 1))
     run = go(Vanilla(network="resnet8"), data, tmp_path / "run", epochs=1, batch_size=8)
-    assert run.card["pixel_range"] == [0, 1]
+    assert run.card["pixel_range"] == (0, 1)
     floats = write(tmp_path / "x.tif", np.kron(RAMP, np.ones((4, 3))).astype(np.float32))
     bytes_ = write(tmp_path / "x.png", np.kron(RAMP * 255, np.ones((4, 3))).round().astype(np.uint8))
     first, second = coterie.predict(run, [floats, bytes_])

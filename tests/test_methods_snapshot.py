@@ -12,6 +12,7 @@ import coterie
 from coterie import UserError
 from coterie.methods import Snapshot, Spec
 from coterie.methods.snapshot import cyclic_cosine
+from coterie.run import open_exported
 from resuming import go, resumes_exactly
 from toys import weights
 
@@ -76,6 +77,7 @@ def test_a_run_has_as_many_snapshots_as_epochs_if_these_are_few(digits, tmp_path
     measured = coterie.evaluate(run)
     assert [measured[f"error_snapshot{index}"] for index in (1, 2, 3)] == pytest.approx(errors)
     assert coterie.export(run, "safetensors", tmp_path / "s.safetensors").difference < 1e-5
+    assert len(open_exported(tmp_path / "s.safetensors")[1].members) == 3
 
 
 @pytest.mark.parametrize("step", [4, 5, 7])

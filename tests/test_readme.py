@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import save_file
 
 import coterie
-from coterie.cli import COMMANDS
+from coterie.cli import find_parts
 from coterie.cli.arguments import expanded
 from coterie.methods import METHODS
 
@@ -68,7 +68,7 @@ def test_the_commands_of_a_page_are_understood_and_read_what_earlier_ones_made(p
     assert commands(page)
     for name, *words in commands(page):
         given = expanded(words)
-        parsed = COMMANDS[name].parser(given).parse_args(given)
+        parsed = find_parts()[name][0](given).parse_args(given)
         if name == "predict":
             assert parsed.source in made
         if name in ("evaluate", "export"):

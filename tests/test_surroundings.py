@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 
 import coterie
@@ -146,3 +147,10 @@ def test_opening_a_run_leaves_the_users_module_as_it_is(digits, tmp_path):
     assert model.training
     assert coterie.evaluate(first)["error"] == first.card["test"]["target"]["error"]
     assert torch.equal(model[0].weight, later)
+
+
+def test_a_process_may_train_on_another_device_than_before(monkeypatch):
+    """Accelerate keeps the first device of a process; here it is told that this was a CUDA device."""
+    make_accelerator("cpu", 1.0)
+    monkeypatch.setattr(PartialState(), "device", torch.device("cuda"))
+    assert make_accelerator("cpu", 1.0).device.type == "cpu"

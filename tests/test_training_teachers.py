@@ -59,7 +59,7 @@ def test_a_teacher_of_another_image_size_sees_the_images_in_its_own(digits, imag
     )
     assert adapted.convert(images).shape == (100, 1, 16, 16)
     run = go(Kd(network="resnet8", teacher=f"{teacher.path},{teacher.path}"), digits, tmp_path / "kd", epochs=1)
-    assert run.card["image_size"] == [8, 8]
+    assert run.card["image_size"] == (8, 8)
     asked_twice = 2 * teacher.card["cost"]["target"]["flops"]
     assert run.card["cost"]["training"]["flops"] == run.card["cost"]["target"]["flops"] + asked_twice
 

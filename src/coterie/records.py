@@ -83,6 +83,7 @@ class Card(TypedDict):
         test: By part, figures on the test images.
         cost: By part, parameters and FLOPs.
         student: Of an exported file: which deliverable it holds.
+        epochs: Of an exported file: those of the Run, on which the number of snapshots depends.
     """
 
     format: NotRequired[int]
@@ -107,6 +108,7 @@ class Card(TypedDict):
     test: dict[str, dict[str, Figure]]
     cost: dict[str, CostRecord]
     student: NotRequired[str]
+    epochs: NotRequired[PositiveInt]
 
 
 def read_configuration(path: Path) -> Configuration:

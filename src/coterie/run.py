@@ -168,7 +168,7 @@ class Run:
 def spec_of(card: Card) -> Spec:
     """The task that a card's network was trained for."""
     height, width = card["image_size"]
-    return Spec(len(card["classes"]), card["channels"], (height, width))
+    return Spec(len(card["classes"]), card["channels"], (height, width), card.get("epochs", 1))
 
 
 def build_deliverable(card: Card, spec: Spec, student: str, network: NetworkLike, where: str) -> nn.Module:

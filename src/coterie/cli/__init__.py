@@ -111,7 +111,7 @@ def _run(name: str, given: list[str]) -> None:
     from coterie.cli.arguments import expanded, plain, with_config
     from coterie.terminal import log_handler
 
-    make_parser, run = _parts()[name]
+    make_parser, run = find_parts()[name]
     log = logging.getLogger("coterie")
     log.handlers = [log_handler()]
     log.setLevel(logging.INFO)
@@ -131,7 +131,7 @@ def _run(name: str, given: list[str]) -> None:
     run(parsed)
 
 
-def _parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
+def find_parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
     """What makes each command's parser from its arguments, and what does it."""
     from coterie.cli import runs, study, train
 

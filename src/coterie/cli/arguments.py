@@ -55,7 +55,7 @@ def with_config(given: list[str]) -> list[str]:
         files.append(Path(out) / "config.yaml")
     found: list[str] = []
     for file in files:
-        content = read_yaml(file, "name a YAML file of options, or a Run's config.yaml")
+        content = read_yaml(file, "give --config a YAML file of options, or a Run's config.yaml")
         if not isinstance(content, dict):
             raise UserError(f"{file}: holds no options; write lines such as 'method: one'")
         found += _flags(content)

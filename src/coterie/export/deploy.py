@@ -82,7 +82,7 @@ def export(run: Run | str | Path, format: Format, out: str | Path, student: str 
     with torch.inference_mode():
         expected = Logits(network)(images)
     card = run.card
-    card["student"] = run.student(student)
+    card["student"], card["epochs"] = run.student(student), run.config["epochs"]
     with replacing(path) as temporary:
         if format == "onnx":
             _write_onnx(network, images, card, temporary)

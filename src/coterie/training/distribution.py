@@ -13,7 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
@@ -54,6 +55,7 @@ def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # Accelerate joins processes without a GPU only where it is told that they have none.
     cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
+    _forget_device(cpu)
     return Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
 
 
@@ -66,6 +68,14 @@ def _check_cards(device: str) -> None:
     if processes > cards:
         devices = "1 CUDA device" if cards == 1 else f"{cards} CUDA devices"
         raise UserError(f"{processes} processes share {devices} here; start {cards} at most, or use --device cpu")
+
+
+def _forget_device(cpu: bool) -> None:
+    """Let a process that trains alone train on another device than before: Accelerate keeps its first one for good."""
+    if PartialState._shared_state:
+        state = PartialState()
+        if state.num_processes == 1 and (state.device.type == "cpu") != cpu:
+            AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager
