@@ -26,6 +26,7 @@ from typing import (
 )
 
 from coterie.errors import UserError, unknown_name
+from coterie.files import user_path
 
 T = TypeVar("T")
 
@@ -292,7 +293,7 @@ def _convert(where: str, value: Any, hint: Any, note: str) -> Any:
     if is_typeddict(kind) or (isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping)):
         return make_checked(kind, where, value)
     if kind is Path:
-        return Path(value)
+        return user_path(value)
     if kind in (dict, Mapping) and inner:
         return {_key(where, name, inner[0]): check_value(f"{where}, {name}", value[name], inner[1]) for name in value}
     return value

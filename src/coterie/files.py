@@ -24,7 +24,7 @@ _DENIED = (
 )
 
 
-def expanded(path: str | Path) -> Path:
+def user_path(path: str | Path) -> Path:
     """A path as the user wrote it, with ``~`` for the user's home, which a shell replaces in some places only."""
     try:
         return Path(path).expanduser()

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from coterie.data import DATASETS
 from coterie.errors import UserError
-from coterie.files import read_yaml
+from coterie.files import read_yaml, user_path
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
 _GROUPS = ("method", "network", "data", "recipe")
@@ -48,11 +48,16 @@ def with_config(given: list[str]) -> list[str]:
     words = iter(given)
     for word in words:
         if word == "--config" or word.startswith("--config="):
-            files.append(Path(word.partition("=")[2] or next(words, "")))
+            files.append(user_path(word.partition("=")[2] or next(words, "")))
         else:
             rest.append(word)
-    if "--resume" in rest and not files and (out := value_of(rest, "out")) and (Path(out) / "config.yaml").is_file():
-        files.append(Path(out) / "config.yaml")
+    if (
+        "--resume" in rest
+        and not files
+        and (out := value_of(rest, "out"))
+        and (user_path(out) / "config.yaml").is_file()
+    ):
+        files.append(user_path(out) / "config.yaml")
     found: list[str] = []
     for file in files:
         content = read_yaml(file, "give --config a YAML file of options, or a Run's config.yaml")

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from coterie.cli.arguments import new_parser
 from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
+from coterie.files import user_path
 from coterie.studies import runner, smoke
 from coterie.studies.load import load_study, study_names
 from coterie.studies.pools import RayExecutor, default_workers, process_pool
@@ -55,7 +56,7 @@ def study_parser(given: list[str]) -> ArgumentParser:
 
 def run_study(given: Namespace) -> None:
     """Run a study's missing cells, or say what it will cost."""
-    out = Path(given.out) if given.out else None
+    out = user_path(given.out) if given.out else None
     if given.study == _BACKBONES:
         _refuse(given, ("scale", "plan", "smoke", "seeds", "runs", "workers", "ray"))
         run_backbones(out, given.only, given.sweep)
@@ -68,7 +69,7 @@ def run_study(given: Namespace) -> None:
     scale, only = study.scale(given.scale), expression(given.only)
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"--seeds is {given.seeds}; use 1 or more")
-    runs = Path(given.runs)
+    runs = user_path(given.runs)
     try:
         cells = scale.cells()
     except UserError as error:

@@ -13,7 +13,7 @@ from coterie.data.base import Array, ImageData, Images
 from coterie.data.listing import check_class_names, relative
 from coterie.data.say import shown
 from coterie.errors import UserError
-from coterie.files import write_text
+from coterie.files import user_path, write_text
 
 FILE = "split.json"
 _COMPARED = 100  # so many test files tell whether a folder is the same one
@@ -87,7 +87,7 @@ def write_split(folder: Path, data: ImageData) -> None:
     """Write ``split.json`` into a Run's folder where coterie drew its images from a folder, and it is not there yet."""
     if data.drawn is None or (folder / FILE).is_file():
         return
-    digested = replace(data.drawn, digest=digest(Path(str(data.options["root"])), data.drawn.test))
+    digested = replace(data.drawn, digest=digest(user_path(str(data.options["root"])), data.drawn.test))
     # Names that are no UTF-8 are carried through as escapes.
     write_text(folder / FILE, json.dumps({"format": 1, **vars(digested)}, indent=0, ensure_ascii=True) + "\n")
 

@@ -9,6 +9,7 @@ from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, read_split
 from coterie.data.load import load, make
 from coterie.data.say import counted, say_once, shown
+from coterie.files import user_path
 
 _FOLDERS = ("folder", "imagenet")
 # Options that say which images are taken: giving one draws anew.
@@ -63,8 +64,8 @@ def load_run(
     if pixel_range is not None:
         merged.setdefault("pixel_range", tuple(pixel_range))
     split = read_split(folder / FILE) if (folder / FILE).is_file() else None
-    root = Path(str(merged["root"]))
-    if root.resolve() == Path(str(options["root"])).resolve():
+    root = user_path(str(merged["root"]))
+    if root.resolve() == user_path(str(options["root"])).resolve():
         if split is not None:
             return make(merged, split=split)
         data = make(merged, keyed=False)

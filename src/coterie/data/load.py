@@ -21,6 +21,7 @@ from coterie.data.say import counted, listed, say_once, shown
 from coterie.data.splits import most_held_out, stratified
 from coterie.data.transforms import resized
 from coterie.errors import UserError, unknown_name
+from coterie.files import user_path
 
 _log = logging.getLogger("coterie")
 
@@ -157,7 +158,7 @@ def make(
     entry = DATASETS[name]
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     _check(name, entry, given)
-    place = Path(given["root"]) if given["root"] is not None else Path("data")
+    place = user_path(given["root"]) if given["root"] is not None else Path("data")
     source = _read(entry, place, size, given, {"split": split, "whole": whole, "keyed": keyed, "classes": classes})
     check_class_names(source.classes, f"data '{name}': ")
     train, held_out, test = source.train, source.validation, source.test

@@ -17,6 +17,7 @@ from coterie.data.say import say_once
 from coterie.data.transforms import normalise
 from coterie.errors import UserError, in_a_line
 from coterie.export.deploy import Logits, onnx_session
+from coterie.files import user_path
 from coterie.records import Card, parse_card
 from coterie.run import Run, open_exported
 
@@ -55,7 +56,7 @@ def predict(
     card, network = _opened(source, student)
     classes = card["classes"]
     found = []
-    for path in map(Path, files):
+    for path in map(user_path, files):
         size, span = card["image_size"], card.get("pixel_range")
         pixels = decode(path, size, card["channels"], span, say=say_once, dim=False)
         batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), card["mean"], card["std"])
@@ -66,15 +67,15 @@ def predict(
 
 
 def _opened(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
-    if not isinstance(source, Run) and Path(source).suffix == ".onnx":
+    if not isinstance(source, Run) and user_path(source).suffix == ".onnx":
         _refuse(student)
-        path = _existing(Path(source))
+        path = _existing(user_path(source))
         session = onnx_session(path)
         card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
         return card, _of_card(partial(_run_session, session), card, path)
-    if not isinstance(source, Run) and Path(source).suffix == ".safetensors":
+    if not isinstance(source, Run) and user_path(source).suffix == ".safetensors":
         _refuse(student)
-        path = _existing(Path(source))
+        path = _existing(user_path(source))
         card, network = open_exported(path)
     else:
         run = source if isinstance(source, Run) else Run(source)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
-from pathlib import Path
 from typing import Union
 
 from torch import nn
 
 from coterie.errors import UserError, unknown_name
+from coterie.files import user_path
 from coterie.networks import libraries
 from coterie.networks.allcnn import AllCNN
 from coterie.networks.cifar_resnet import BasicBlock, Bottleneck, CifarResNet
@@ -106,7 +106,7 @@ class Network:
             return self.name if image_size is None else fit(self.name, num_classes, in_channels, image_size)
         network = self._make(num_classes, in_channels, image_size, self.pretrained)
         if self.weights is not None:
-            load_matching(network, Path(self.weights))
+            load_matching(network, user_path(self.weights))
         return network
 
     def build_fresh(self, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None) -> nn.Module:

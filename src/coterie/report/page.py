@@ -14,7 +14,7 @@ import coterie
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.evaluation import Predictions
-from coterie.files import write_text
+from coterie.files import user_path, write_text
 from coterie.methods import Edge
 from coterie.report import plots
 from coterie.report.classes import classes_section, counts_of
@@ -75,7 +75,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text("utf-8")} for run in given],
         version=coterie.__version__,
     )
-    path = Path(out)
+    path = user_path(out)
     write_text(path, page)
     return path
 

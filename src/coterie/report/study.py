@@ -14,7 +14,7 @@ import jinja2
 
 import coterie
 from coterie.errors import UserError
-from coterie.files import write_text
+from coterie.files import user_path, write_text
 from coterie.report import numbers
 from coterie.report.study_plots import Point, Prediction, costs, curves, flatness, predictions
 from coterie.report.study_tables import Entry, Filled, analyses, deployed, every_measure, filled
@@ -221,8 +221,9 @@ def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
     }
     template = environment.from_string(files("coterie.report").joinpath("study.html").read_text(encoding="utf-8"))
     title = measured[0].study.title if len(measured) == 1 else "Studies"
-    write_text(Path(out), template.render(title=title, studies=measured, version=coterie.__version__))
-    return Path(out)
+    path = user_path(out)
+    write_text(path, template.render(title=title, studies=measured, version=coterie.__version__))
+    return path
 
 
 def _evidence(said: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints, 
 import yaml
 
 from coterie.errors import UserError, unknown_name
+from coterie.files import user_path
 from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.study import Claim, Published, Scale, Side, Study, Table
 
@@ -43,7 +44,7 @@ def load_study(name: str) -> Study:
     Raises:
         UserError: There is none, or the file is wrong: it names the file and what in it.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _OWN / f"{name}.yaml"
+    path = user_path(name) if name.endswith((".yaml", ".yml")) else _OWN / f"{name}.yaml"
     if path.parent == _OWN and not path.is_file():
         raise unknown_name("study", name, study_names())
     try:

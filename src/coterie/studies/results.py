@@ -12,7 +12,7 @@ from typing import Any
 
 from coterie.checking import make_checked
 from coterie.errors import UserError
-from coterie.files import locked, read_json, write_text
+from coterie.files import locked, read_json, user_path, write_text
 from coterie.studies.study import Key
 
 Figures = dict[str, dict[str, float | None]]  # by part, by metric
@@ -109,7 +109,7 @@ def load_results(path: str | Path) -> Results:
     Raises:
         UserError: It cannot be read or is no such file; the line names it and what is wrong.
     """
-    path = Path(path)
+    path = user_path(path)
     mend = "name a file that coterie study wrote"
     content = read_json(path, mend)
     try:
@@ -135,7 +135,7 @@ def save_results(path: str | Path, results: Results) -> None:
     head = {each.name: getattr(results, each.name) for each in fields(Results) if each.name != "cells"}
     lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in head.items()]
     cells = ",\n".join(_json(asdict(cell)) for cell in results.cells)
-    write_text(Path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
+    write_text(user_path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
 
 
 def only_writer(path: Path) -> AbstractContextManager[object]:

@@ -1,6 +1,7 @@
 """What a person sees while a run trains."""
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -193,9 +194,18 @@ def tensorboard_writer(path: Path, wanted: bool) -> Iterator[Any]:
         return
     from torch.utils.tensorboard import SummaryWriter
 
+    before = threading.excepthook
+
+    def hand_on(lost: threading.ExceptHookArgs) -> None:
+        """What stops the writer's thread is raised where the next row is written, and need not be printed as well."""
+        if not type(lost.thread).__module__.startswith("tensorboard."):
+            before(lost)
+
     writer = SummaryWriter(str(path / "tensorboard"))
     try:
+        threading.excepthook = hand_on
         yield writer
     finally:
         with suppress(OSError):  # a full disk, or a folder that was removed: said where a row is written
             writer.close()
+        threading.excepthook = before

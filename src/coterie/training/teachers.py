@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from coterie.data import ImageData, Resident, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll, predict_batches
-from coterie.files import replacing
+from coterie.files import replacing, user_path
 from coterie.networks import libraries
 from coterie.networks.aggregate import averaged
 from coterie.networks.teacher import Adapted, Input, Teacher
@@ -44,13 +44,13 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
         UserError: There is no such network, it is damaged or unfinished, or it knows other classes.
     """
     given = Input(data.channels, data.image_size, data.mean, data.std)
-    path = Path(source)
+    path = user_path(source)
     folder, _, student = source.rpartition(":")
     name, _, file = source.partition("@")
     if path.is_dir():
         run = Run(path)
         return _of_card(run.card, run.network(), source, data, given)
-    if folder and Path(folder).is_dir():
+    if folder and user_path(folder).is_dir():
         run = Run(folder)
         return _of_card(run.card, run.network(student), source, data, given)
     if file and not path.is_file():  # a path may hold an @ too
@@ -82,7 +82,7 @@ def _with_weights(name: str, file: str, data: ImageData, given: Input) -> Adapte
     wanted = _library_input(name) if name.startswith(_LIBRARIES) else None
     wanted = wanted or given
     network = Network(name).build(len(data.classes), wanted.channels, wanted.image_size)
-    load_matching(network, Path(file), replace_classifier=False, option=_OPTION)
+    load_matching(network, user_path(file), replace_classifier=False, option=_OPTION)
     return Adapted(network, given, wanted)
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from coterie.data import ImageData, keep_split, write_split
 from coterie.errors import UserError, unknown_name
 from coterie.evaluation.cost import cost
-from coterie.files import expanded, write_text
+from coterie.files import user_path, write_text
 from coterie.methods import Method, Spec, Stage
 from coterie.networks.zoo import Network
 from coterie.records import Configuration
@@ -88,7 +88,7 @@ def train(
     options = Options(
         epochs, batch_size, seed, run_recipe, precision, threads, device, compile, test_every, deterministic
     )
-    path = expanded(out)
+    path = user_path(out)
     accelerator = make_accelerator(device, timeout_minutes)
     if device in ("cuda", "mps") and accelerator.device.type != device:
         raise UserError(f"--device {device}: not available here; use --device auto or --device cpu")
