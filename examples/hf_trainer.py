@@ -16,18 +16,6 @@ from transformers import ResNetConfig, ResNetForImageClassification, Trainer, Tr
 import coterie
 
 
-class Logits(nn.Module):
-    """A Hugging Face classifier as branch() wants it: images in, logits out. It holds the model and owns nothing."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images (B, channels, H, W) to logits (B, C)."""
-        return self.model(pixel_values=images).logits
-
-
 class One(nn.Module):
     """What the Trainer trains: a batch, by its parts' names, to the loss and the logits that it evaluates."""
 
@@ -53,10 +41,9 @@ def main(out: str | Path = "digits-resnet", epochs: int = 3, count: int | None =
     shape = {"embedding_size": 16, "hidden_sizes": [16, 32, 64], "depths": [1, 1, 1], "layer_type": "basic"}
     config = ResNetConfig(num_channels=1, num_labels=10, **shape)
     model = ResNetForImageClassification(config)
-    # `factory` gives the new branches Hugging Face's own initialisation.
-    net = coterie.branch(
-        Logits(model), 3, example=images[:2], factory=lambda: Logits(ResNetForImageClassification(config))
-    )
+    # The model goes on returning what it returns: net(images) holds the logits that are found in it. The new branches
+    # start as Hugging Face initialises them.
+    net = coterie.branch(model, 3, example=images[:2])
     arguments = TrainingArguments(
         output_dir=str(out),
         num_train_epochs=epochs,
