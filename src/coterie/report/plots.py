@@ -23,6 +23,8 @@ from torch import Tensor
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A5CA8")
 INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
+_HALF = (4.8, 3.2)  # inches, of half a page: no wider, so that its text can be read on a telephone
+
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
@@ -159,7 +161,7 @@ def curves(named: Mapping[str, Curve], title: str, label: str, palette: Palette,
         palette: Of the page.
         log: Whether that axis is logarithmic.
     """
-    figure, axes = new_figure()
+    figure, axes = new_figure(*_HALF)
     for name, (epochs, values) in named.items():
         marker = "o" if len(epochs) == 1 else None
         axes.plot(epochs, values, label=name, linewidth=1.6, marker=marker, **palette.style(name))
@@ -176,7 +178,7 @@ def curves(named: Mapping[str, Curve], title: str, label: str, palette: Palette,
 
 def histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str, palette: Palette) -> str:
     """How values in [0, 1] are spread over the images."""
-    figure, axes = new_figure()
+    figure, axes = new_figure(*_HALF)
     for name, values in named.items():
         axes.hist(values, bins=np.linspace(0, 1, 41), histtype="step", label=name, linewidth=1.6, **palette.style(name))
     axes.set_xlabel(label)
