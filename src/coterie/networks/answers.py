@@ -186,7 +186,7 @@ class Logits(nn.Module):
         self.answer = logits if isinstance(logits, Answer) else None
         self.logits = None if isinstance(logits, Answer) else logits
         self.training = module.training
-        self._register_state_dict_hook(_without_prefix)  # type: ignore[no-untyped-call]
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:

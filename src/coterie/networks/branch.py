@@ -63,6 +63,11 @@ def branch(
     Raises:
         UserError: The model cannot be cut there; what was cut does not compute exactly what the model computes; or it
             is not to be told which of its outputs are the logits.
+
+    Example:
+        >>> net = branch(model, 3, example=images[:2])
+        >>> optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> losses.one(net(images), labels).total.backward()
     """
     fans = (num_branches,) if isinstance(num_branches, int) else tuple(num_branches)
     if min(fans, default=0) < 1:
