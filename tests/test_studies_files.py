@@ -11,7 +11,6 @@ from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.load import load_study, study_names
-from coterie.studies.smoke import without_downloads
 from coterie.studies.study import Side, folder
 
 STUDIES = study_names()
@@ -119,19 +118,6 @@ def test_studies_share_the_cells_they_have_in_common():
     shared = {key: cells for key, cells in found.items() if len(cells) > 1}
     assert len(shared) >= 5
     assert all(each == cells[0] for cells in shared.values() for each in cells)
-
-
-def test_a_smoke_run_downloads_nothing():
-    def smoked(study, row, network):
-        scale = load_study(study).scales["paper"]
-        cells = [cell for cell in scale.cells() if (cell.row, cell.network) == (row, network)]
-        return method_of(without_downloads(cells[0].configuration))
-
-    student = smoked("meal", "meal-v2", "resnet50-pretrained")
-    assert (student.network.pretrained, student.teacher, student.teachers) == (False, None, 1)
-    assert student.teacher_network == "timm/senet154.gluon_in1k"
-    assert smoked("srm", "srm-imagenet", "resnet18").teacher_network == "torchvision/resnet34"
-    assert smoked("srm", "srm", "allcnn").teacher[0].startswith("@alone-densenet121")
 
 
 # Typed from the papers' specifications, apart from the files: study, row, part, of, metric, value, evidence.

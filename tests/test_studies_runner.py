@@ -449,13 +449,6 @@ def test_wrong_options_of_a_study_are_one_line(tmp_path, half, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_smoke_run_trains_a_cell_of_each_table(tmp_path, capsys):
-    main(["study", write(tmp_path / "s.yaml"), "--smoke"])
-    said = capsys.readouterr().out
-    assert "first: digits/resnet8/alone/0: runs" in said
-    assert "second: digits/resnet8/alone/0: runs" in said
-
-
 def test_options_and_files_that_no_study_runs_with_are_one_line(tmp_path, half, capsys):
     file = write(tmp_path / "s.yaml", small=half)
     short = write(tmp_path / "short.yaml", small=half | {"common": {}})
@@ -473,33 +466,3 @@ def test_options_and_files_that_no_study_runs_with_are_one_line(tmp_path, half, 
             main(["study", *line])
         assert stop.value.code == 2
         assert message in capsys.readouterr().err
-
-
-def test_a_smoke_run_trains_teachers_of_teachers(tmp_path, half, capsys):
-    rows = SMALL["rows"] | {"kd2": {"method": {"name": "kd", "teacher": "@kd"}}}
-    tables = [half["tables"][0] | {"rows": ["kd2"]}]
-    main(["study", write(tmp_path / "s.yaml", small=half | {"rows": rows, "tables": tables}), "--smoke"])
-    assert "first: digits/resnet8/kd2/0: runs" in capsys.readouterr().out
-
-
-def test_a_smoke_run_says_what_fails_and_goes_on(tmp_path, half, capsys):
-    rows = SMALL["rows"] | {
-        "misspelt": {"method": {"name": "kd", "teacher": "@alone", "temprature": 2}},
-        "taught": {"method": {"name": "kd", "teacher": "@misspelt"}},
-    }
-    data = SMALL["data"] | {"other": {"name": "digit"}, "few": {"name": "digits", "train_sample": 9}}
-    cells = [("digits", "misspelt"), ("digits", "taught"), ("other", "alone"), ("few", "alone"), ("digits", "alone")]
-    tables = [{"name": "t", "data": [where], "networks": ["resnet8"], "rows": [row]} for where, row in cells]
-    file = write(tmp_path / "s.yaml", small=half | {"rows": rows, "data": data, "tables": tables})
-    with pytest.raises(SystemExit) as stop:
-        main(["study", file, "--smoke"])
-    assert stop.value.code == 2
-    said = capsys.readouterr()
-    option, teacher, other, few, fine = said.out.splitlines()
-    assert option.startswith("t: digits/resnet8/misspelt/0: failed: TypeError: ")
-    assert "temprature" in option
-    assert teacher.startswith("t: digits/resnet8/taught/0: failed: its teacher digits/resnet8/misspelt/0: TypeError: ")
-    assert other == "t: other/resnet8/alone/0: failed: unknown data set 'digit'; did you mean 'digits'?"
-    assert few == "t: few/resnet8/alone/0: failed: TypeError: got an unexpected keyword argument 'train_sample'"
-    assert fine == "t: digits/resnet8/alone/0: runs"
-    assert said.err.endswith("coterie: 4 cells failed, see above\n")

@@ -16,6 +16,7 @@ from coterie.cli.backbones import expression, run_backbones
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.studies import runner, smoke
+from coterie.studies.check import check_scale
 from coterie.studies.load import load_study, study_names
 from coterie.studies.pools import RayExecutor, default_workers, process_pool
 from coterie.studies.results import Result, Results
@@ -34,7 +35,9 @@ def study_parser(given: list[str]) -> ArgumentParser:
         "--scale", type=str, default="small", help="small fits two cores; paper is the published protocol"
     )
     parser.add_argument("--plan", action="store_true", help="say what it will cost, and run nothing")
-    parser.add_argument("--smoke", action="store_true", help="one cell of each table, two steps on random images")
+    parser.add_argument(
+        "--smoke", action="store_true", help="build each network and method, and try a step on random images"
+    )
     parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
     parser.add_argument("--seeds", type=int | None, default=None, help="the first so many; default all of the study's")
     parser.add_argument(
@@ -75,8 +78,12 @@ def run_study(given: Namespace) -> None:
     except UserError as error:
         raise UserError(f"{given.study}: {error}") from error
     if given.smoke:
-        _smoke(scale)
+        _smoke(cells)
         return
+    try:
+        check_scale(scale, cells)
+    except UserError as error:
+        raise UserError(f"{given.study}: {error}") from error
     seeds = range(scale.seeds if given.seeds is None else given.seeds)
     chosen = [cell for cell in cells if only.search(cell.name) and cell.seed in seeds]
     if not chosen:
@@ -172,6 +179,9 @@ def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequenc
     table.add_section()
     table.add_row("all", *_sums(everything, missing))
     console.print(table)
+    if rows := dict.fromkeys(cell.row for cell in everything if not cell.timed):
+        line = f"no table says the minutes of {', '.join(rows)}: their cells count as 1 each"
+        console.print(line, markup=False, soft_wrap=True)
     wall = sum(cell.minutes for cell in todo) / default_workers()
     console.print(f"about {wall:.0f} minutes here, {default_workers()} trainings side by side")
 
@@ -183,9 +193,9 @@ def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:
     return [str(len(cells)), str(len(to_run)), *minutes, f"{longest:.1f} min"]
 
 
-def _smoke(scale: Scale) -> None:
+def _smoke(cells: Sequence[Cell]) -> None:
     failed = 0
-    for name, line in smoke.smoke(scale):
+    for name, line in smoke.smoke(cells):
         failed += line.startswith("failed: ")
         console.print(f"{name}: {line}", markup=False, soft_wrap=True)
     if failed:

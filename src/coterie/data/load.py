@@ -37,11 +37,13 @@ class Entry:
         summary: One line for listings.
         augment: How training images are varied by default; None where the reader says.
         read: Makes its :class:`Source`; its parameters are the options that the data set has.
+        shape: Its classes, channels and the side of its images in pixels; None where the files say.
     """
 
     summary: str
     augment: Augmentation | None
     read: Callable[..., Source]
+    shape: tuple[int, int, int] | None = None
 
 
 def _folder(root: Path, options: folder.FolderOptions) -> Source:
@@ -56,13 +58,17 @@ def _imagenet(root: Path, options: folder.FolderOptions) -> Source:
 
 
 DATASETS: dict[str, Entry] = {
-    "digits": Entry("handwritten digits, 8x8 grey, 1,297 + 500, bundled", "crop", digits.read),
-    "fashion_mnist": Entry("clothes, 28x28 grey, 60,000 + 10,000", "crop-flip", fashion_mnist.read),
-    "glyphs": Entry("240 characters in typefaces never trained on, 32x32 grey, 4,320 + 2,880", "crop", glyphs.read),
-    "cifar10": Entry("10 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read10),
-    "cifar100": Entry("100 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read100),
-    "svhn": Entry("house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)", "none", svhn.read),
-    "imagenet": Entry("ILSVRC 2012 in torchvision's layout: train/ and val/", "random-resized-crop", _imagenet),
+    "digits": Entry("handwritten digits, 8x8 grey, 1,297 + 500, bundled", "crop", digits.read, (10, 1, 8)),
+    "fashion_mnist": Entry("clothes, 28x28 grey, 60,000 + 10,000", "crop-flip", fashion_mnist.read, (10, 1, 28)),
+    "glyphs": Entry(
+        "240 characters in typefaces never trained on, 32x32 grey, 4,320 + 2,880", "crop", glyphs.read, (240, 1, 32)
+    ),
+    "cifar10": Entry("10 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read10, (10, 3, 32)),
+    "cifar100": Entry("100 classes, 32x32 colour, 50,000 + 10,000", "crop-flip", cifar.read100, (100, 3, 32)),
+    "svhn": Entry("house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)", "none", svhn.read, (10, 3, 32)),
+    "imagenet": Entry(
+        "ILSVRC 2012 in torchvision's layout: train/ and val/", "random-resized-crop", _imagenet, (1000, 3, 224)
+    ),
     "folder": Entry("your images: train/CLASS and val/CLASS, or CLASS alone", None, _folder),
 }
 

@@ -3,6 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 
 from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
-from coterie.methods import Method, method_class
+from coterie.methods import Method, make_method
 from coterie.networks.zoo import Network
 from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, curves
@@ -58,14 +59,18 @@ def configuration(cell: Cell) -> dict[str, Any]:
 
 def method_of(configuration: Mapping[str, Any]) -> Method:
     """The method of a cell, with its network."""
-    options = {key: _tuple(value) for key, value in configuration["method"].items() if key != "name"}
-    return method_class(configuration["method"]["name"])(network=Network(**configuration["network"]), **options)
+    return make_method(configuration["method"], Network(**configuration["network"]), "method")
 
 
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     """The recipe of a cell."""
     options = dict(configuration.get("recipe") or {})
-    return recipe_class(options.pop("name", "short"))(**options)
+    kind = recipe_class(options.pop("name", "short"))
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of recipe '{kind.name}'", option, known)
+    return kind(**options)
 
 
 def command(cell: Cell, runs: Path) -> str:

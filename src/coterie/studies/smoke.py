@@ -1,118 +1,151 @@
-"""Whether a study's cells run at all: one of each table, a step or two on random images."""
+"""Whether a study's cells run at all: each distinct network and method is built once, and a step of it is tried."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from inspect import signature
-from itertools import product
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from coterie.data import ImageData, load
-from coterie.data.base import Resident
-from coterie.errors import in_a_line, unknown_name
+from coterie.data import DATASETS
+from coterie.errors import UserError, in_a_line, unknown_name
+from coterie.methods import Spec, Stage
+from coterie.networks.teacher import Adapted
+from coterie.networks.zoo import Network
+from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of
-from coterie.studies.study import Cell, Key, Scale, folder, located
-from coterie.training import train
+from coterie.studies.check import check_data
+from coterie.studies.study import Cell, Key, folder
 
-# Images of the sizes of the data sets that may not be here: classes, channels, side.
-_SHAPES = {
-    "digits": (10, 1, 8),
-    "fashion_mnist": (10, 1, 28),
-    "cifar10": (10, 3, 32),
-    "cifar100": (100, 3, 32),
-    "svhn": (10, 3, 32),
-    "imagenet": (1000, 3, 64),
-    "glyphs": (200, 1, 32),
-    "folder": (20, 3, 64),
-}
-_IMAGES, _BATCH = 16, 8
+_UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
+_LARGEST = 64  # pixels of a side, where the network takes them: for speed
+_IMAGES = 2
 
 
-def smoke(scale: Scale) -> Iterator[tuple[str, str]]:
-    """Train the first cell of the last row of each table, and its teachers, for two steps.
+def smoke(cells: Sequence[Cell]) -> Iterator[tuple[str, str]]:
+    """Build every distinct network and method of these cells on images of their shape, and try a step of each stage.
+
+    Cells that differ in nothing that is built (seeds, data of one shape, recipes) are tried once; published weights are
+    not fetched, and teachers are built, not trained.
+
+    Args:
+        cells: Of a scale, teachers before those who learn from them.
 
     Yields:
-        The cell's name, and what came of it in a few words; ``failed: `` and why where it does not run.
+        The name of the first cell of a kind, and what came of it in a few words; ``failed: `` and why where it does not
+        run.
     """
-    with tempfile.TemporaryDirectory() as place:
-        runs = Path(place)
-        cells = {cell.key: cell for cell in scale.cells()}
-        tried: dict[Path, str] = {}
-        for table in scale.tables:
-            key = next(iter(product(table.data, table.networks, table.rows[-1:])))
-            cell = cells[(*key, 0)]
-            if "experiment" in cell.configuration:
-                yield f"{table.name}: {cell.name}", "an experiment, not a training: nothing to try"
-                continue
-            said = ""
-            for each in _with_teachers(cell, cells):
-                if (where := folder(each, runs)) not in tried:
-                    tried[where] = _tried(each, where)
-                if said := tried[where]:
-                    said = f"failed: {said}" if each is cell else f"failed: its teacher {each.name}: {said}"
-                    break
-            yield f"{table.name}: {cell.name}", said or "runs"
+    known = {cell.key: cell for cell in cells}
+    marks = {cell.key: _mark(cell, known) for cell in cells}
+    shared = {mark: sum(other == mark for other in marks.values()) - 1 for mark in marks.values()}
+    said: dict[str, str] = {}
+    for cell in cells:
+        if marks[cell.key] in said:
+            continue
+        failed = next((need for need in cell.needs if said[marks[need]].startswith("failed: ")), None)
+        if "experiment" in cell.configuration:
+            line = "an experiment, not a training: nothing to try"
+        elif failed is not None:
+            line = f"failed: its teacher {known[failed].name}: {said[marks[failed]].removeprefix('failed: ')}"
+        else:
+            line = _tried(cell, known)
+        said[marks[cell.key]] = line
+        others = shared[marks[cell.key]]
+        yield cell.name, line if line.startswith("failed: ") or not others else f"{line}; {others} more are built so"
 
 
-def _with_teachers(cell: Cell, cells: Mapping[Key, Cell]) -> list[Cell]:
-    """A cell after all that it learns from, and they from."""
-    return [*(each for need in cell.needs for each in _with_teachers(cells[need], cells)), cell]
+def _mark(cell: Cell, known: Mapping[Key, Cell]) -> str:
+    """Equal for cells of which the same is built."""
+    config = cell.configuration
+    if "experiment" in config:
+        return json.dumps(config["experiment"], sort_keys=True)
+    teachers = [_mark(known[need], known) for need in cell.needs]
+    names = {f"@{folder(known[need], Path()).name}": f"@{place}" for place, need in enumerate(cell.needs)}
+    method = json.dumps(config["method"], sort_keys=True)
+    for name, place in names.items():  # seeds are part of a Run's name
+        method = method.replace(name, place)
+    known_name = config["data"].get("name") in DATASETS
+    left_out = ("name", "root", "mean", "std") if known_name else ()
+    options = {key: value for key, value in config["data"].items() if key not in left_out}
+    built = [config["network"], method, _shape(config["data"]), options, config.get("recipe"), teachers]
+    return json.dumps(built, sort_keys=True)
 
 
-def _tried(cell: Cell, out: Path) -> str:
-    """Why a cell does not run; nothing where it does."""
+def _shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Classes, channels and side of a data set's images."""
+    entry = DATASETS.get(data.get("name", ""))
+    classes, channels, side = (entry.shape if entry is not None else None) or _UNKNOWN
+    size = data.get("image_size") or side
+    return classes, data.get("channels") or channels, max(size) if isinstance(size, list | tuple) else size
+
+
+def _tried(cell: Cell, known: Mapping[Key, Cell]) -> str:
+    """What came of a cell."""
     try:
-        _train(cell, out)
+        check_data(cell.configuration["data"])
+        classes, channels, side = _shape(cell.configuration["data"])
+        recipe_of(cell.configuration)
+        make = partial(_build, cell, known, classes, channels)
+        if side > _LARGEST:
+            try:
+                make(_LARGEST)
+                return "runs"
+            except Exception:  # some networks want larger images
+                pass
+        make(side)
     except Exception as error:
-        return in_a_line(error)
-    return ""
+        return f"failed: {in_a_line(error)}"
+    return "runs"
 
 
-def _train(cell: Cell, out: Path) -> None:
-    config = without_downloads(located(cell.configuration, out.parent))
-    method = method_of(config)
-    method.epochs = {}
-    data = stand_in(str(config["data"].get("name", "")))
-    signature(load).bind(**config["data"])  # a wrong option is refused
-    train(
-        method, data, epochs=1, out=out, batch_size=_BATCH, recipe=recipe_of(config), tensorboard=False, progress=False
-    )
+def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int) -> None:
+    """Build all stages of a cell, and try a step of each that is of its own kind."""
+    method = method_of(without_downloads(cell.configuration))
+    spec = Spec(classes, channels, (side, side), open=partial(_teacher, cell, known, classes, channels, side))
+    torch.manual_seed(0)
+    tried = set[tuple[Any, ...]]()
+    for stage in method.stages(spec):
+        sizes = [sum(parameter.numel() for parameter in turn.parameters) for turn in stage.turns]
+        kind = (*(type(turn.module) for turn in stage.turns), *sizes)
+        if kind not in tried:  # members of an ensemble are alike
+            _step(stage, spec)
+        tried.add(kind)
+        if stage.finish is not None:
+            stage.finish()
+
+
+def _step(stage: Stage, spec: Spec) -> None:
+    """A forward and a backward of every turn; nothing is updated."""
+    views = tuple(torch.randn(_IMAGES, spec.channels, *spec.image_size) for _ in range(stage.views))
+    batch = Batch(views, torch.arange(_IMAGES) % spec.num_classes, torch.arange(_IMAGES))
+    for turn in stage.turns:
+        turn.module.train()
+        loss = turn.module(batch).loss.total
+        if not loss.isfinite():
+            raise UserError(f"stage '{stage.name}': the loss of a first step is {loss.item()}")
+        torch.autograd.backward(loss)
+        turn.module.zero_grad()
+    if stage.after_step is not None:
+        stage.after_step(1.0)
+
+
+def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int, source: str) -> Adapted:
+    """An untrained network in place of a trained one: of the cell that trains it, or by its published name."""
+    if not source.startswith("@"):
+        name = source.partition("@")[0]
+        return Adapted(Network(name).build_fresh(classes, channels, (side, side)))
+    name, _, part = source[1:].partition(":")
+    teacher = next(known[need] for need in cell.needs if folder(known[need], Path()).name == name)
+    method = method_of(without_downloads(teacher.configuration))
+    opened = partial(_teacher, teacher, known, classes, channels, side)
+    delivered = method.deliverables(Spec(classes, channels, (side, side), open=opened))
+    part = part or next(iter(delivered))
+    if part not in delivered:
+        raise unknown_name(f"deliverable of {teacher.name}", part, delivered)
+    return Adapted(delivered[part])
 
 
 def without_downloads(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The same cell with untrained networks in place of published weights, the first alone of several such teachers."""
-    method = dict(configuration["method"])
-    given = method.get("teacher") or ()
-    teachers = [given] if isinstance(given, str) else list(given)
-    if teachers and teachers[0].startswith(("timm/", "torchvision/")):
-        method |= {"teacher": None, "teacher_network": teachers[0], "teachers": 1}
-    return {**configuration, "method": method, "network": {**configuration["network"], "pretrained": False}}
-
-
-def stand_in(name: str) -> ImageData:
-    """Random images of a data set's classes, channels and size; ImageNet's smaller, for speed.
-
-    Raises:
-        UserError: The data set is unknown.
-    """
-    if name not in _SHAPES:
-        raise unknown_name("data set", name, _SHAPES)
-    classes, channels, side = _SHAPES[name]
-    pixels = torch.randint(0, 256, (_IMAGES, side, side, channels), generator=torch.Generator().manual_seed(0))
-    images = Resident(pixels.byte(), np.arange(_IMAGES, dtype=np.int64) % classes)
-    return ImageData(
-        name=name,
-        classes=tuple(str(index) for index in range(classes)),
-        image_size=(side, side),
-        channels=channels,
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-        train=images,
-        test=images,
-        validation=images,
-        augment="none",
-        options={"name": name},
-    )
+    """The same cell with an untrained network in place of one with published weights."""
+    return {**configuration, "network": {**configuration["network"], "pretrained": False}}

@@ -91,7 +91,7 @@ class Table:
         data: Names of data sets of the scale.
         networks: Names of networks of the scale.
         rows: Names of rows of the scale.
-        minutes: Core-minutes of a cell, or of each row's.
+        minutes: Core-minutes of a cell, or of each row's; a cell of which no table says them counts as 1.
         measures: Analyses of what was trained, see ``coterie.studies.analyses``.
         published: Figures to stand beside.
         about: Said on the page.
@@ -101,14 +101,14 @@ class Table:
     data: tuple[str, ...]
     networks: tuple[str, ...]
     rows: tuple[str, ...]
-    minutes: float | dict[str, float] = 1.0
+    minutes: float | dict[str, float] = field(default_factory=dict)
     measures: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     about: str = ""
 
-    def minutes_of(self, row: str) -> float:
-        """Core-minutes of a cell of this row."""
-        return self.minutes.get(row, 1.0) if isinstance(self.minutes, dict) else float(self.minutes)
+    def minutes_of(self, row: str) -> float | None:
+        """Core-minutes of a cell of this row; None where they are not said."""
+        return self.minutes.get(row) if isinstance(self.minutes, dict) else float(self.minutes)
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ class Cell:
         needs: The cells that train its teachers.
         measures: Analyses of what was trained.
         minutes: Core-minutes that it is expected to take.
+        timed: Whether a table says so.
     """
 
     data: str
@@ -134,6 +135,7 @@ class Cell:
     needs: tuple[Key, ...] = ()
     measures: tuple[str, ...] = ()
     minutes: float = 1.0
+    timed: bool = True
 
     @property
     def key(self) -> Key:
@@ -245,8 +247,10 @@ class _Cells:
         self.begun.remove(key)
         before = self.found.get(key)
         measures = tuple(dict.fromkeys([*(before.measures if before else ()), *measures]))
-        minutes = before.minutes if before else table.minutes_of(key[2])
-        self.found[key] = Cell(*key, configuration, needs, measures, minutes)
+        minutes = before.minutes if before and before.timed else table.minutes_of(key[2])
+        self.found[key] = Cell(
+            *key, configuration, needs, measures, 1.0 if minutes is None else minutes, timed=minutes is not None
+        )
         return self.found[key]
 
     def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
