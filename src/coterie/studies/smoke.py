@@ -65,10 +65,11 @@ def _mark(cell: Cell, known: Mapping[Key, Cell]) -> str:
     method = json.dumps(config["method"], sort_keys=True)
     for name, place in names.items():  # seeds are part of a Run's name
         method = method.replace(name, place)
-    known_name = config["data"].get("name") in DATASETS
-    left_out = ("name", "root", "mean", "std") if known_name else ()
-    options = {key: value for key, value in config["data"].items() if key not in left_out}
-    built = [config["network"], method, _shape(config["data"]), options, config.get("recipe"), teachers]
+    built = [config["network"], method, _shape(config["data"]), config.get("recipe"), teachers]
+    try:
+        check_data(config["data"])
+    except UserError:  # to be told of each
+        built.append(config["data"])
     return json.dumps(built, sort_keys=True)
 
 
