@@ -111,3 +111,20 @@ def test_a_paper_states_its_decay_as_it_is():
     assert stage.turns[0].module.average.last_decay(3) == 0.99
     stage = next(Pcl(network="resnet8").stages(Spec(10, 1, (8, 8))))
     assert stage.turns[0].module.average.last_decay(300 * 391) == pytest.approx(0.999)
+
+
+def test_a_run_of_before_the_window_goes_on_with_its_decay(digits, tmp_path):
+    """0.1.0 wrote no length: its decay was meant as it stood."""
+    options = {"epochs": 1, "batch_size": 32}
+    run = go(Pcl(network="resnet8", num_branches=2, average_steps=None), digits, tmp_path / "run", **options)
+    config, card = run.path / "config.yaml", run.path / "model.json"
+    text = config.read_text()
+    assert "average_steps: null\n" in text
+    config.write_text(text.replace("  average_steps: null\n", ""))
+    card.unlink()  # as if it had been stopped before the end
+    with pytest.raises(
+        UserError, match="--method.average_steps is 117300, and the run in .* has null; give null to go"
+    ):
+        go(Pcl(network="resnet8", num_branches=2), digits, run.path, resume=True, **options)
+    again = go(Pcl(network="resnet8", num_branches=2, average_steps=None), digits, run.path, resume=True, **options)
+    assert again.card["deliverables"][-1] == "average"

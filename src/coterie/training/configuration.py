@@ -141,7 +141,8 @@ def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any
         UserError: Names the first option that differs.
     """
     lines = []
-    for option, value, old in _differences(now, {"deterministic": False, **before}):  # 0.1.0 did not write it
+    for option, *values in _differences(now, {"deterministic": False, **before}):  # 0.1.0 did not write it
+        value, old = ("null" if each is None else each for each in values)  # as the shell and YAML write it
         if option in _ROUNDING:
             lines.append(f"--{option} is {value}, and the run had {old}: results may differ in their last digits")
         elif option not in _FREE:
