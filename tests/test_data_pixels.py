@@ -162,5 +162,5 @@ def test_a_run_predicts_with_the_range_that_taught_it(tmp_path):
         epochs=1,
         batch_size=8,
     )
-    with pytest.raises(UserError, match=r"x\.tif: float pixels"):
+    with pytest.raises(UserError, match=r"x\.tif: float pixels.*convert this one to 8 bits"):
         coterie.predict(plain, [floats])

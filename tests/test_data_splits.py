@@ -204,9 +204,9 @@ def test_a_damaged_split_is_one_line(folder, tmp_path, change):
     run = train(folder, tmp_path / "run")
     file = run.path / "split.json"
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
-    with pytest.raises(UserError, match=r"split\.json: .*train the run again|split\.json: .*rename") as caught:
+    with pytest.raises(UserError, match=r"split\.json") as caught:
         run.data()
     assert str(caught.value).isprintable()
     file.write_bytes(b"\xff{")
-    with pytest.raises(UserError, match=r"split\.json: cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"split\.json: .*train the run again"):
         run.data()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -151,5 +151,5 @@ class Source:
     validation: Images | None = None
     pixel_range: tuple[float, float] | None = None
     root: Path | None = None
-    class_folder: int = 0
+    class_folder: Literal[0, 1] = 0
     drawn: bool = False

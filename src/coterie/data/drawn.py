@@ -3,17 +3,18 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from coterie.checking import NonNegativeInt, make_checked
 from coterie.data.base import Array, ImageData, Images
 from coterie.data.listing import check_class_names, relative
 from coterie.data.say import shown
 from coterie.errors import UserError
-from coterie.files import user_path, write_text
+from coterie.files import read_json, user_path, write_text
 
 FILE = "split.json"
 _COMPARED = 100  # so many test files tell whether a folder is the same one
@@ -37,17 +38,17 @@ class Split:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
-    class_folder: int
-    others: int
-    digest: str = ""
+    class_folder: Literal[0, 1]
+    others: NonNegativeInt
+    digest: str
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: int, total: int
+        cls, classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: Literal[0, 1], total: int
     ) -> "Split":
         """The split into these training, validation and test images, of so many in all."""
         names = [() if part is None else tuple(relative(name, root) for name in part.names or ()) for part in parts]
-        return cls(tuple(classes), names[0], names[1], names[2], class_folder, total - sum(map(len, names)))
+        return cls(tuple(classes), names[0], names[1], names[2], class_folder, total - sum(map(len, names)), "")
 
     def parts(self) -> dict[str, tuple[str, ...]]:
         """The names by part."""
@@ -84,8 +85,11 @@ def digest(root: Path, names: Sequence[str]) -> str:
 
 
 def write_split(folder: Path, data: ImageData) -> None:
-    """Write ``split.json`` into a Run's folder where coterie drew its images from a folder, and it is not there yet."""
-    if data.drawn is None or (folder / FILE).is_file():
+    """Write ``split.json`` into a Run's folder where coterie drew its images from a folder.
+
+    It comes before ``config.yaml``: where both are there, it is the Run's and stays.
+    """
+    if data.drawn is None or all((folder / name).is_file() for name in (FILE, "config.yaml")):
         return
     digested = replace(data.drawn, digest=digest(user_path(str(data.options["root"])), data.drawn.test))
     # Names that are no UTF-8 are carried through as escapes.
@@ -99,21 +103,10 @@ def read_split(path: Path) -> Split:
         UserError: It is damaged.
     """
     mend = "train the run again"
-    try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON; {mend}") from error
-    if not isinstance(content, dict) or content.get("format") != 1:
-        raise UserError(f"{path}: not a split that this version of coterie knows; {mend}")
-    for name in ("classes", "train", "validation", "test"):
-        value = content.get(name)
-        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-            raise UserError(f"{path}: '{name}' is not a list of names; {mend}")
-    if content.get("class_folder") not in (0, 1) or not isinstance(content.get("digest"), str):
-        raise UserError(f"{path}: 'class_folder' is not 0 or 1, or 'digest' no text; {mend}")
-    if not isinstance(content.get("others"), int):
-        raise UserError(f"{path}: 'others' is no number of images; {mend}")
-    split = Split(**{field.name: _frozen(content[field.name]) for field in fields(Split)})
+    content = read_json(path, mend)
+    if isinstance(content, dict) and content.get("format") != 1:
+        raise UserError(f"{path}: format is no 1, which is what this version of coterie knows; {mend}")
+    split = make_checked(Split, str(path), content, others=True)
     check_class_names(split.classes, f"{path}: ")
     for names in split.parts().values():
         for name in names:
@@ -121,7 +114,3 @@ def read_split(path: Path) -> Split:
             if len(folders) <= split.class_folder or ".." in folders or not split.known(name):
                 raise UserError(f"{path}: '{shown(name)}' lies in no class folder; {mend}")
     return split
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

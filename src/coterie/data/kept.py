@@ -58,14 +58,14 @@ def load_run(
         UserError: An option is wrong, files are missing or damaged.
     """
     merged = {**options, **overrides}
-    of_files = options["name"] in _FOLDERS and merged["name"] == options["name"]
+    of_files = options.get("name") in _FOLDERS and merged["name"] == options["name"] and merged.get("root") is not None
     if not of_files or any(option in overrides for option in _DRAWING):
         return load(**merged)
     if pixel_range is not None:
         merged.setdefault("pixel_range", tuple(pixel_range))
     split = read_split(folder / FILE) if (folder / FILE).is_file() else None
     root = user_path(str(merged["root"]))
-    if root.resolve() == user_path(str(options["root"])).resolve():
+    if "root" not in overrides or root.resolve() == user_path(str(options.get("root"))).resolve():
         if split is not None:
             return make(merged, split=split)
         data = make(merged, keyed=False)

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def decode_file(
         pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says
             them, which 16 bits do.
         say: Is told where values lie outside of ``pixel_range``.
-        dim: Whether 16-bit pixels without a ``pixel_range`` may leave three quarters of their range unused.
+        dim: Whether 16-bit pixels without a ``pixel_range`` may leave three quarters of their range unused; False where
+            a network was trained without such images.
 
     Raises:
         UserError: It does not decode, or what its pixels mean is unknown.
@@ -133,22 +135,38 @@ def extent(path: Path) -> tuple[str, float, float]:
     return kind.name, float(values.min()), float(values.max())
 
 
-def unknown_range(path: Path | str, kind: str, low: float, high: float) -> UserError:
-    """The refusal of pixels whose meaning nobody said."""
-    if kind in (SIXTEEN, SIXTEEN_COLOUR):
-        return UserError(
-            f"{shown(path)}: 16-bit pixels that reach {high:g} of 65535: dark, or of fewer bits? Say which values are "
-            f"black and white: {_option(0, _bits(high))}, or {_option(*FULL)} if they are dark"
-        )
-    return UserError(
-        f"{shown(path)}: {kind} pixels, from {low:g} to {high:g}; no file says which values are black and white: give "
-        f"them, for example {_option(low, high)}"
-    )
+def unknown_range(where: Path | str, kind: str, low: float, high: float, trained: bool = False) -> UserError:
+    """The refusal of pixels whose meaning nobody said.
+
+    Args:
+        where: The file, or files.
+        kind: Of pixels.
+        low: Their lowest value.
+        high: Their highest.
+        trained: Whether a network was trained already, on images of 8 bits.
+    """
+    sixteen = kind in (SIXTEEN, SIXTEEN_COLOUR)
+    what = f"16-bit pixels that reach {high:g} of 65535" if sixteen else f"{kind} pixels, from {low:g} to {high:g}"
+    if trained:
+        mend = "the network was trained on images of 8 bits; convert this one to 8 bits"
+    elif sixteen:
+        mend = f"if they hold fewer bits, say {_option(0, _bits(high))}; if they are dark, {_option(*FULL)}"
+    else:
+        mend = f"no file says which values are black and white; say it, for example {_option(*_plausible(low, high))}"
+    return UserError(f"{shown(where)}: {what}; {mend}")
 
 
 def _bits(high: float) -> int:
     """The largest value of so few bits: 4095 for 12."""
     return max(2 ** int(high).bit_length() - 1, 255)
+
+
+def _plausible(low: float, high: float) -> Range:
+    """A range that holds these values, to show how one is written."""
+    for top in (1, 255, 65535):
+        if low >= 0 and top / 4 < high <= top:
+            return 0, top
+    return (floor(low), ceil(high)) if high - low > 10 else (low, high)
 
 
 def _option(low: float, high: float) -> str:
@@ -184,12 +202,12 @@ def _shallow(
         if pixel_range is None and not dim:
             _, low, high = extent(path)
             if high < DIM:
-                raise unknown_range(path, kind.name, low, high)
+                raise unknown_range(path, kind.name, low, high, trained=True)
         return image
     values = _values(image, kind, path)
     lowest, highest = float(values.min()), float(values.max())
     if pixel_range is None and (kind.name != SIXTEEN or (not dim and highest < DIM and not kind.twelve)):
-        raise unknown_range(path, kind.name, lowest, highest)
+        raise unknown_range(path, kind.name, lowest, highest, trained=not dim)
     low, high = pixel_range or FULL
     if say is not None and (lowest < low or highest > high):
         say(f"{shown(path)}: values from {lowest:g} to {highest:g}, cut to pixel_range, {low:g} to {high:g}")
