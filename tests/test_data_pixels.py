@@ -1,6 +1,8 @@
 """Pixels of any type mean what they mean, or are refused by name."""
 
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -164,3 +166,34 @@ def test_a_run_predicts_with_the_range_that_taught_it(tmp_path):
     )
     with pytest.raises(UserError, match=r"x\.tif: float pixels.*convert this one to 8 bits"):
         coterie.predict(plain, [floats])
+
+
+def write_deep_colour(path, high):
+    """A PNG of 16-bit RGB, which Pillow reads and does not write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = (np.random.default_rng(0).random((12, 12, 3)) * high).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    head = struct.pack(">2I5B", 12, 12, 16, 2, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+    return values
+
+
+def test_colour_of_16_bits_keeps_its_high_8_and_is_refused_where_those_are_empty(tmp_path):
+    for name in ("a", "b"):
+        for index in range(4):
+            values = write_deep_colour(tmp_path / name / f"{index}.png", 65535)
+    assert (decode(tmp_path / "b" / "3.png", None, 3) == values // 256).all()
+    assert load("folder", root=tmp_path).channels == 3
+    with pytest.raises(UserError, match="colour of 16 bits, of which 8 can be read here"):
+        load("folder", root=tmp_path, pixel_range=(0, 4095))
+    for name in ("a", "b"):
+        for index in range(4):
+            write_deep_colour(tmp_path / name / f"{index}.png", 4095)
+    with pytest.raises(UserError, match=r"8 images .*16-bit pixels that reach .* of 65535"):
+        load("folder", root=tmp_path)

@@ -11,7 +11,7 @@ from PIL import Image
 import coterie
 from coterie import UserError
 from coterie.cli import main
-from coterie.data import load
+from coterie.data import keep_split, load
 from coterie.data.splits import most_held_out, stratified
 from coterie.methods import Vanilla
 from coterie.training import Interrupted
@@ -210,3 +210,14 @@ def test_a_damaged_split_is_one_line(folder, tmp_path, change):
     file.write_bytes(b"\xff{")
     with pytest.raises(UserError, match=r"split\.json: .*train the run again"):
         run.data()
+
+
+def test_going_on_with_a_run_of_0_1_0_takes_the_images_that_it_drew(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    data = load("folder", root=folder)
+    kept = keep_split(data, tmp_path / "run", resume=True)
+    old, _ = stratified(np.repeat(np.arange(3), 12), round(0.2 * 36), 0)
+    assert kept.test.names == [str(sorted(folder.rglob("*.png"))[index]) for index in old]
+    assert kept.test.names != data.test.names
+    assert keep_split(data, tmp_path / "run", resume=False) is data
