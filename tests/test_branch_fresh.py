@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from coterie import UserError, branch
 from coterie.methods import One, Spec
-from coterie.networks import build
+from coterie.networks import OWN, build
 from coterie.networks.fresh import classifiers, untrained
 from coterie.networks.shapes import example_images, layout
 
@@ -246,3 +246,16 @@ def test_where_layers_start_as_pytorchs_it_is_said_and_nowhere_else():
         net = branch(Initialises(), 2, "block", example)
         branch(build("resnet8", 6), 2, example=torch.zeros(2, 3, 16, 16), factory=lambda: build("resnet8", 6))
     assert net.branches[0].block.weight.std().item() == pytest.approx((2 / 144) ** 0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if name not in ("wrn-28-10", "densenet-bc-190-40")])
+def test_our_own_networks_start_as_newly_built_ones_without_a_factory(name):
+    torch.manual_seed(0)
+    model = build(name, 10, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        twin = untrained(model, "fresh")
+    for parameter, (_, spread) in spreads(model).items():
+        weight = twin.get_parameter(parameter)
+        assert weight.std().item() == pytest.approx(spread, rel=0.2, abs=1e-6), parameter
+        assert spread == 0 or not torch.equal(weight, model.get_parameter(parameter))

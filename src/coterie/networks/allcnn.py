@@ -5,13 +5,15 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 
-def initialise_as_srm(network: nn.Module) -> None:
-    """Weights of convolutions and linear layers Kaiming-normal, their biases from N(0, 1); batch norms at 1 and 0."""
-    for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
-            nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                nn.init.normal_(module.bias)
+def initialise_as_srm(module: nn.Module) -> None:
+    """A convolution's or linear layer's weight Kaiming-normal, its bias from N(0, 1); other layers as PyTorch has them.
+
+    Networks have it as ``_init_weights``, by which fresh branches of them start alike.
+    """
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.normal_(module.bias)
 
 
 class AllCNN(nn.Module):
@@ -36,7 +38,9 @@ class AllCNN(nn.Module):
         self.block4 = _block(widths[2], widths[3], (3, 3, 1), last_stride=1)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(widths[3], num_classes)
-        initialise_as_srm(self)
+        self.apply(initialise_as_srm)
+
+    _init_weights = staticmethod(initialise_as_srm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""

@@ -27,12 +27,14 @@ def conv1x1(inputs: int, outputs: int, stride: int = 1, bias: bool = False) -> n
     return nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
 
 
-def initialise(network: nn.Module) -> None:
-    """Convolutions from N(0, 2 / (k² C_out)); batch norms at 1 and 0; linear layers at PyTorch's default."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            size = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, 0, sqrt(2 / size))
+def initialise(module: nn.Module) -> None:
+    """A convolution from N(0, 2 / (k² C_out)); other layers as PyTorch has them: batch norms at 1 and 0.
+
+    Networks have it as ``_init_weights``, by which fresh branches of them start alike.
+    """
+    if isinstance(module, nn.Conv2d):
+        size = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+        nn.init.normal_(module.weight, 0, sqrt(2 / size))
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
@@ -140,7 +142,9 @@ class CifarResNet(nn.Module):
         self.layer3 = _stage(block, second * block.expansion, third, blocks, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(third * block.expansion, num_classes)
-        initialise(self)
+        self.apply(initialise)
+
+    _init_weights = staticmethod(initialise)
 
     def slimmed(self, share: Fraction, at: str) -> "CifarResNet":
         """The same network, newly initialised, with a share of the channels in every stage from ``at`` on."""

@@ -80,7 +80,9 @@ class DenseNetBC(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(width, num_classes)
-        initialise(self)
+        self.apply(initialise)
+
+    _init_weights = staticmethod(initialise)
 
     def slimmed(self, share: Fraction, at: str) -> "DenseNetBC":
         """The same network, newly initialised, with a share of the growth in every dense block from ``at`` on."""
@@ -130,7 +132,9 @@ class DenseNet121(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(width, num_classes)
-        initialise_as_srm(self)
+        self.apply(initialise_as_srm)
+
+    _init_weights = staticmethod(initialise_as_srm)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""

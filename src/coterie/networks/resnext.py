@@ -61,7 +61,9 @@ class ResNeXt29(nn.Module):
         self.layer3 = _stage(outputs[1], outputs[2], groups * widths[2], groups, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(outputs[2], num_classes)
-        initialise(self)
+        self.apply(initialise)
+
+    _init_weights = staticmethod(initialise)
 
     def slimmed(self, share: Fraction, at: str) -> "ResNeXt29":
         """The same network, newly initialised: from ``at`` on as many groups, each a share as wide, and so between."""

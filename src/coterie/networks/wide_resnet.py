@@ -54,7 +54,9 @@ class WideResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64 * widen, num_classes)
-        initialise(self)
+        self.apply(initialise)
+
+    _init_weights = staticmethod(initialise)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, num_classes)."""
