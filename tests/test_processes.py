@@ -120,6 +120,24 @@ def test_a_checkpoint_is_read_by_resume_alone(tmp_path, digits, monkeypatch):
     assert [row["epoch"] for row in run.metrics] == [1]
 
 
+def test_two_exports_to_one_file_exclude_each_other(tmp_path, finished, monkeypatch):
+    out, said = tmp_path / "m.safetensors", []
+    deploy = import_module("coterie.export.deploy")
+    load = deploy.load_weights
+
+    def beside(*given):
+        if not said:
+            with pytest.raises(UserError) as refused:
+                coterie.export(finished, "safetensors", out)
+            said.append(str(refused.value))
+        load(*given)
+
+    monkeypatch.setattr(deploy, "load_weights", beside)
+    coterie.export(finished, "safetensors", out)
+    assert said == [f"{out}: another coterie command is writing it; wait for it, or choose another --out"]
+    assert not list(tmp_path.glob(".*"))
+
+
 # Signals
 
 
@@ -155,7 +173,7 @@ def test_a_second_signal_is_one_line_and_the_folder_is_gone_on_with(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_in_an_export_leaves_no_hidden_file(number, code, finished, tmp_path, capsys, monkeypatch):
     def asked(*given):
-        assert len(list(tmp_path.iterdir())) == 1  # what is being written
+        assert len(list(tmp_path.iterdir())) == 2  # what is being written, and its lock
         os.kill(os.getpid(), number)
         time.sleep(5)
 

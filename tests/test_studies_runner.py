@@ -15,6 +15,7 @@ from functools import partial
 import pytest
 
 from coterie.cli import main
+from coterie.cli.study import _left
 from coterie.errors import UserError
 from coterie.run import read_metrics
 from coterie.studies import runner
@@ -400,6 +401,25 @@ def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(t
     path = begun(kept)
     results.close()
     assert is_kept(path)
+
+
+def test_the_names_of_what_runs_are_shown(tmp_path, half):
+    kept, pool, shown = progress(tmp_path, small=half), Here(), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "wait", pool.wait)
+        show = lambda cells: shown.append([cell.name for cell in cells])  # noqa: E731
+        list(runner.Scheduler(kept, kept.missing(kept.cells), pool.new, 2, show).run())
+    small, large, taught = "digits/resnet8/alone/0", "digits/resnet14/alone/0", "digits/resnet8/kd/0"
+    assert shown == [[large, small], [taught]]
+
+
+def test_what_is_left_goes_by_the_studys_minutes_then_by_the_pace(tmp_path, half):
+    cells = progress(tmp_path, small=half | {"tables": SMALL["tables"][:1]}).cells  # of 1, 3 and 1 minutes
+    assert sum(cell.minutes for cell in cells) == 5
+    assert _left(cells, set(), 2, 0.0) == "about 2 min left"
+    (taught,) = (cell for cell in cells if cell.minutes == 3)
+    assert _left(cells, {taught.key}, 2, 540.0) == "about 6 min left"
+    assert _left(cells, {cell.key for cell in cells}, 2, 540.0) == "less than a minute left"
 
 
 def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from coterie.errors import UserError
 from coterie.studies import backbones, rows, sweep
+from coterie.studies.results import only_writer
 
 console = Console(highlight=False)
 
@@ -26,10 +27,11 @@ def run_backbones(path: Path | None, pattern: str, whole: bool) -> None:
     """
     only = expression(pattern)
     path = path or Path("backbones-sweep.json" if whole else "backbones.json")
-    if whole:
-        _sweep(path, only)
-    else:
-        _backbones(path, only)
+    with only_writer(path):
+        if whole:
+            _sweep(path, only)
+        else:
+            _backbones(path, only)
     console.print(f"written to {path}", markup=False, soft_wrap=True)
 
 

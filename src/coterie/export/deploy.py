@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
-from coterie.files import replacing, write_text
+from coterie.files import locked, replacing, write_text
 from coterie.outputs import answer
 from coterie.run import Run, load_weights, portable_state
 
@@ -73,6 +73,13 @@ def export(run: Run | str | Path, format: Format, out: str | Path, student: str 
     run = Run.of(run)
     path = check_value("out", out, Path)
     _check_suffix(path, format)
+    refusal = f"{path}: another coterie command is writing it; wait for it, or choose another --out"
+    with locked(path.with_name(f".{path.name}.lock"), refusal):
+        return _export(run, format, path, student, data)
+
+
+def _export(run: Run, format: Format, path: Path, student: str | None, data: Mapping[str, Any]) -> Exported:
+    """What ``export`` does while no other command writes the file."""
     beside = card_path(path)
     for file in (path, beside):
         if file.exists():
