@@ -7,7 +7,7 @@ from typing import Any
 
 from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, read_split
-from coterie.data.load import load, make
+from coterie.data.load import make
 from coterie.data.say import counted, say_once, shown
 from coterie.files import user_path
 
@@ -60,7 +60,7 @@ def load_run(
     merged = {**options, **overrides}
     of_files = options.get("name") in _FOLDERS and merged["name"] == options["name"] and merged.get("root") is not None
     if not of_files or any(option in overrides for option in _DRAWING):
-        return load(**merged)
+        return make(merged)
     if pixel_range is not None:
         merged.setdefault("pixel_range", tuple(pixel_range))
     split = read_split(folder / FILE) if (folder / FILE).is_file() else None

@@ -1,10 +1,11 @@
 """Measure a Run's network on data."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import disagreement, measures, predict_batches
@@ -30,6 +31,7 @@ def evaluate(
     Raises:
         UserError: There is no such deliverable or split, or the data have other classes.
     """
+    check_value("--split", split, Literal["test", "validation", "train"])
     run = Run.of(run)
     network, card = run.network(student), run.card
     found = run.data(**data)

@@ -62,8 +62,12 @@ def one_loss(
     Raises:
         UserError: The output has no ensemble.
     """
-    if output.ensemble is None:
+    if not isinstance(output, PeerOutput) or output.ensemble is None:
         raise UserError("ONE's loss needs an ensemble; give it the output of branch(model, m)")
+    # Plain comparisons, which torch.compile looks through.
+    for name, value, least in (("temperature", temperature, "more than 0"), ("weight", weight, "0 or more")):
+        if not isinstance(value, int | float) or value < 0 or (value == 0 and name == "temperature"):
+            raise UserError(f"{name} is {value!r}; use {least}")
     peers = output.logits.unbind(1)
     terms = {
         "cross_entropy": torch.stack([cross_entropy(logits, labels) for logits in peers]).sum(),

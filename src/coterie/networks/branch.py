@@ -9,6 +9,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from coterie.checking import Count, check_arguments, show_value
 from coterie.errors import UserError, unknown_name
 from coterie.networks.aggregate import Gate, GateForm
 from coterie.networks.answers import Logits, LogitsAt, find_answer
@@ -24,7 +25,7 @@ from coterie.networks.tracing import undisturbed
 
 def branch(
     model: nn.Module,
-    num_branches: int | Sequence[int] = 3,
+    num_branches: Count | Sequence[Count] = 3,
     at: str | Sequence[str] | None = None,
     example: Tensor | None = None,
     *,
@@ -69,9 +70,13 @@ def branch(
         >>> optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
         >>> losses.one(net(images), labels).total.backward()
     """
+    given = {"num_branches": num_branches, "at": at, "example": example, "init": init, "gate": gate}
+    num_branches = check_arguments(branch, given)["num_branches"]
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is {show_value(model)}; give a module, such as coterie.networks.build('resnet32')")
     fans = (num_branches,) if isinstance(num_branches, int) else tuple(num_branches)
-    if min(fans, default=0) < 1:
-        raise UserError(f"num_branches is {num_branches}; a network has at least one branch, its own")
+    if not fans:
+        raise UserError("num_branches is empty; a network has at least one branch, its own")
     example = example_images(model, example)
     if isinstance(model, Logits):
         model.look(example)

@@ -9,6 +9,7 @@ from typing import Union
 
 from torch import nn
 
+from coterie.checking import PositiveInt, check_arguments, check_fields
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.networks import libraries
@@ -80,6 +81,9 @@ class Network:
     name: str | nn.Module | Callable[..., nn.Module]
     pretrained: bool = False
     weights: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "--network.", skip=("name",))
 
     @classmethod
     def of(cls, network: NetworkLike) -> "Network":
@@ -161,8 +165,8 @@ class Network:
 
 def build(
     name: str,
-    num_classes: int = 10,
-    in_channels: int = 3,
+    num_classes: PositiveInt = 10,
+    in_channels: PositiveInt = 3,
     *,
     image_size: tuple[int, int] | None = None,
     pretrained: bool = False,
@@ -181,6 +185,7 @@ def build(
     Raises:
         UserError: The name is unknown, or the weights cannot be had or do not fit.
     """
+    check_arguments(build, {"name": name, "num_classes": num_classes, "in_channels": in_channels})
     return Network(name, pretrained, weights).build(num_classes, in_channels, image_size)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 
-from coterie.checking import Bounds, PositiveInt, check_fields, show_value
+from coterie.checking import Bounds, PositiveInt, check_fields, check_value, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
@@ -71,7 +71,7 @@ class Options:
         )
 
 
-def check_objects(method: Any, data: Any, out: Any, recipe: Any) -> None:
+def check_objects(method: Any, data: Any, out: Any, recipe: Any, **switches: Any) -> None:
     """Refuse what is no object of ours, such as the names that the command line takes.
 
     Raises:
@@ -86,6 +86,8 @@ def check_objects(method: Any, data: Any, out: Any, recipe: Any) -> None:
     for name, value, kind, example in wanted:
         if not isinstance(value, kind):
             raise UserError(f"{name} is {show_value(value)}; give {example}")
+    for name, value in switches.items():
+        check_value(f"--{name}", value, bool)
 
 
 def configuration(method: Method, data: ImageData, options: Options) -> dict[str, Any]:

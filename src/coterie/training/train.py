@@ -83,7 +83,7 @@ def train(
             the loss became NaN, the disk is full, another process has ended.
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
-    check_objects(method, data, out, recipe)
+    check_objects(method, data, out, recipe, resume=resume, tensorboard=tensorboard, progress=progress)
     run_recipe = recipe or Recipe()
     options = Options(
         epochs, batch_size, seed, run_recipe, precision, threads, device, compile, test_every, deterministic
