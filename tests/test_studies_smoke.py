@@ -40,6 +40,14 @@ def test_every_distinct_training_is_built_once_and_its_seeds_are_counted(tmp_pat
     ]
 
 
+def test_stages_have_the_length_that_they_will_have(tmp_path, half):
+    """A training in cycles cannot have more of them than epochs."""
+    rows = {"snapshot": {"method": {"name": "snapshot"}, "epochs": 20}}
+    tables = [SECOND | {"rows": ["snapshot"]}]
+    found = lines(write(tmp_path / "s.yaml", small=half | {"rows": rows, "tables": tables}))
+    assert list(found.values()) == ["runs; 1 more are built so"]
+
+
 def test_data_of_one_shape_share_what_is_built(tmp_path):
     data = {name: {"name": name, "root": "nowhere"} for name in ("cifar10", "svhn", "cifar100")}
     tables = [SECOND | {"data": list(data), "measures": []}]

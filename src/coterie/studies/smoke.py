@@ -103,7 +103,8 @@ def _tried(cell: Cell, known: Mapping[Key, Cell]) -> str:
 def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int) -> None:
     """Build all stages of a cell, and try a step of each that is of its own kind."""
     method = method_of(without_downloads(cell.configuration))
-    spec = Spec(classes, channels, (side, side), open=partial(_teacher, cell, known, classes, channels, side))
+    opened = partial(_teacher, cell, known, classes, channels, side)
+    spec = Spec(classes, channels, (side, side), cell.configuration["epochs"], opened)
     torch.manual_seed(0)
     tried = set[tuple[Any, ...]]()
     for stage in method.stages(spec):
@@ -140,7 +141,7 @@ def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int,
     teacher = next(known[need] for need in cell.needs if folder(known[need], Path()).name == name)
     method = method_of(without_downloads(teacher.configuration))
     opened = partial(_teacher, teacher, known, classes, channels, side)
-    delivered = method.deliverables(Spec(classes, channels, (side, side), open=opened))
+    delivered = method.deliverables(Spec(classes, channels, (side, side), teacher.configuration["epochs"], opened))
     part = part or next(iter(delivered))
     if part not in delivered:
         raise unknown_name(f"deliverable of {teacher.name}", part, delivered)
