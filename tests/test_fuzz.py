@@ -1,10 +1,18 @@
-"""Three hundred random command lines, seeded: each ends with code 0, or with 2 and one line; never with a traceback."""
+"""Random command lines and study files, seeded: each ends with code 0, or with 2 and one line; never with a traceback.
+
+Mutated Runs and cards are in ``test_records.py``.
+"""
 
 import random
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
 
 import coterie.cli.train
 from coterie.cli import COMMANDS, main
 from coterie.run import Run
+from test_records import mutate
 
 SEED, LINES = 0, 300
 
@@ -140,3 +148,23 @@ def test_random_command_lines_end_with_0_or_with_2_and_a_line(finished, tmp_path
     assert 30 < codes.count(0) < 270
     assert trained
     assert set(COMMANDS) == {"train", *OTHERS}
+
+
+def test_mutated_study_files_are_planned_or_refused_in_a_line(tmp_path, monkeypatch, capsys):
+    generator, file = random.Random(SEED), tmp_path / "s.yaml"
+    whole = yaml.safe_load((Path(str(files("coterie.studies"))) / "files" / "compact.yaml").read_text(encoding="utf-8"))
+    monkeypatch.chdir(tmp_path)
+    codes = []
+    for _ in range(100):
+        content = mutate(whole, generator)
+        file.write_text(yaml.safe_dump(content))
+        code = 0
+        try:
+            main(["study", str(file), "--plan"])
+        except SystemExit as end:
+            code = end.code or 0
+        error = capsys.readouterr().err
+        codes.append(code)
+        assert code in (0, 2), content
+        assert code == 0 or (error.startswith("coterie: ") and error.count("\n") == 1), (content, error)
+    assert 20 < codes.count(2) < 90

@@ -203,9 +203,8 @@ def check_names(
     for name in map(str, content):
         if known is not None and name not in known:
             raise unknown_name(f"key of {where}", name, known)
-    for name in needed:
-        if name not in content:
-            raise UserError(f"{where}: '{name}' is missing")
+    if missing := [f"'{name}'" for name in needed if name not in content]:
+        raise UserError(f"{where}: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     return content
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from coterie.errors import UserError
-from coterie.files import write_text
+from coterie.files import read_json, write_text
 
 R = TypeVar("R")
 
@@ -21,9 +21,9 @@ def load_rows(path: Path, make: Callable[..., R]) -> list[R]:
     if not path.exists():
         return []
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "name another file")
         rows = [make(**{key: _tuple(value) for key, value in row.items()}) for row in content["rows"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"--out {path}: not a table of this study; name another file") from error
     if len(content) > 1:  # what is said of all rows, see `save_rows`
         raise UserError(f"--out {path}: this study is finished; name another file to run it again")
