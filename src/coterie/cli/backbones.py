@@ -13,6 +13,7 @@ from rich.table import Table
 from coterie.errors import UserError
 from coterie.studies import backbones, rows, sweep
 from coterie.studies.results import only_writer
+from coterie.terminal import table_console
 
 console = Console(highlight=False)
 
@@ -60,7 +61,7 @@ def _backbones(path: Path, only: re.Pattern[str]) -> None:
         flags = ("yes" if flag else "no" for flag in (row.exact, row.gradients, row.steps, row.state))
         share = f"{100 * row.tail_flops:.0f}"
         table.add_row(row.name, str(row.image_size), row.at, share, str(row.crossing), *flags, f"{row.seconds:.0f}")
-    console.print(table)
+    table_console().print(table)
     _failures((row.name, row.reason) for row in done if not row.passed)
     for what, of in (("timm's families", True), ("torchvision's classifiers", False)):
         part = [row for row in done if (row.family != "torchvision") == of]

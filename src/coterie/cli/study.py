@@ -21,6 +21,7 @@ from coterie.studies.load import load_study, study_names
 from coterie.studies.pools import RayExecutor, default_workers, process_pool
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Cell, Key, Scale, Study
+from coterie.terminal import table_console
 
 console = Console(highlight=False)
 _BACKBONES = "backbones"
@@ -178,7 +179,7 @@ def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequenc
         table.add_row("teachers", *_sums(list(left.values()), missing))
     table.add_section()
     table.add_row("all", *_sums(everything, missing))
-    console.print(table)
+    table_console().print(table)
     if rows := dict.fromkeys(cell.row for cell in everything if not cell.timed):
         line = f"no table says the minutes of {', '.join(rows)}: their cells count as 1 each"
         console.print(line, markup=False, soft_wrap=True)
