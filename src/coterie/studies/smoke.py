@@ -17,6 +17,7 @@ from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.check import check_data
 from coterie.studies.study import Cell, Key, folder
+from coterie.training.recipes import Recipe
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
 _LARGEST = 64  # pixels of a side, where the network takes them: for speed
@@ -86,7 +87,6 @@ def _tried(cell: Cell, known: Mapping[Key, Cell]) -> str:
     try:
         check_data(cell.configuration["data"])
         classes, channels, side = _shape(cell.configuration["data"])
-        recipe_of(cell.configuration)
         make = partial(_build, cell, known, classes, channels)
         if side > _LARGEST:
             try:
@@ -111,17 +111,19 @@ def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, s
         sizes = [sum(parameter.numel() for parameter in turn.parameters) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            _step(stage, spec)
+            _step(stage, spec, recipe_of(cell.configuration))
         tried.add(kind)
         if stage.finish is not None:
             stage.finish()
 
 
-def _step(stage: Stage, spec: Spec) -> None:
-    """A forward and a backward of every turn; nothing is updated."""
+def _step(stage: Stage, spec: Spec, recipe: Recipe) -> None:
+    """A forward and a backward of every turn, with its optimiser and schedule; nothing is updated."""
     views = tuple(torch.randn(_IMAGES, spec.channels, *spec.image_size) for _ in range(stage.views))
     batch = Batch(views, torch.arange(_IMAGES) % spec.num_classes, torch.arange(_IMAGES))
     for turn in stage.turns:
+        optimiser = (turn.optimiser or recipe.make_optimiser)(list(turn.parameters))
+        (stage.schedule or recipe.make_schedule)(optimiser, spec.epochs)
         turn.module.train()
         loss = turn.module(batch).loss.total
         if not loss.isfinite():
