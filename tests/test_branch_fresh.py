@@ -178,7 +178,7 @@ def test_a_method_may_start_from_clones():
 
 
 def test_an_unknown_start_is_one_line():
-    with pytest.raises(UserError, match="init is 'cloned'; give one of 'fresh', 'copy', 'clone'"):
+    with pytest.raises(UserError, match="unknown init 'cloned'; did you mean 'clone'"):
         branch(build("resnet8", 6), 2, example=torch.zeros(2, 3, 16, 16), init="cloned")
 
 

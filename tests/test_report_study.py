@@ -252,7 +252,7 @@ def test_runs_and_studies_are_not_mixed_and_what_is_missing_is_named(results, tm
     assert "runs/one: no results file" in capsys.readouterr().err
     lost = tmp_path / "lost.json"
     save_results(lost, replace(load_results(results), study=str(tmp_path / "gone.yaml")))
-    with pytest.raises(UserError, match=r"lost.json: .*gone.yaml: cannot be read"):
+    with pytest.raises(UserError, match=r"lost.json: .*gone.yaml: no such file"):
         read(lost)
     save_results(lost, replace(load_results(results), scale="huge"))
     with pytest.raises(UserError, match=r"lost.json: unknown scale"):

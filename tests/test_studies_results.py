@@ -55,7 +55,7 @@ def test_what_is_not_finite_is_null_and_no_figure(tmp_path):
         ('{"study": "one", "scale": "small", "cells": [3]}', "results, cells, item 1 is 3; write a mapping"),
         (
             '{"study": "one", "scale": "small", "cells": [{"data": "d"}]}',
-            "results, cells, item 1: 'network' is missing",
+            "results, cells, item 1: 'network' and 'row' and 'seed' are missing",
         ),
         ('{"study": "one", "scale": "small", "cells": [], "runs": 1}', "unknown key of results 'runs'"),
     ],

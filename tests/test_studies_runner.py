@@ -299,9 +299,12 @@ def test_a_ray_cluster_runs_a_study(tmp_path, half, monkeypatch):
 
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "300")  # a busy machine starts it slowly
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
+        signal.signal(signal.SIGTERM, before)  # Ray's own would outlive the test
         cluster = RayExecutor("local")
+        assert signal.getsignal(signal.SIGTERM) is before
         assert cluster.workers == 2
         found = go(progress(tmp_path, small=half), cluster)
     finally:

@@ -3,6 +3,7 @@
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -109,6 +110,17 @@ def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(places.get() % gpus)
 
 
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """Ray puts a handler of its own in place of the process's, for good: a later SIGTERM would end no training in order."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 class RayExecutor(Executor):
     """The processes of a Ray cluster (``pip install coterie[ray]``), which see the same folders.
 
@@ -125,7 +137,8 @@ class RayExecutor(Executor):
         except ImportError as error:
             raise UserError("--ray needs Ray; install it with: pip install 'coterie[ray]'") from error
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+            with _own_handler():
+                ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--ray {address}: {' '.join(str(error).split())[:150]}") from error
         self.ray = ray
