@@ -112,7 +112,7 @@ def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
 
 @contextmanager
 def _own_handler() -> Iterator[None]:
-    """Ray puts a handler of its own in place of the process's, for good: a later SIGTERM would end no training in order."""
+    """Ray puts a handler of its own in place of the process's for good: a later SIGTERM would end trainings at once."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
