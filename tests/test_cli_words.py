@@ -12,18 +12,9 @@ import coterie
 from coterie.cli import main
 from coterie.cli.arguments import expanded
 from coterie.terminal import printable, table_console
+from test_cli import refused
 
 DIGITS = ["train", "--data", "digits", "--out", "never"]
-
-
-def refused(capsys, *arguments):
-    """The one line of a user error."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    return error
 
 
 @pytest.mark.parametrize(
