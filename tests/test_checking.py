@@ -10,17 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coterie.checking import (
-    Bounds,
-    Positive,
-    PositiveInt,
-    Share,
-    check_arguments,
-    check_fields,
-    check_value,
-    hints_of,
-    make_checked,
-)
+from coterie.bounds import Bounds, Positive, PositiveInt, Share
+from coterie.checking import check_arguments, check_fields, check_value, hints_of, make_checked
 from coterie.errors import UserError
 from coterie.methods import METHODS
 from coterie.training.recipes import RECIPES

@@ -243,6 +243,7 @@ def test_who_teaches_whom_is_said_by_the_method():
         ({"peers": Branched(num=1), "teaches": (Teaches(source="others"),)}, "'others' needs two peers"),
         ({"teaches": (Teaches(source="each", averaged=True),)}, "moving averages needs average="),
         ({"teaches": [{"source": "each", "temperature": 0.0}]}, "--method.teaches, temperature is 0.0"),
+        ({"teaches": [{"source": "mean", "to": [-1]}]}, "--method.teaches, to, item 1 is -1; use 0 or more"),
         ({"teaches": [{"source": "mean", "rampup": 2.0}]}, "--method.teaches, rampup is 2.0"),
         ({"teaches": [{"source": "enesmble"}]}, "did you mean 'ensemble'"),
         ({"teaches": "each"}, "--method.teaches is 'each'; write a list"),

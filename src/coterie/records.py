@@ -7,7 +7,8 @@ that names the file and the field. Keys that a newer version added are kept and 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from coterie.checking import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, make_checked
+from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt
+from coterie.checking import make_checked
 from coterie.errors import UserError
 from coterie.files import parse_json, read_json, read_yaml
 

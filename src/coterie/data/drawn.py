@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from coterie.checking import NonNegativeInt, make_checked
+from coterie.bounds import NonNegativeInt
+from coterie.checking import make_checked
 from coterie.data.base import Array, ImageData, Images
 from coterie.data.listing import check_class_names, relative
 from coterie.data.say import shown

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from coterie.checking import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, Share, check_arguments
+from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
+from coterie.checking import check_arguments
 from coterie.data import cifar, digits, fashion_mnist, folder, glyphs, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
 from coterie.data.drawn import Split

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from coterie.checking import PositiveInt, check_value
+from coterie.bounds import PositiveInt
+from coterie.checking import check_value
 from coterie.data import decode
 from coterie.data.say import say_once
 from coterie.data.transforms import normalise

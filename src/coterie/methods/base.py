@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from coterie.checking import PositiveInt, check_fields
+from coterie.bounds import PositiveInt
+from coterie.checking import check_fields
 from coterie.errors import UserError
 from coterie.networks.teacher import Adapted, Teacher
 from coterie.networks.zoo import Network, NetworkLike

@@ -15,7 +15,7 @@ heads as their mean (``ensemble``); what MCL-OKD's code reports as the ensemble 
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.checking import Count, Share, Temperature
+from coterie.bounds import Count, Share, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched
 from coterie.methods.point import Point, Teaches

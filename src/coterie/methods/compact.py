@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.checking import NonNegative, PositiveInt, PositiveShare, Share, Temperature
+from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling

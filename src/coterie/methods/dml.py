@@ -12,7 +12,7 @@ at once, from one forward (``"simultaneous"``). Network 0 is deployed. Coefficie
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.checking import Count, Temperature
+from coterie.bounds import Count, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Teaches

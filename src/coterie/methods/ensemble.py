@@ -16,7 +16,7 @@ To distil it into one network: ``--method kd --method.teacher RUN:ensemble``; or
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from coterie.checking import Count
+from coterie.bounds import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage
 from coterie.methods.teachers import training_alone

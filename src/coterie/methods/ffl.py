@@ -18,7 +18,7 @@ N(0, 2 / (k² C_out)). Both leave the linear layer at PyTorch's default.
 
 from dataclasses import dataclass
 
-from coterie.checking import Count, NonNegative, Share, Temperature
+from coterie.bounds import Count, NonNegative, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched, Independent

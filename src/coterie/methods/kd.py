@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from coterie.checking import Share, Temperature
+from coterie.bounds import Share, Temperature
 from coterie.losses import cross_entropy, kl_divergence
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.teachers import Taught

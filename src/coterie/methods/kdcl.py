@@ -17,7 +17,7 @@ Each network sees an augmentation of its own. ``naive`` and ``linear`` are solve
 from dataclasses import dataclass
 from typing import Literal
 
-from coterie.checking import Count, NonNegative, Temperature
+from coterie.bounds import Count, NonNegative, Temperature
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Independent
 from coterie.methods.point import Point, Source, Teaches

@@ -27,7 +27,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from coterie.checking import Count, NonNegative, PositiveInt
+from coterie.bounds import Count, NonNegative, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.adversarial import Adversarial, Discriminating, Imitating, Objective, Similarity
 from coterie.methods.base import Spec, Stage, Turn

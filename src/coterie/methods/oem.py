@@ -32,7 +32,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from coterie.checking import Bounds, NonNegative, PositiveInt, Temperature
+from coterie.bounds import Bounds, NonNegative, PositiveInt, Temperature
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, kl_divergence, mean_squared_error
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn

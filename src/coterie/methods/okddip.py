@@ -19,7 +19,7 @@ block.
 
 from dataclasses import dataclass
 
-from coterie.checking import Count, Share, Temperature
+from coterie.bounds import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched, Independent

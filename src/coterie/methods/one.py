@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from coterie.checking import Count, Share, Temperature
+from coterie.bounds import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.losses import cross_entropy, divergence
 from coterie.methods.online import OnlineMethod

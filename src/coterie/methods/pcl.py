@@ -15,7 +15,7 @@ moving average (``average``), or all peers with the ensemble's classifier (``ens
 
 from dataclasses import dataclass
 
-from coterie.checking import Count, PositiveInt, Share, Temperature
+from coterie.bounds import Count, PositiveInt, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.online import OnlineMethod
 from coterie.methods.peers import Branched

@@ -9,7 +9,8 @@ from math import prod
 import torch
 from torch import nn
 
-from coterie.checking import Count, check_fields
+from coterie.bounds import Count
+from coterie.checking import check_fields
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec
 from coterie.networks.aggregate import GateForm

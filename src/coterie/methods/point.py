@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from coterie.checking import NonNegative, PositiveInt, Share, Temperature, check_fields
+from coterie.bounds import NonNegative, NonNegativeInt, PositiveInt, Share, Temperature
+from coterie.checking import check_fields
 from coterie.errors import UserError
 from coterie.methods.base import Edge
 from coterie.methods.peers import Branched, Independent, Peers
@@ -12,7 +13,7 @@ from coterie.networks.targets import TARGETS
 
 Aggregator = Literal["gate", "gate-softmax", "mean", "fused-features", "fused-maps"]
 Source = Literal["ensemble", "mean", "others", "each", "attention", "best", "linear", "min-logit", "validated"]
-Students = tuple[int, ...] | Literal["all", "ensemble"]
+Students = tuple[NonNegativeInt, ...] | Literal["all", "ensemble"]
 
 # Of 300 epochs of CIFAR in batches of 128, for which papers state the decay of their averages.
 AVERAGE_STEPS = 300 * 391
@@ -35,7 +36,7 @@ class Teaches:
     """
 
     source: Source = "ensemble"
-    among: tuple[int, ...] | None = None
+    among: tuple[NonNegativeInt, ...] | None = None
     to: Students = "all"
     temperature: Temperature | None = None
     weight: NonNegative = 1.0

@@ -26,7 +26,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from coterie.checking import Count, NonNegative, Temperature
+from coterie.bounds import Count, NonNegative, Temperature
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
 from coterie.methods.teachers import training_alone

@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.checking import Count, PositiveInt
+from coterie.bounds import Count, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec, Stage
 from coterie.methods.teachers import training_alone

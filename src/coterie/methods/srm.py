@@ -32,7 +32,7 @@ from torch import Tensor, nn, zeros
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.checking import NonNegative, Positive, PositiveShare, Share, Temperature
+from coterie.bounds import NonNegative, Positive, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.kd import Distilling

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from coterie.checking import Count
+from coterie.bounds import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.vanilla import CrossEntropy

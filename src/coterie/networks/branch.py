@@ -9,7 +9,8 @@ from typing import cast
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from coterie.checking import Count, check_arguments, show_value
+from coterie.bounds import Count
+from coterie.checking import check_arguments, show_value
 from coterie.errors import UserError, unknown_name
 from coterie.networks.aggregate import Gate, GateForm
 from coterie.networks.answers import Logits, LogitsAt, find_answer

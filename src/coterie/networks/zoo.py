@@ -9,7 +9,8 @@ from typing import Union
 
 from torch import nn
 
-from coterie.checking import PositiveInt, check_arguments, check_fields
+from coterie.bounds import PositiveInt
+from coterie.checking import check_arguments, check_fields
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.networks import libraries

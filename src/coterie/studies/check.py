@@ -6,7 +6,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from coterie.checking import NonNegative, PositiveInt, check_arguments, check_names, check_value
+from coterie.bounds import NonNegative, PositiveInt
+from coterie.checking import check_arguments, check_names, check_value
 from coterie.data import DATASETS, load
 from coterie.errors import UserError, unknown_name
 from coterie.networks.fresh import without_memory

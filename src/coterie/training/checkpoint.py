@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coterie.checking import NonNegative, NonNegativeInt, check_value, make_checked
+from coterie.bounds import NonNegative, NonNegativeInt
+from coterie.checking import check_value, make_checked
 from coterie.data import ImageData, Images
 from coterie.errors import UserError, in_a_line
 from coterie.files import parse_json, read_tensors, replacing

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 
-from coterie.checking import Bounds, PositiveInt, check_fields, check_value, show_value
+from coterie.bounds import Bounds, PositiveInt
+from coterie.checking import check_fields, check_value, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method

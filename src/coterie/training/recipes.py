@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.checking import Bounds, Positive, Share, check_fields
+from coterie.bounds import Bounds, Positive, Share
+from coterie.checking import check_fields
 from coterie.errors import unknown_name
 
 # Beyond it nothing is trained: one step would undo the weights.
