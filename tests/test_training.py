@@ -10,7 +10,7 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.data import Resident
-from coterie.methods import One, Spec, Vanilla
+from coterie.methods import Kdcl, One, Spec, Vanilla
 from coterie.training import Interrupted, Recipe
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import OfficialCode, Paper
@@ -157,3 +157,9 @@ def test_images_of_a_split_may_be_few(tmp_path, digits):
     assert isinstance(tiny.train, Resident)
     run = go(One(network="resnet8"), tiny, tmp_path / "run", batch_size=2, epochs=1)
     assert run.metrics[0]["loss"] > 0
+
+
+def test_a_method_without_the_validation_split_that_it_needs_makes_no_folder(digits, tmp_path):
+    with pytest.raises(UserError, match="'kdcl' needs a validation split; add --data.validation 0.1"):
+        go(Kdcl(network="resnet8", teacher="general"), digits, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -121,6 +121,7 @@ def _train(
     )
     iterator = _stages(method, spec, options.seed)
     first = next(iterator)
+    _check_validation(method, first, data)
     check_first_stage(first, data)
     options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
     config = configuration(method, data, options)
@@ -196,8 +197,7 @@ class _Training:
 
     def _train_stage(self, stage: Stage, index: int) -> None:
         setting = self.setting
-        if stage.needs_validation and setting.data.validation is None:
-            raise UserError(f"method '{self.method.name}' needs a validation split; add --data.validation 0.1")
+        _check_validation(self.method, stage, setting.data)
         epochs = self.method.epochs.get(stage.name, stage.epochs or self.spec.epochs)
         running = StageRun(stage, index, epochs, setting)
         if self.saved is not None and self.saved["stage"] == index:
@@ -306,6 +306,11 @@ def _stages(method: Method, spec: Spec, seed: int) -> Iterator[Stage]:
             return
         yield stage
         index += 1
+
+
+def _check_validation(method: Method, stage: Stage, data: ImageData) -> None:
+    if stage.needs_validation and data.validation is None:
+        raise UserError(f"method '{method.name}' needs a validation split; add --data.validation 0.1")
 
 
 def _check_stage_names(method: Method) -> None:
