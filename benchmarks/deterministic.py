@@ -1,6 +1,6 @@
 """What ``--deterministic`` costs on a CUDA device, and what it gives: whether two trainings end with the same bits.
 
-    python benchmarks/deterministic.py        # on a machine with one; writes benchmarks/deterministic.json
+    python benchmarks/deterministic.py [METHOD…]   # on a machine with one; writes benchmarks/deterministic.json
 
 Each training is a process of its own, as a command is. The two kinds take turns, after one of each to warm the disk,
 and a training's time is the one that it writes into its card: of its steps, without building, measuring and start-up.
@@ -34,7 +34,7 @@ def trained(method: str, out: Path, deterministic: bool) -> coterie.Run:
     """The Run of one training in a process of its own."""
     options = [*METHODS[method].split(), *SETTING.split(), "--deterministic", str(deterministic).lower()]
     command = [sys.executable, "-m", "coterie.cli", "train", *options, "--device", "cuda", "--out", str(out)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return coterie.Run(out)
 
 
@@ -65,19 +65,19 @@ def main() -> None:
     """Measure, print and write."""
     if not torch.cuda.is_available():
         sys.exit("benchmarks/deterministic.py: needs a CUDA device")
-    results = []
-    for method in METHODS:
-        with tempfile.TemporaryDirectory() as place:
-            results.append(measure(method, Path(place)))
-        print(json.dumps(results[-1]), flush=True)
-    result = {
-        "command": "python benchmarks/deterministic.py",
+    methods = sys.argv[1:] or list(METHODS)
+    result: dict[str, object] = {
+        "command": " ".join(["python benchmarks/deterministic.py", *sys.argv[1:]]),
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "setting": SETTING,
-        "trainings": results,
     }
-    write_text(RESULTS, json.dumps(result, indent=1) + "\n")
+    trainings = []
+    for method in methods:
+        with tempfile.TemporaryDirectory() as place:
+            trainings.append(measure(method, Path(place)))
+        print(json.dumps(trainings[-1]), flush=True)
+        write_text(RESULTS, json.dumps(result | {"trainings": trainings}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
