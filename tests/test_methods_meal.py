@@ -254,6 +254,21 @@ def teachers(digits, tmp_path_factory):
     return [f"{out}:member1", f"{out}:member2"]
 
 
+def test_a_run_of_before_the_widths_were_an_option_goes_on_with_them(digits, teachers, tmp_path):
+    """0.1.0 wrote no divisor: its discriminators halved, as they do where nothing is said."""
+    method = Meal(network="resnet8", teacher=teachers)
+    run = go(method, digits, tmp_path / "run", epochs=1, batch_size=32)
+    config = run.path / "config.yaml"
+    text = config.read_text()
+    assert "  discriminator_divisor: 2\n" in text
+    config.write_text(text.replace("  discriminator_divisor: 2\n", ""))
+    (run.path / "model.json").unlink()  # as if it had been stopped before the end
+    other = Meal(network="resnet8", teacher=teachers, discriminator_divisor=8)
+    with pytest.raises(UserError, match="--method.discriminator_divisor is 8, and the run in .* has 2; give 2"):
+        go(other, digits, run.path, resume=True, epochs=1, batch_size=32)
+    assert go(method, digits, run.path, resume=True, epochs=1, batch_size=32).card["epoch"] == 1
+
+
 def test_the_command_line_trains_evaluates_exports_and_reports(tmp_path, capsys):
     run = tmp_path / "run"
     line = "train --method meal --network resnet8 --data digits --data.train_samples 160 --data.test_samples 100"

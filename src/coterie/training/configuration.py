@@ -132,6 +132,8 @@ def _plain(value: Any) -> Any:
 # device, sums are rounded in another order.
 _FREE = ("data.root", "data.workers", "data.memory_gb", "data.download")
 _ROUNDING = ("threads", "device", "deterministic")
+# What Runs of 0.1.0 did where they have not written the option, if that is not null.
+_UNWRITTEN = {"deterministic": False, "method.discriminator_divisor": 2}
 
 
 def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
@@ -144,7 +146,7 @@ def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any
         UserError: Names the first option that differs.
     """
     lines = []
-    for option, *values in _differences(now, {"deterministic": False, **before}):  # 0.1.0 did not write it
+    for option, *values in _differences(now, before):
         value, old = ("null" if each is None else each for each in values)  # as the shell and YAML write it
         if option in _ROUNDING:
             lines.append(f"--{option} is {value}, and the run had {old}: results may differ in their last digits")
@@ -160,7 +162,7 @@ def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any
         found = []
         for key in [*now, *(key for key in before if key not in now)]:
             place = f"{option}.{key}".lstrip(".")
-            found += _differences(now.get(key), before.get(key), place)
+            found += _differences(now.get(key), before.get(key, _UNWRITTEN.get(place)), place)
         return found
     plain = list(now) if isinstance(now, tuple) else now
     return [] if plain == before else [(option.removesuffix(".name"), now, before)]
