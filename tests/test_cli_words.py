@@ -59,6 +59,24 @@ def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):
     assert said == "coterie: --split tset: unknown; use test, validation or train\n"
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--data.pixel_range", "0", "--data.pixel_range is 0; write a list"),
+        ("--data.mean", "x", "--data.mean is 'x'; write a list"),
+        ("--method.epochs", "5", "--method.epochs is 5; write a mapping of names to values"),
+        ("--method.epochs", "{train:0}", "--method.epochs, train:0 is empty; write a whole number"),
+        ("--epochs", "many", "--epochs is 'many'; write a whole number"),
+        ("--batch_size", "[]", "--batch_size is []; write a whole number"),
+        ("--data.image_size", "[8]", "--data.image_size"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys):
+    line = refused(capsys, *DIGITS, option, value)
+    assert line.startswith(f"coterie: {said}")
+    assert "class" not in line
+
+
 def test_dashes_are_underscores_in_every_option(tmp_path):
     assert expanded(["--batch-size", "8", "--data.image-size=3", "--method", "self-distillation"]) == [
         "--batch_size",

@@ -44,6 +44,7 @@ def test_a_large_class_does_not_take_a_small_class_from_validation():
     [
         ({"augment": "flop"}, "unknown --data.augment 'flop'"),
         ({"channels": 2}, "--data.channels is 2"),
+        ({"root": ""}, "--data.root is empty; name a folder, '.' for this one"),
         ({"std": (0.0,)}, "--data.std, item 1 is 0.0"),
         ({"mean": (0.1, 0.2)}, "--data.mean has 2 values"),
         ({"seed": -1}, "--data.seed is -1"),

@@ -67,6 +67,19 @@ def test_linked_folders_are_followed_but_not_into_the_data_themselves(tmp_path, 
     assert "links to folders that are read anyway: 4" in caplog.text
 
 
+def test_a_link_to_the_data_or_to_a_class_is_no_class(tmp_path, caplog):
+    root = tmp_path / "data"
+    write_classes(root)
+    write_classes(tmp_path / "pool", ("emu",))
+    (root / "all").symlink_to(".")
+    (root / "above").symlink_to(tmp_path)
+    (root / "dog2").symlink_to("dog")
+    (root / "emu").symlink_to("../pool/emu")  # a class that lies elsewhere is one
+    data = load("folder", root=root)
+    assert (data.classes, total(data)) == (("cat", "dog", "emu", "owl"), 16)
+    assert "links to folders that are read anyway: 3 (above, all, dog2)" in caplog.text
+
+
 def test_a_class_of_unreadable_files_names_them(tmp_path):
     write_classes(tmp_path)
     (tmp_path / "heic").mkdir()
@@ -122,6 +135,23 @@ def test_splits_are_known_in_other_words_and_capitals(tmp_path, words):
         write_classes(tmp_path / word, count=count)
     data = load("folder", root=tmp_path)
     assert (data.classes, len(data.train), len(data.test)) == (("cat", "dog", "owl"), 12, 6)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("training_set", "test_set"), ("train_images", "val_images"), ("seg_test", "train"), ("TrainData", "test")],
+)
+def test_splits_under_longer_names_are_not_taken_for_classes(tmp_path, words):
+    for word in words:
+        write_classes(tmp_path / word)
+    with pytest.raises(UserError, match=r"seem to be splits|has train/ and none of") as refused:
+        load("folder", root=tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_classes_with_words_of_splits_in_their_names_are_classes(tmp_path):
+    write_classes(tmp_path, ("test_tube", "train_car", "trainer"))
+    assert load("folder", root=tmp_path).classes == ("test_tube", "train_car", "trainer")
 
 
 @pytest.mark.parametrize("memory", [2.0, 0.0])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from coterie import losses
+from coterie import UserError, losses
 from coterie.methods.one import one_loss
 from coterie.networks import Gate, gated
 from coterie.outputs import LossTerms, PeerOutput
@@ -77,6 +77,20 @@ def test_one_equals_a_hand_computed_example():
     assert loss["distillation"].item() == pytest.approx(0.5 * 9 * kl, abs=1e-12)
     assert loss.total.item() == pytest.approx(ce - log(softmax(e)[2]) + 0.5 * 9 * kl, abs=1e-12)
     assert losses.one is one_loss
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 0, -1, "3", None, 1e300, 1e-300])
+def test_one_refuses_a_temperature_that_gives_no_number(temperature):
+    output = PeerOutput(torch.randn(4, 3, 5), ensemble=torch.randn(4, 5))
+    with pytest.raises(UserError, match="temperature is .*; use a number from"):
+        losses.one(output, torch.zeros(4, dtype=torch.long), temperature=temperature)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1, "1"])
+def test_one_refuses_a_weight_that_gives_no_number(weight):
+    output = PeerOutput(torch.randn(4, 3, 5), ensemble=torch.randn(4, 5))
+    with pytest.raises(UserError, match="weight is .*; use a finite number"):
+        losses.one(output, torch.zeros(4, dtype=torch.long), weight=weight)
 
 
 def test_one_equals_a_transcription_of_the_official_code():

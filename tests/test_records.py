@@ -2,8 +2,12 @@
 
 import copy
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
+import warnings
 
 import onnx
 import pytest
@@ -13,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import coterie
 from coterie.errors import UserError
+from coterie.files import read_text
 from coterie.records import read_card
 from coterie.run import Run, open_exported, read_metrics
 
@@ -220,3 +225,33 @@ def test_names_in_place_of_objects_are_refused_with_what_makes_the_object(digits
     assert "recipe is 'transformer'; give a recipe, for example coterie.training.Transformer()" in line
     assert "--precision 'fp16'" in line_of(lambda: coterie.train(one, digits, out=out, precision="fp16"))
     assert not out.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_weights_that_are_no_file_are_refused_at_once(kind, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    # A child: a pipe that is opened waits for ever, and no test may.
+    code = f"from coterie.networks import Network; Network('resnet8', weights={str(path)!r}).build(10, 1, (8, 8))"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert child.stderr.splitlines()[-1].endswith(f"{path}: is no file; check --network.weights")
+
+
+def test_a_pipe_in_place_of_a_text_is_named_once(tmp_path):
+    os.mkfifo(tmp_path / "study.yaml")
+    with pytest.raises(UserError) as refused:
+        read_text(tmp_path / "study.yaml", "name a YAML file")
+    assert str(refused.value) == f"{tmp_path / 'study.yaml'}: is no file; name a YAML file"
+
+
+@pytest.mark.parametrize("out", ["", ".", "/"])
+def test_an_export_onto_a_folder_is_refused(out, finished):
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
+        coterie.export(finished, "onnx", out)
+
+
+def test_a_run_without_metrics_is_reported_without_warnings(run, tmp_path):
+    (run.path / "metrics.csv").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        coterie.report([run], tmp_path / "page.html")

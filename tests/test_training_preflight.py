@@ -43,6 +43,11 @@ class Labels(Net):
         return super().forward(x).argmax(1, keepdim=True).expand(-1, 10)
 
 
+class Cut(Net):
+    def forward(self, x):
+        return super().forward(x).detach()
+
+
 class Lazy(Net):
     def __init__(self):
         super().__init__()
@@ -84,6 +89,12 @@ MISFITS = {
     "labels": (Labels, "gives torch.int64 where logits are expected; return them before any argmax"),
     "lazy": (Lazy, "network Lazy has lazy layers without weights; give it one batch"),
     "not finite": (broken, "network Net answers NaN before any training, in training mode"),
+    "cut off": (Cut, "network Cut gives logits that no weight can learn from: .* its forward cuts them off"),
+    "frozen": (
+        lambda: Net().requires_grad_(False),
+        "network Net gives logits that no weight can learn from: all its w",
+    ),
+    "meta": (lambda: Net().to("meta"), "network Net is on the meta device, where weights have no values"),
     "inside": (table_of_a_size, r"network Net cannot take images of 1x8x8, channels x height x width \(RuntimeError: "),
 }
 

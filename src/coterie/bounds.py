@@ -58,5 +58,6 @@ PositiveShare = Annotated[float, Bounds(above=0, most=1)]
 PositiveInt = Annotated[int, Bounds(least=1)]
 Count = Annotated[int, Bounds(least=1, most=100)]  # of networks, which each take memory and time
 NonNegativeInt = Annotated[int, Bounds(least=0)]
-# exp(z / T) of any larger T is 1 to the last bit of float32, and T² would overflow long before 1e308.
-Temperature = Annotated[float, Bounds(above=0, most=1e6)]
+# exp(z / T) of any larger T is 1 to the last bit of float32, and T² would overflow long before 1e308; z / T of a much
+# smaller one would overflow.
+Temperature = Annotated[float, Bounds(least=1e-6, most=1e6)]

@@ -195,6 +195,8 @@ def read_tensors(path: Path, mend: str) -> tuple[dict[str, Tensor], str | None]:
         UserError: It is missing, damaged, or no safetensors file.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait for its writer for ever
+            raise UserError(f"{path}: is no file; {mend}")
         with safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get("coterie")
             return {name: file.get_tensor(name) for name in file.keys()}, text  # noqa: SIM118 - no dict
@@ -220,6 +222,8 @@ def read_text(path: Path, mend: str) -> str:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is no file; {mend}")
         return path.read_text(encoding="utf-8")
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; {mend}") from error
     except UnicodeDecodeError as error:

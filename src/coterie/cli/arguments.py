@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
+from coterie.checking import check_value
 from coterie.data import DATASETS
 from coterie.errors import UserError
 from coterie.files import read_yaml, user_path
@@ -125,7 +126,25 @@ def plain(error: Exception, parser: ArgumentParser) -> UserError:
     if choice := re.search(r"^(--\S+): Expected a (?:typing\.)?Literal\[([^]]+)\]\. Got value: (.*)", text):
         *names, last = re.findall("'([^']+)'", choice[2])
         return UserError(f"{choice[1]} {choice[3]}: unknown; use {', '.join(names)} or {last}")
+    if (value := re.search(r"^--([^:\s]+): .*?(?:Given|Got) value: (.*)", text)) and (
+        refusal := _refused(value[1], value[2], parser)
+    ):
+        return refusal
     return UserError(text[:300])
+
+
+def _refused(option: str, text: str, parser: ArgumentParser) -> UserError | None:
+    """What the one checker says of an option's value; None where it has nothing against it."""
+    hint = next((getattr(action, "_typehint", None) for action in parser._actions if action.dest == option), None)
+    if hint is None:
+        return None
+    try:
+        check_value(f"--{option}", yaml.safe_load(text), hint)
+    except UserError as error:
+        return error
+    except (yaml.YAMLError, ValueError):
+        return UserError(f"--{option} {text[:100]}: not valid YAML; write it as '[1, 2]' or '{{name: 1}}'")
+    return None
 
 
 # What other packages call an option.

@@ -1,6 +1,7 @@
 """Which files of a folder are images of which class, and what is left out."""
 
 import os
+import re
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ _WORDS = {
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+
+# Folders that hold splits under longer names: training_set, val-images, seg_test, TestData.
+_LONGER = re.compile(r"(?:^|[^a-z])(train|training|val|valid|validation|test|testing)(?:set|data|images?)?(?:$|[^a-z])")
 
 _NO_IMAGE = "no images that Pillow reads, by their names"
 _HIDDEN = "hidden by a dot before their names"
@@ -89,7 +93,8 @@ def split_folders(root: Path) -> dict[str, Path]:
     beside it, is one.
 
     Raises:
-        UserError: Two folders have the same meaning, or images are held out of nothing.
+        UserError: Two folders have the same meaning, images are held out of nothing, or folders seem to be splits
+            under names that are not known.
     """
     role_of = {word: role for role, words in _WORDS.items() for word in words}
     roles: dict[str, Path] = {}
@@ -106,6 +111,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         if roles and not others:
             have = ", ".join(f"{path.name}/" for path in roles.values())
             raise UserError(f"{shown(root)}: has {have} but no train/; add the training images")
+        _refuse_longer_names(root)
         return {}
     if len(roles) == 1:
         if not _folders(roles["train"]):
@@ -113,6 +119,25 @@ def split_folders(root: Path) -> dict[str, Path]:
         name = roles["train"].name
         raise UserError(f"{shown(root)}: has {name}/ and none of val/, test/, valid/; add the held-out images")
     return roles
+
+
+def _refuse_longer_names(root: Path) -> None:
+    """Refuse a training and a held-out folder under longer names, which would be taken for two classes.
+
+    Raises:
+        UserError: Both hold class folders and no images right in them.
+    """
+    alike: dict[str, Path] = {}
+    for path in _folders(root):
+        word = _LONGER.search(path.name.lower())
+        if word and _folders(path) and not any(_readable(entry.name) for entry in _entries(path)):
+            alike.setdefault("train" if word[1].startswith("train") else "held out", path)
+    if len(alike) == 2:
+        train, held_out = shown(alike["train"].name), shown(alike["held out"].name)
+        raise UserError(
+            f"{shown(root)}: {train}/ and {held_out}/ seem to be splits and would be taken for classes; rename them "
+            "train/ and val/ or test/ (if they are classes, take their folders out of them)"
+        )
 
 
 def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
@@ -126,7 +151,7 @@ def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
     Raises:
         UserError: There are too few classes, a class has no images, its name cannot be printed.
     """
-    folders = _folders(folder)
+    folders = _class_folders(folder, left_out)
     if len(folders) < fewest:
         wanted = "two or more" if fewest > 1 else "one or more"
         have = counted(len(folders), "class folder")
@@ -147,6 +172,22 @@ def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
         files += images
         labels += [label] * len(images)
     return Part([path.name for path in folders], files, np.array(labels, np.int64))
+
+
+def _class_folders(folder: Path, left_out: LeftOut) -> list[Path]:
+    """The folders of classes; links to what holds them, or to a class that is there anyway, are left out."""
+    folders = _folders(folder)
+    whole, own = folder.resolve(), {_identity(path) for path in folders if not path.is_symlink()}
+    classes = []
+    for path in folders:
+        if path.is_symlink():
+            identity = _identity(path)
+            if identity in own or whole.is_relative_to(path.resolve()):
+                left_out.add(_SEEN, path)
+                continue
+            own.add(identity)
+        classes.append(path)
+    return classes
 
 
 def check_class_names(names: Iterable[str], where: str) -> None:

@@ -284,6 +284,8 @@ def _check(name: str, entry: Entry, given: Mapping[str, Any]) -> None:
             "'[0, 4095]'"
         )
     has = inspect.signature(entry.read).parameters
+    if given["root"] == "":  # a shell's variable that is not set; as a path it would be the current folder
+        raise UserError("--data.root is empty; name a folder, '.' for this one")
     if given["root"] is not None and not {"root", "options"} & set(has):
         raise UserError(f"--data.root: data '{name}' comes with the package and reads no folder; leave it out")
     for option in ("memory_gb", "workers"):

@@ -72,6 +72,8 @@ def export(run: Run | str | Path, format: Format, out: str | Path, student: str 
     """
     run = Run.of(run)
     path = check_value("out", out, Path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in it")
     _check_suffix(path, format)
     refusal = f"{path}: another coterie command is writing it; wait for it, or choose another --out"
     with locked(path.with_name(f".{path.name}.lock"), refusal):

@@ -16,6 +16,7 @@ Not ported from the official code: 1e-7 added to the teacher's probabilities, th
 """
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -65,9 +66,10 @@ def one_loss(
     if not isinstance(output, PeerOutput) or output.ensemble is None:
         raise UserError("ONE's loss needs an ensemble; give it the output of branch(model, m)")
     # Plain comparisons, which torch.compile looks through.
-    for name, value, least in (("temperature", temperature, "more than 0"), ("weight", weight, "0 or more")):
-        if not isinstance(value, int | float) or value < 0 or (value == 0 and name == "temperature"):
-            raise UserError(f"{name} is {value!r}; use {least}")
+    if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
+        raise UserError(f"temperature is {temperature!r}; use a number from 1e-06 to 1000000")
+    if not isinstance(weight, int | float) or not 0 <= weight < inf:
+        raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
     peers = output.logits.unbind(1)
     terms = {
         "cross_entropy": torch.stack([cross_entropy(logits, labels) for logits in peers]).sum(),

@@ -49,14 +49,14 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
         network: Images (B, channels, H, W) to logits (B, C) or a :class:`~coterie.outputs.PeerOutput`.
         images: (B, channels, H, W), two or more; they are moved to where the network is.
         num_classes: C.
-        finite: Whether infinities and NaN are refused too.
+        finite: Whether infinities and NaN are refused too, and logits through which nothing can be trained.
 
     Raises:
         UserError: It gives something else; names what came, what was expected, and the mend.
     """
     images = images.to(_device(network))
     for mode in (True, False):
-        with _explained(network, images), undisturbed(network):
+        with _explained(network, images), undisturbed(network), torch.set_grad_enabled(finite and mode):
             output = network.train(mode)(images)
         logits = output.logits if isinstance(output, PeerOutput) else output
         count = logits.shape[1:2] if isinstance(output, PeerOutput) else ()
@@ -67,6 +67,11 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
                 f"{_name(network)} answers {' and '.join(kinds)} before any training, in "
                 f"{'training' if mode else 'evaluation'} mode on images of the data, where finite logits are expected; "
                 "look for such values in its weights"
+            )
+        if finite and mode and not logits.requires_grad:
+            raise UserError(
+                f"{_name(network)} gives logits that no weight can learn from: all its weights are frozen "
+                "(requires_grad), or its forward cuts them off (detach, no_grad); let gradients through"
             )
 
 

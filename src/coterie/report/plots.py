@@ -247,6 +247,8 @@ def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str, palette:
 def _legend(axes: Any) -> None:
     """The names: in the axes where they are few, else above them, where they hide nothing."""
     count = len(axes.get_legend_handles_labels()[1])
+    if count == 0:  # a Run without metrics
+        return
     if count <= 5:
         axes.legend(frameon=False, fontsize="small")
         return

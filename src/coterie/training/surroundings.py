@@ -30,6 +30,10 @@ def keep_surroundings(method: Method) -> Iterator[None]:
     exact, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     own = Network.of(method.network).name
     device = _device(own) if isinstance(own, nn.Module) else None
+    if device is not None and device.type == "meta":
+        raise UserError(
+            f"network {type(own).__name__} is on the meta device, where weights have no values; build it on the CPU"
+        )
     try:
         if isinstance(own, nn.Module) and device is not None:
             own.to("cpu")
