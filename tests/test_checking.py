@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from coterie.bounds import Bounds, Positive, PositiveInt, Share
 from coterie.checking import check_arguments, check_fields, check_value, hints_of, make_checked
-from coterie.errors import UserError
+from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.training.recipes import RECIPES
 
@@ -174,3 +174,8 @@ def test_numbers_of_methods_and_recipes_have_ranges(name):
         hint = hints_of(kind)[each.name]
         alternatives = {hint} if get_origin(hint) is Annotated else {hint, *get_args(hint)}
         assert not {int, float} & alternatives, each.name
+
+
+def test_a_name_that_two_places_know_is_listed_once():
+    """Rows of a study that both of its scales have."""
+    assert str(unknown_name("row", "xx", ["kd", "alone", "kd"])) == "unknown row 'xx'; known: alone, kd"

@@ -25,7 +25,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         name: What the user wrote.
         known: Every legal name.
     """
-    known = sorted(known)
+    known = sorted(set(known))
     spelt = {each.lower(): each for each in reversed(known)}  # `ONE` is near `one`
     near = [name.lower()] if name.lower() in spelt else get_close_matches(name.lower(), spelt, n=3, cutoff=0.5)
     nearest = [spelt[match] for match in near]
