@@ -77,6 +77,19 @@ def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys
     assert "class" not in line
 
 
+@pytest.mark.parametrize("option", ["--method", "--data.root", "--epochs"])
+def test_an_option_without_its_value_is_named(option, capsys):
+    assert refused(capsys, "train", option) == f"coterie: {option} has no value; write one behind it\n"
+
+
+@pytest.mark.parametrize("out", ["a" * 300, "/proc/x"])
+def test_a_place_that_takes_no_run_is_named(out, capsys):
+    if out.startswith("/proc") and not sys.platform.startswith("linux"):
+        pytest.skip("Linux alone has /proc")
+    line = refused(capsys, "train", "--data", "digits", "--network", "resnet8", "--out", out)
+    assert line.startswith(f"coterie: {out}: cannot be written")
+
+
 def test_dashes_are_underscores_in_every_option(tmp_path):
     assert expanded(["--batch-size", "8", "--data.image-size=3", "--method", "self-distillation"]) == [
         "--batch_size",

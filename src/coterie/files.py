@@ -48,6 +48,8 @@ def plain_error(path: Path, error: BaseException) -> BaseException:
         return UserError(f"{path}: cannot be written ({os.strerror(number or 0)}); choose another place")
     if number == errno.ENOENT and not path.parent.is_dir():
         return UserError(f"{path}: its folder was removed while it was written; run the command again")
+    if number == errno.ENOENT:  # a file system that takes none, such as /proc
+        return UserError(f"{path}: cannot be written; choose another place")
     return error
 
 
@@ -124,8 +126,8 @@ def locked(mark: Path, refusal: str) -> Iterator[Callable[[], bool]]:
     if sys.platform == "win32":
         yield mark.parent.is_dir
         return
-    made = [folder for folder in mark.parents if not folder.exists()]
     try:
+        made = [folder for folder in mark.parents if not folder.exists()]
         handle = _lock(mark)
     except BlockingIOError:
         raise UserError(refusal) from None

@@ -122,6 +122,8 @@ def plain(error: Exception, parser: ArgumentParser) -> UserError:
         }
         said = [f"{name.upper()} ({positional[name]})" if name in positional else f"--{name}" for name in names]
         return UserError(f"{' and '.join(said)} {'is' if len(said) == 1 else 'are'} missing; see --help")
+    if alone := re.search(r"^argument (--\S+): expected (?:one|at least one) argument", text):
+        return UserError(f"{alone[1].removesuffix('.name')} has no value; write one behind it")
     text = re.sub(r'^Parser key "([^"]+)": ?', lambda match: f"--{match[1]}: ", text)
     if choice := re.search(r"^(--\S+): Expected a (?:typing\.)?Literal\[([^]]+)\]\. Got value: (.*)", text):
         *names, last = re.findall("'([^']+)'", choice[2])
