@@ -172,3 +172,18 @@ def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys, monkeypatch):
     table.add_row("a long name, " * 20)
     table_console().print(table)
     assert "a long name, " * 20 in capsys.readouterr().out
+
+
+def test_what_is_missing_is_named_with_all_that_it_may_be(capsys):
+    assert "WHAT (methods, networks, datasets, recipes or cuts) is missing" in refused(capsys, "list")
+    assert "oem, one, online" in refused(capsys, "study")
+
+
+def test_an_empty_group_in_a_configuration_is_refused(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("method: one\ndata: digits\nout: {}\n")
+    assert "config: out is empty" in refused(capsys, "train", "--config", tmp_path / "c.yaml")
+
+
+def test_results_without_a_page_are_said_so(tmp_path, capsys):
+    (tmp_path / "backbones.json").write_text('{"rows": []}')
+    assert "which have no page" in refused(capsys, "report", tmp_path / "backbones.json", "--out", tmp_path / "p.html")

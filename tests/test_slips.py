@@ -6,6 +6,7 @@ import torch
 import coterie
 from coterie import UserError
 from coterie.methods import One
+from toys import plain
 
 
 @pytest.fixture(scope="module")
@@ -26,9 +27,9 @@ SLIPS = [
     (lambda *_: coterie.branch(MODEL, 3, example="x"), "example is 'x'; write a Tensor"),
     (lambda *_: coterie.branch(MODEL, 3, example=IMAGES, gate="sofmax"), "unknown gate 'sofmax'; did you mean"),
     (lambda *_: coterie.branch(MODEL, 3, example=IMAGES, init="frsh"), "unknown init 'frsh'; did you mean 'fresh'"),
-    (lambda out, *_: coterie.losses.one(out, LABELS, temperature=0), "temperature is 0; use more than 0"),
+    (lambda out, *_: coterie.losses.one(out, LABELS, temperature=0), "temperature is 0; use"),
     (lambda out, *_: coterie.losses.one(out, LABELS, temperature="3"), "temperature is '3'"),
-    (lambda out, *_: coterie.losses.one(out, LABELS, weight=-1), "weight is -1; use 0 or more"),
+    (lambda out, *_: coterie.losses.one(out, LABELS, weight=-1), "weight is -1; use a finite number of 0 or more"),
     (lambda out, *_: coterie.losses.one(out.logits, LABELS), "needs an ensemble; give it the output of branch"),
     (lambda *_: coterie.networks.build("resnet8", num_classes="ten"), "num_classes is 'ten'; write a whole number"),
     (lambda *_: coterie.networks.Network("resnet8", pretrained="yes"), "--network.pretrained is 'yes'"),
@@ -55,3 +56,19 @@ def test_a_slip_is_one_line(slip, said, output, finished, digits, tmp_path):
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "x").exists()
+
+
+def test_an_empty_name_of_an_image_is_said_so(finished):
+    with pytest.raises(UserError, match="the name of an image is empty"):
+        coterie.predict(finished, "")
+
+
+def test_a_module_of_ones_own_cannot_teach_by_its_folder(digits, tmp_path):
+    taught = coterie.train(
+        coterie.methods.Vanilla(network=plain()), digits, epochs=1, out=tmp_path / "own", progress=False
+    )
+    with pytest.raises(UserError, match="trained from a module of your own; name a Run of a network by name"):
+        coterie.train(
+            coterie.methods.Kd(network="resnet8", teacher=str(taught.path)), digits, epochs=1, out=tmp_path / "kd"
+        )
+    assert not (tmp_path / "kd").exists()

@@ -38,7 +38,14 @@ def say(line: str, file: TextIO | None = None) -> None:
 
 def table_console() -> Console:
     """Prints tables: as wide as the terminal, and as wide as they are where there is none."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
+    return _Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
+
+
+class _Console(Console):
+    """Says that a pipe was closed in the way that printing does; rich would end the process with another code."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def log_handler() -> logging.Handler:

@@ -79,6 +79,8 @@ def _flags(content: dict[str, Any], place: str = "") -> list[str]:
         name = f"{place}{key}"
         if value is None and name in _GROUPS:
             raise UserError(f"config: {name} was an object of your own; repeat this run from Python with that object")
+        if value == {} and not place:
+            raise UserError(f"config: {name} is empty; write its options, or leave it out")
         if isinstance(value, dict) and not place:
             flags += _flags(value, f"{name}.")
         elif name in _GROUPS:
@@ -117,9 +119,7 @@ def plain(error: Exception, parser: ArgumentParser) -> UserError:
         return UserError(f"unknown option {option}; {f'did you mean {near}?' if near else 'see --help'}")
     if missing := re.search(r"arguments are required: (.+)", text):
         names = missing[1].split(", ")
-        positional = {
-            action.dest: (action.help or "").split(",")[0] for action in parser._actions if not action.option_strings
-        }
+        positional = {action.dest: action.help or "" for action in parser._actions if not action.option_strings}
         said = [f"{name.upper()} ({positional[name]})" if name in positional else f"--{name}" for name in names]
         return UserError(f"{' and '.join(said)} {'is' if len(said) == 1 else 'are'} missing; see --help")
     if alone := re.search(r"^argument (--\S+): expected (?:one|at least one) argument", text):

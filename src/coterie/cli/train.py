@@ -14,6 +14,7 @@ from coterie.networks import Network
 from coterie.terminal import say
 from coterie.training import RECIPES, recipe_class, train
 from coterie.training.configuration import DeviceChoice
+from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
 from coterie.training.precision import PrecisionChoice
 
@@ -72,26 +73,27 @@ def run_train(given: Namespace) -> None:
     trained = method_class(method.pop("name"))(network=chosen, **method)
     run_recipe = recipe_class(recipe.pop("name"))(**recipe)
     out = given.out or f"runs/{given.method.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
-    run = train(
-        trained,
-        load_for(chosen, options_of(given.data)),
-        epochs=given.epochs,
-        out=out,
-        batch_size=given.batch_size,
-        seed=given.seed,
-        recipe=run_recipe,
-        resume=given.resume,
-        precision=given.precision,
-        threads=given.threads,
-        device=given.device,
-        timeout_minutes=given.timeout_minutes,
-        compile=given.compile,
-        deterministic=given.deterministic,
-        test_every=given.test_every,
-        tensorboard=given.tensorboard,
-    )
-    processes = PartialState()
-    if processes.is_main_process:
-        print_runs([run])
-        say(f"{run.path}: done; next: coterie report {shlex.quote(str(run.path))} --out report.html")
-    processes.destroy_process_group()
+    try:
+        run = train(
+            trained,
+            load_for(chosen, options_of(given.data)),
+            epochs=given.epochs,
+            out=out,
+            batch_size=given.batch_size,
+            seed=given.seed,
+            recipe=run_recipe,
+            resume=given.resume,
+            precision=given.precision,
+            threads=given.threads,
+            device=given.device,
+            timeout_minutes=given.timeout_minutes,
+            compile=given.compile,
+            deterministic=given.deterministic,
+            test_every=given.test_every,
+            tensorboard=given.tensorboard,
+        )
+        if PartialState().is_main_process:
+            print_runs([run])
+            say(f"{run.path}: done; next: coterie report {shlex.quote(str(run.path))} --out report.html")
+    finally:
+        leave_processes()

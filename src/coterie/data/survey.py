@@ -88,6 +88,8 @@ def survey(files: Sequence[Path], root: Path, pixel_range: Range | None) -> Surv
         )
     deep = [file for file, header in zip(files, headers, strict=True) if header.kind != EIGHT]
     resolved = _pixel_range(deep, root, pixel_range) if deep else pixel_range
+    if pixel_range is not None and not deep:
+        say_once(f"{shown(root)}: pixel_range is not used: no image has more than 8 bits, and 8 bits are 0 to 255")
     return Survey({header.size for header in headers}, all(header.grey for header in headers), resolved)
 
 

@@ -54,6 +54,8 @@ def predict(
     """
     top = check_value("--top", top, PositiveInt)
     files = [images] if isinstance(images, str | PathLike) else images
+    if any(str(file) == "" for file in files):
+        raise UserError("the name of an image is empty; name image files")
     card, network = _opened(source, student)
     classes = card["classes"]
     found = []

@@ -64,17 +64,18 @@ def _scale(name: str, content: Any) -> Scale:
         if "name" not in own.get("experiment", own.get("method", {})):
             raise UserError(f"{name}: row '{row}' names no method; write 'method: {{name: one}}'")
     tables = _items(f"{name}, tables", content.get("tables") or None, Table)
-    return replace(made, tables=tuple(_table(name, each) for each in tables))
+    return replace(made, tables=tuple(_table(name, each, made) for each in tables))
 
 
-def _table(scale: str, content: Mapping[str, Any]) -> Table:
-    where = f"{scale}, table '{content.get('name', '?')}'"
+def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:
+    where = f"{name}, table '{content.get('name', '?')}'"
     items = _items(f"{where}, published", content.get("published") or [], Published)
     published = [make_checked(Published, f"{where}, published", each) for each in items]
     table = make_checked(Table, where, {**content, "published": tuple(published)})
     for kind in ("data", "networks", "rows"):
         if not getattr(table, kind):
             raise UserError(f"{where}, {kind} is empty; name at least one")
+        _among(f"one of {kind} in {where}", getattr(table, kind), getattr(scale, kind))
     _among(f"row of published in {where}", [each.row for each in published], table.rows)
     _among(f"row of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.rows)
     _among(f"measure in {where}", table.measures, [*MEASURES, CURVES])

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, cast
 
 import torch
 
-from coterie.bounds import Bounds, PositiveInt
+from coterie.bounds import Bounds, NonNegativeInt, PositiveInt
 from coterie.checking import check_fields, check_value, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
@@ -29,7 +29,7 @@ class Options:
 
     epochs: Annotated[int, Bounds(least=1, most=1_000_000)]
     batch_size: Annotated[int, Bounds(least=2)] | None
-    seed: int
+    seed: NonNegativeInt
     recipe: Recipe
     precision: PrecisionChoice
     threads: Annotated[int, Bounds(least=1, most=1024)] | None

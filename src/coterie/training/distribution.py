@@ -114,6 +114,12 @@ def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[],
             ) from error
 
 
+def leave_processes() -> None:
+    """End the connection to the other processes: one that ends while it is open may be aborted by its own threads."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """A turn's module, its gradients averaged over all processes."""
     if accelerator.num_processes == 1:

@@ -48,11 +48,9 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
     folder, _, student = source.rpartition(":")
     name, _, file = source.partition("@")
     if path.is_dir():
-        run = Run(path)
-        return _of_card(run.card, run.network(), source, data, given)
+        return _of_run(Run(path), None, source, data, given)
     if folder and user_path(folder).is_dir():
-        run = Run(folder)
-        return _of_card(run.card, run.network(student), source, data, given)
+        return _of_run(Run(folder), student, source, data, given)
     if file and not path.is_file():  # a path may hold an @ too
         return _with_weights(name, file, data, given)
     if path.suffix == ".safetensors":
@@ -67,6 +65,13 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
         f"{_OPTION} {source}: no such Run folder or file; give a Run (RUN or RUN:ensemble), an exported .safetensors, "
         "NAME@FILE.safetensors, or timm/NAME"
     )
+
+
+def _of_run(run: Run, student: str | None, source: str, data: ImageData, given: Input) -> Adapted:
+    card = run.card
+    if card["network"] is None:
+        raise UserError(f"{_OPTION} {source}: trained from a module of your own; name a Run of a network by name")
+    return _of_card(card, run.network(student), source, data, given)
 
 
 def _of_card(card: Card, network: nn.Module, source: str, data: ImageData, given: Input) -> Adapted:
