@@ -119,7 +119,7 @@ def test_colour_models_and_transparency_become_plain_colour(tmp_path):
     lab = ImageCms.profileToProfile(
         red, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
-    for name, image in (("lab.tif", lab), ("y.tif", red.convert("YCbCr")), ("c.tif", red.convert("CMYK"))):
+    for name, image in (("lab.tif", lab), ("y.jpg", red.convert("YCbCr")), ("c.tif", red.convert("CMYK"))):
         image.save(tmp_path / name)
         assert abs(decode(tmp_path / name, None, 3)[0, 0].astype(int) - (200, 30, 60)).max() <= 2
     values = np.array([[0, 40000]], np.uint16)
