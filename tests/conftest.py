@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 
 import pytest
 import torch
@@ -20,6 +21,9 @@ settings.load_profile("repeatable")
 
 def pytest_configure(config):
     """Tests are the same on every machine: a GPU is hidden from all but those of ``pytest -m gpu``."""
+    # A shell starts what runs in its background with Ctrl-C ignored, and so would be what the tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if re.search(r"(?<!not )\bgpu\b", config.option.markexpr):
         # cuBLAS reads it once, and one test's training may not be the first to use it.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -7,7 +7,7 @@ changes is a function of the first process's state, so that one checkpoint holds
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -38,7 +38,10 @@ _LONGEST = 7 * 24 * 60  # minutes
 LOCK = ".lock"
 
 # What torch.distributed raises where another process is gone or silent: RuntimeErrors, known by their words alone.
-_LOST = re.compile(r"gloo|nccl|connection (closed|reset)|connection was|timed out|broken pipe|heartbeat", re.IGNORECASE)
+_LOST = re.compile(
+    r"gloo|nccl|connection (closed|reset)|connection was|timed out|timeout|pair closure|broken pipe|heartbeat",
+    re.IGNORECASE,
+)
 
 
 def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
@@ -117,7 +120,8 @@ def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[],
 def leave_processes() -> None:
     """End the connection to the other processes: one that ends while it is open may be aborted by its own threads."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        with suppress(RuntimeError):  # one of them is gone or silent, which has been said
+            torch.distributed.destroy_process_group()
 
 
 def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
