@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from coterie.data.drawn import Split
+from coterie.data.split import Split
 
 Array = np.ndarray[Any, Any]
 
@@ -121,7 +120,7 @@ class ImageData:
     augment: str
     options: dict[str, Any]
     pixel_range: tuple[float, float] | None = None
-    drawn: "Split | None" = None
+    drawn: Split | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self.classes[:3])) + (", …" if len(self.classes) > 3 else "")

@@ -3,17 +3,15 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
-from coterie.bounds import NonNegativeInt
 from coterie.checking import make_checked
-from coterie.data.base import Array, ImageData, Images
+from coterie.data.base import ImageData, Images
 from coterie.data.listing import check_class_names, relative
 from coterie.data.say import shown
+from coterie.data.split import Split
 from coterie.errors import UserError
 from coterie.files import read_json, user_path, write_text
 
@@ -21,53 +19,18 @@ FILE = "split.json"
 _COMPARED = 100  # so many test files tell whether a folder is the same one
 
 
-@dataclass(frozen=True)
-class Split:
-    """The images of each part, by names relative to the folder, in their order.
+def record_split(
+    classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: Literal[0, 1], total: int
+) -> Split:
+    """The split into these training, validation and test images, of so many in all."""
+    names = [() if part is None else tuple(relative(name, root) for name in part.names or ()) for part in parts]
+    return Split(tuple(classes), names[0], names[1], names[2], class_folder, total - sum(map(len, names)), "")
 
-    Attributes:
-        classes: Names of the classes, by index.
-        train: What is learned from.
-        validation: What chooses the epoch; empty without one.
-        test: What is measured on.
-        class_folder: Which of a name's parts is its class: 0 in ``cat/1.png``, 1 in ``train/cat/1.png``.
-        others: How many images were there and in no part.
-        digest: Of the first test files' content, by which the folder is known again elsewhere.
-    """
 
-    classes: tuple[str, ...]
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-    test: tuple[str, ...]
-    class_folder: Literal[0, 1]
-    others: NonNegativeInt
-    digest: str
-
-    @classmethod
-    def of(
-        cls, classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: Literal[0, 1], total: int
-    ) -> "Split":
-        """The split into these training, validation and test images, of so many in all."""
-        names = [() if part is None else tuple(relative(name, root) for name in part.names or ()) for part in parts]
-        return cls(tuple(classes), names[0], names[1], names[2], class_folder, total - sum(map(len, names)), "")
-
-    def parts(self) -> dict[str, tuple[str, ...]]:
-        """The names by part."""
-        return {"train": self.train, "validation": self.validation, "test": self.test}
-
-    def labels(self, names: Sequence[str]) -> Array:
-        """The classes (N,) of images by their names, int64."""
-        place = {name: index for index, name in enumerate(self.classes)}
-        return np.array([place[name.split("/")[self.class_folder]] for name in names], np.int64)
-
-    def known(self, name: str) -> bool:
-        """Whether the image lies in the folder of a class."""
-        return name.split("/")[self.class_folder] in self.classes
-
-    def is_at(self, root: Path) -> bool:
-        """Whether a folder holds all of these images, its test images with the same content."""
-        there = all((root / name).is_file() for names in self.parts().values() for name in names)
-        return there and digest(root, self.test) == self.digest
+def is_at(split: Split, root: Path) -> bool:
+    """Whether a folder holds all of a split's images, its test images with the same content."""
+    there = all((root / name).is_file() for names in split.parts().values() for name in names)
+    return there and digest(root, split.test) == split.digest
 
 
 def digest(root: Path, names: Sequence[str]) -> str:

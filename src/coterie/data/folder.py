@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from coterie.data.base import Array, Images, Resident, Source, Streaming
-from coterie.data.drawn import Split
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
 from coterie.data.pixels import Range, decode_file
 from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.split import Split
 from coterie.data.splits import most_held_out, stratified
 from coterie.data.survey import decode_all, raise_damage, refuse_damaged, survey
 from coterie.data.transforms import roomy

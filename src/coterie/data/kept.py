@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from coterie.data.base import ImageData
-from coterie.data.drawn import FILE, read_split
+from coterie.data.drawn import FILE, is_at, read_split
 from coterie.data.load import make
 from coterie.data.say import counted, say_once, shown
 from coterie.files import user_path
@@ -75,7 +75,7 @@ def load_run(
                 "only where no image was added or removed"
             )
         return data
-    if split is not None and split.is_at(root):
+    if split is not None and is_at(split, root):
         say_once(f"{shown(root)}: holds the run's own images, of which the test images are measured")
         return make(merged, split=split)
     elsewhere = {key: value for key, value in merged.items() if key not in _DRAWING or key == "seed"}

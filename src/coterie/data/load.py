@@ -15,10 +15,11 @@ from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, Positi
 from coterie.checking import check_arguments
 from coterie.data import cifar, digits, fashion_mnist, folder, glyphs, svhn
 from coterie.data.base import Array, ImageData, Images, Resident, Source
-from coterie.data.drawn import Split
+from coterie.data.drawn import record_split
 from coterie.data.listing import check_class_names, relative
 from coterie.data.noise import NoiseKind, check_noise, noisy
 from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.split import Split
 from coterie.data.splits import most_held_out, stratified
 from coterie.data.transforms import resized
 from coterie.errors import UserError, unknown_name
@@ -245,7 +246,7 @@ def _record(
     if source.root is None or not (source.drawn or limited or cut):
         return None
     total = len(source.train) + len(source.test) + (0 if source.validation is None else len(source.validation))
-    return Split.of(source.classes, (train, held_out, test), source.root, source.class_folder, total)
+    return record_split(source.classes, (train, held_out, test), source.root, source.class_folder, total)
 
 
 def _say_missing(source: Source, train: Images, test: Images, train_samples: int | None) -> None:
