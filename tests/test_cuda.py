@@ -5,7 +5,6 @@ to a tolerance, and to the last bit with ``deterministic=True``.
 """
 
 import copy
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from coterie import UserError
 from coterie.methods import METHODS, Kd, One, Vanilla
 from coterie.training import Interrupted
 from resuming import cut_and_resumed, stopping
-from toys import Average, Handed, Mutual, comparable, go, plain, same
+from toys import Average, Handed, Mutual, comparable, go, looking_at, plain, same
 
 pytestmark = pytest.mark.gpu
 
@@ -120,13 +119,6 @@ def test_a_kernel_that_is_not_deterministic_is_refused_in_one_line(digits, tmp_p
 def test_both_doors_of_a_stage_are_on_the_device(digits, tmp_path):
     """What a later stage is handed is where it trains, whether the earlier one was trained here or loaded."""
     seen = []
-
-    @dataclass(kw_only=True)
-    class Looking(Handed):
-        def stages(self, spec):
-            for stage in super().stages(spec):
-                yield stage
-                seen.append({tensor.device.type for tensor in stage.network.state_dict().values()})
-
-    cut_and_resumed(lambda: Looking(network="resnet8"), digits, tmp_path / "run", "student", 2, epochs=1)
-    assert seen == [{"cuda"}] * 3  # the teacher's stage twice, the student's once
+    looking = looking_at(seen, lambda tensor: tensor.device.type)
+    cut_and_resumed(looking, digits, tmp_path / "run", "student", 2, epochs=1)
+    assert [set(places) for places in seen] == [{"cuda"}] * 3  # the teacher's stage twice, the student's once

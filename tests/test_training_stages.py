@@ -9,7 +9,7 @@ import torch
 from coterie import UserError, processor
 from coterie.training import Interrupted
 from resuming import cut_and_resumed
-from toys import Average, Handed, Mutual, comparable, go, resumed, same, weights
+from toys import Average, Handed, Mutual, comparable, go, looking_at, resumed, same, weights
 
 
 @pytest.mark.parametrize("toy", [Mutual, Average, Handed])
@@ -52,16 +52,8 @@ def test_turns_update_their_own_parameters_alone(digits, tmp_path):
 def test_both_doors_of_a_stage_lead_to_the_same_place(digits, tmp_path):
     """What a later stage is handed lies where it trains, whether the earlier one was trained here or loaded."""
     seen = []
-
-    @dataclass(kw_only=True)
-    class Looking(Handed):
-        def stages(self, spec):
-            for stage in super().stages(spec):
-                yield stage
-                state = stage.network.state_dict().values()
-                seen.append([(tensor.device, tensor.stride(), tensor.is_contiguous()) for tensor in state])
-
-    cut_and_resumed(lambda: Looking(network="resnet8"), digits, tmp_path / "run", "student", 2, epochs=1)
+    looking = looking_at(seen, lambda tensor: (tensor.device, tensor.stride(), tensor.is_contiguous()))
+    cut_and_resumed(looking, digits, tmp_path / "run", "student", 2, epochs=1)
     trained, loaded, _ = seen
     assert trained == loaded
     # A 1x1 convolution's weight is contiguous in both layouts.

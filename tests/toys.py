@@ -202,3 +202,16 @@ def resumed(toy, digits, tmp_path, **options):
     config = tmp_path / "cut" / "config.yaml"
     config.write_text(re.sub(r"stop: \d+", "stop: null", config.read_text()))
     return go(toy(network="resnet8"), digits, tmp_path / "cut", resume=True, **options)
+
+
+def looking_at(seen, see):
+    """Makes a Handed that notes, after each stage, what ``see`` says of every tensor of the stage's network."""
+
+    @dataclass(kw_only=True)
+    class Looking(Handed):
+        def stages(self, spec):
+            for stage in super().stages(spec):
+                yield stage
+                seen.append([see(tensor) for tensor in stage.network.state_dict().values()])
+
+    return lambda: Looking(network="resnet8")
