@@ -24,10 +24,10 @@ from torch import nn
 
 from coterie.evaluation import cost
 from coterie.files import write_text
+from coterie.methods.compact.resource import Resource
 from coterie.networks import build
-from coterie.networks.resource import Resource
-from coterie.networks.structure import Target, find_structure
-from coterie.networks.surgery import cut, within_budget
+from coterie.networks.prune.channels import Target, find_structure
+from coterie.networks.prune.removal import cut, within_budget
 
 RESULTS = Path(__file__).with_suffix(".json")
 NETWORKS = {"torchvision/mobilenet_v2": 160, "resnet20": 32}

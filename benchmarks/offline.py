@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
 import coterie
+from coterie.console.progress import Reporter
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Spec, Srm, Vanilla
-from coterie.training.progress import Reporter
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 from coterie.training.teachers import open_teacher

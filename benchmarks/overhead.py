@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.files import write_text
-from coterie.networks import branch
+from coterie.peers import branch
 
 RESULTS = Path(__file__).with_suffix(".json")
 WARM, PAIRS = 4, 40

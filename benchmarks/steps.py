@@ -19,11 +19,11 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie.console.progress import Reporter
 from coterie.evaluation import cost
 from coterie.files import write_text
 from coterie.methods import METHODS, Method, Oem, OnlineMethod, Spec
 from coterie.training.precision import resolve_precision
-from coterie.training.progress import Reporter
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 from throughput import images

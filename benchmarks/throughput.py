@@ -22,14 +22,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from coterie.console.progress import Reporter
 from coterie.data import ImageData, Resident, training_batches
 from coterie.evaluation import cost
 from coterie.files import write_text
 from coterie.methods import Method, One, Spec, Vanilla
-from coterie.methods.one import one_loss
-from coterie.networks import branch, build
+from coterie.methods.online.one import one_loss
+from coterie.networks import build
+from coterie.peers import branch
 from coterie.training.precision import resolve_precision
-from coterie.training.progress import Reporter
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coterie.files import write_text
 from coterie.methods import METHODS
-from coterie.report.teaching import teaching
+from coterie.reports.teaching import teaching
 
 PICTURES = Path(__file__).parent / "teaching"
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from coterie.data import glyphs
 from coterie.data.base import Array
-from coterie.data.glyphs_recipe import RECIPE
+from coterie.data.sources import glyphs
+from coterie.data.sources.glyphs_recipe import RECIPE
 from coterie.files import replacing
 
 PICTURE = Path(__file__).parent / "glyphs.png"

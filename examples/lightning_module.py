@@ -29,7 +29,7 @@ class One(pl.LightningModule):
         """The loss of a batch of images and labels."""
         images, labels = batch
         progress = self.current_epoch / (self.trainer.max_epochs or 1)
-        weight = coterie.losses.ramp_up(progress, self.rampup)
+        weight = coterie.functional.ramp_up(progress, self.rampup)
         loss = coterie.losses.one(self.net(images), labels, weight=weight)
         self.log_dict({name: term.detach() for name, term in loss.terms.items()}, on_step=False, on_epoch=True)
         return loss.total

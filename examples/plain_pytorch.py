@@ -43,7 +43,7 @@ def main(out: str | Path = "digits.pt", epochs: int = 3, count: int | None = Non
     for epoch in range(epochs):
         net.train()
         # The ensemble teaches little at first; the paper's code lets its weight rise over 80 of 300 epochs.
-        weight = coterie.losses.ramp_up(epoch / epochs, 80 / 300)
+        weight = coterie.functional.ramp_up(epoch / epochs, 80 / 300)
         for images, labels in DataLoader(train, batch_size=64, shuffle=True, drop_last=True):
             loss = coterie.losses.one(net(images), labels, temperature=3.0, weight=weight).total
             optimiser.zero_grad()

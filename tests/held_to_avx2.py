@@ -11,11 +11,11 @@ from torch.optim.lr_scheduler import ConstantLR
 
 import coterie
 from coterie import processor
+from coterie.console.progress import Reporter
 from coterie.data import training_batches
 from coterie.methods import Oem, Spec
 from coterie.training import Recipe
 from coterie.training.precision import resolve_precision
-from coterie.training.progress import Reporter
 from coterie.training.stages import Setting, StageRun
 
 CRASHED = {(3, 6), (6, 6), (6, 12)}  # channels of 1x1 convolutions of stride 2

@@ -4,7 +4,7 @@ from math import exp, log
 
 import torch
 
-from coterie.methods.engine import Loss
+from coterie.methods.online.engine import Loss
 from coterie.outputs import PeerOutput
 
 LABELS = torch.tensor([2, 0])

@@ -7,8 +7,8 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.methods import Online, Pcl, Spec
-from coterie.methods.peers import Branched, Independent
-from coterie.methods.point import Teaches
+from coterie.methods.online.config import Teaches
+from coterie.methods.online.peers import Branched, Independent
 from coterie.networks.moving_average import MovingAverage
 from resuming import resumes_exactly
 from toys import go, weights

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from coterie import UserError, branch
-from coterie.networks import build, cuts
+from coterie.networks import build
+from coterie.peers import cuts
 
 
 def small(name, **options):

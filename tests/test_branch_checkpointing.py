@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from coterie import UserError, branch
 from coterie.losses import one
-from coterie.networks.peers import Separate
+from coterie.peers.independent import Separate
 
 SIZE = 32
 

@@ -7,7 +7,8 @@ import torchvision
 from torch import nn
 
 from coterie import UserError, branch
-from coterie.networks import build, cuts
+from coterie.networks import build
+from coterie.peers import cuts
 
 # What the field calls each network's last stage; for networks without stages, the last third of the blocks.
 DEFAULTS = {

@@ -12,7 +12,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from coterie import UserError, branch
 from coterie.methods import One, Spec
 from coterie.networks import OWN, build
-from coterie.networks.fresh import classifiers, untrained
+from coterie.networks.layers import classifiers
+from coterie.networks.reinit import untrained
 from coterie.networks.shapes import example_images, layout
 
 

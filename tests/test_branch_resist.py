@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from coterie import UserError, branch
-from coterie.networks.check import through_cuts
+from coterie.networks.split.verify import through_cuts
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -11,7 +11,7 @@ from rich.table import Table
 import coterie
 from coterie.cli import main
 from coterie.cli.arguments import expanded
-from coterie.terminal import printable, table_console
+from coterie.console.terminal import printable, table_console
 from test_cli import refused
 
 DIGITS = ["train", "--data", "digits", "--out", "never"]

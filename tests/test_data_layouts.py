@@ -12,7 +12,7 @@ from PIL import Image
 from coterie import UserError
 from coterie.data import Streaming, evaluation_batches, load, training_batches
 from coterie.data.pixels import EIGHT
-from coterie.data.survey import Header, read_header
+from coterie.data.sources.folder_survey import Header, read_header
 from coterie.data.transforms import augment, normalise
 from coterie.processor import memory_format
 

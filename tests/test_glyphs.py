@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from coterie import UserError
-from coterie.data import glyphs, load
-from coterie.data.glyphs_recipe import RECIPE, Family, Recipe
+from coterie.data import load
+from coterie.data.sources import glyphs
+from coterie.data.sources.glyphs_recipe import RECIPE, Family, Recipe
 
 SHIPPED = Path(matplotlib.get_data_path()) / "fonts/ttf"
 FILES = {

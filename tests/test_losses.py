@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from coterie import UserError, losses
-from coterie.methods.one import one_loss
-from coterie.networks import Gate, gated
+from coterie import UserError
+from coterie import functional as losses
+from coterie.methods.online.one import one_loss
 from coterie.outputs import LossTerms, PeerOutput
+from coterie.peers import Gate, gated
 
 float64 = torch.float64
 

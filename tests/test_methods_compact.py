@@ -13,10 +13,10 @@ import coterie
 from coterie import UserError
 from coterie.evaluation import cost
 from coterie.methods import Compact, Spec, Vanilla
-from coterie.methods.shrinking import Aim, Matching, Pressure, Shrinking
+from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking
 from coterie.methods.vanilla import CrossEntropy
 from coterie.networks import build
-from coterie.networks.structure import blocks_of, find_structure
+from coterie.networks.prune.channels import blocks_of, find_structure
 from coterie.outputs import Batch
 from coterie.training import Interrupted, Recipe
 from toys import comparable, go, interrupting, same

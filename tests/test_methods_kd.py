@@ -10,8 +10,8 @@ import coterie
 from coterie import UserError
 from coterie.methods import Kd, Spec, Vanilla
 from coterie.methods.kd import Distilling, kd_loss
+from coterie.methods.trained import Teacher
 from coterie.networks import build
-from coterie.networks.teacher import Teacher
 from coterie.outputs import Batch
 from resuming import go, resumes_exactly
 from toys import same, weights

@@ -16,9 +16,9 @@ from coterie.cli import main
 from coterie.cli.arguments import expanded
 from coterie.cli.train import train_parser
 from coterie.methods import Meal, Spec
-from coterie.methods.adversarial import Discriminating, Imitating, similarity
+from coterie.methods.meal.adversarial import Discriminating, Imitating, similarity
+from coterie.methods.meal.discriminators import deception, discrimination
 from coterie.networks import build
-from coterie.networks.adversary import deception, discrimination
 from coterie.outputs import Batch
 from coterie.training.checkpoint import load
 from coterie.training.recipes import Recipe

@@ -11,11 +11,11 @@ import torch
 import coterie
 from coterie import UserError
 from coterie.cli import main
+from coterie.deploy import Exported
 from coterie.evaluation import latencies
-from coterie.export import Exported
-from coterie.losses import mean_squared_error
+from coterie.functional import mean_squared_error
 from coterie.methods import Oem, Spec
-from coterie.methods.oem import oem_loss
+from coterie.methods.oem.method import oem_loss
 from coterie.outputs import Batch, PeerOutput
 from coterie.run import open_exported
 from coterie.training import Interrupted
@@ -243,7 +243,7 @@ def test_the_report_has_a_table_of_all_students(run, digits, tmp_path, monkeypat
         onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
         return Exported(path, 0.0, 1)
 
-    monkeypatch.setattr(import_module("coterie.report.students"), "export", identity)
+    monkeypatch.setattr(import_module("coterie.reports.students"), "export", identity)
     alone = go(Oem(network="resnet8", num_students=3, alone=3), digits, tmp_path / "alone", epochs=1)
     page = coterie.report([alone, run], tmp_path / "page.html").read_text()
     assert exports == [("onnx", name) for name in NAMES]

@@ -6,8 +6,8 @@ import torch
 import coterie
 from coterie import UserError
 from coterie.methods import METHODS, ClIlr, Dml, Ffl, Kdcl, OkdDip, Pcl, Spec
-from coterie.networks.aggregate import FusedFeatures, FusedMaps
 from coterie.outputs import PeerOutput
+from coterie.peers.combine import FusedFeatures, FusedMaps
 from coterie.training import Recipe
 from peers import LABELS, LOGITS, ce, kl, mean, over_batch, softmax, terms
 from toys import go
@@ -46,7 +46,7 @@ def test_cl_ilr_teaches_each_head_by_the_mean_of_the_others():
     _, other = terms(ClIlr(beta=0.2), LOGITS)
     assert other["distillation"].item() == near(0.8 * over_batch(rule, LOGITS))
     _, code = terms(ClIlr(weights="okddip-code"), LOGITS, progress=0.1)
-    ramp = coterie.losses.ramp_up(0.1, 80 / 300)
+    ramp = coterie.functional.ramp_up(0.1, 80 / 300)
     assert code["cross_entropy"].item() == near(supervised(LOGITS))
     assert code["distillation"].item() == near(4 * ramp * over_batch(rule, LOGITS))
 
@@ -168,7 +168,7 @@ def test_ffl_fuses_tokens_and_maps_of_other_sizes():
 def test_pcls_peers_learn_from_the_fused_ensemble_and_from_averages():
     logits, averages = LOGITS[:, :3], LOGITS[:, 1:].flip(2)
     _, got = terms(Pcl(), logits, ensemble=ENSEMBLE, averaged=PeerOutput(averages), progress=0.1)
-    ramp = coterie.losses.ramp_up(0.1, 80 / 300)
+    ramp = coterie.functional.ramp_up(0.1, 80 / 300)
     down = over_batch(lambda z, e: sum(kl(e, peer, 3.0) for peer in z), logits, ENSEMBLE)
 
     def rule(z, old):

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 import coterie
 from coterie import UserError
-from coterie.losses import cross_entropy, kl_divergence
+from coterie.functional import cross_entropy, kl_divergence
 from coterie.methods import SelfDistillation, Spec
 from coterie.outputs import Batch
 from resuming import go, resumes_exactly

@@ -14,10 +14,10 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.methods import Spec, Srm
-from coterie.networks.sites import Site
-from coterie.networks.sparse_coding import image_loss, pixel_loss
-from coterie.networks.sparse_matching import Pair, paired
-from coterie.networks.teacher import Adapted
+from coterie.methods.srm.matching import Pair, paired
+from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
+from coterie.methods.trained import Adapted
+from coterie.networks.features import Site
 from coterie.outputs import Batch
 from coterie.training import Interrupted
 from toys import comparable, go, interrupting, same, weights
@@ -270,7 +270,7 @@ def test_the_precision_of_a_run_whose_first_stage_trains_no_classifier(alone, di
         raise UserError("seen enough")
 
     # The module, whose name is also that of the function in it.
-    monkeypatch.setattr(sys.modules["coterie.training.train"], "resolve_precision", resolve)
+    monkeypatch.setattr(sys.modules["coterie.training.loop"], "resolve_precision", resolve)
     for method in (Srm(network="resnet8", teacher=str(alone.path)), coterie.methods.Vanilla(network="resnet8")):
         with pytest.raises(UserError, match="seen enough"):
             go(method, digits, tmp_path / "run", epochs=1)

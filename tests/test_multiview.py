@@ -5,16 +5,16 @@ import torch
 from torch.nn import functional
 
 from coterie import UserError
-from coterie.data.multiview import MultiView, stream
 from coterie.methods import Online, Spec
-from coterie.methods.peers import Independent
-from coterie.networks.multiview import MultiViewNetworks, activation, fresh, summed
+from coterie.methods.online.peers import Independent
 from coterie.outputs import Batch
 from coterie.studies.experiments import EXPERIMENTS
-from coterie.studies.load import load_study
 from coterie.studies.multiview.descent import Objective, descend
+from coterie.studies.multiview.distribution import MultiView, stream
 from coterie.studies.multiview.instance import Instance, Problem, both, error, gain, winner
 from coterie.studies.multiview.kernels import tangents
+from coterie.studies.multiview.networks import MultiViewNetworks, activation, fresh, summed
+from coterie.studies.reading import load_study
 
 SMALL = {"classes": 4, "dimension": 40, "patches": 6}
 

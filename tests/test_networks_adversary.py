@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from coterie import UserError
-from coterie.networks import build
-from coterie.networks.adversary import (
+from coterie.methods.meal.discriminators import (
     Discriminator,
     Pair,
     Vectors,
@@ -20,7 +19,8 @@ from coterie.networks.adversary import (
     mean_of_bins,
     scaled_gradient,
 )
-from coterie.networks.teacher import Teacher
+from coterie.methods.trained import Teacher
+from coterie.networks import build
 from coterie.outputs import Batch
 
 

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coterie import UserError
 from coterie.networks import OWN, build
-from coterie.networks.sites import described
+from coterie.networks.features import described
 
 SMALL = ("resnet8", "resnet110-bottleneck12", "densenet-bc-100-12")
 

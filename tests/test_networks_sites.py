@@ -9,7 +9,7 @@ from torch import nn
 
 from coterie import UserError
 from coterie.networks import build
-from coterie.networks.sites import Site, Sites, classifier, described, matched, stage_ends
+from coterie.networks.features import Site, Sites, classifier, described, matched, stage_ends
 
 
 def images(size=8, count=2):

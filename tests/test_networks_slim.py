@@ -11,9 +11,9 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
+from coterie.methods.oem.slimmable import slimmed_ensemble
+from coterie.methods.oem.slimming import slim
 from coterie.networks import build
-from coterie.networks.slim import slim
-from coterie.networks.slimmed import slimmed_ensemble
 
 
 def parameters(network):

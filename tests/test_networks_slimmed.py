@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
+from coterie.methods.oem.slimmable import Adapters, slimmed_ensemble
 from coterie.networks import build
-from coterie.networks.slimmed import Adapters, slimmed_ensemble
 from coterie.outputs import PeerOutput
 
 

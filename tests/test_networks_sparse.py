@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from coterie.networks.sparse_coding import (
+from coterie.methods.srm.sparse_coding import (
     SparseCoding,
     SparseHead,
     codes_kept,

@@ -8,10 +8,10 @@ from torch import nn
 
 from coterie import UserError
 from coterie.evaluation import cost
+from coterie.methods.compact.resource import Resource
 from coterie.networks import build
-from coterie.networks.resource import Resource
-from coterie.networks.structure import Structure, find_structure
-from coterie.networks.surgery import cut, ranked, resize, silence, within_budget
+from coterie.networks.prune.channels import Structure, find_structure
+from coterie.networks.prune.removal import cut, ranked, resize, silence, within_budget
 
 IMAGE = torch.zeros(1, 3, 32, 32)
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from coterie import UserError
 from coterie.data.transforms import normalise
+from coterie.methods.trained import Adapted, Input, Teacher
 from coterie.networks import build
-from coterie.networks.aggregate import averaged
-from coterie.networks.ensemble import Ensemble
-from coterie.networks.teacher import Adapted, Input, Teacher
 from coterie.outputs import Batch
+from coterie.peers.combine import averaged
+from coterie.peers.ensemble import Ensemble
 
 GREY = Input(1, (8, 8), (0.3,), (0.4,))
 COLOUR = Input(3, (8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

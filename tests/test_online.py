@@ -11,10 +11,10 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.methods import METHODS, Branched, Dml, Independent, One, Online, Pcl, Point, Spec, Teaches
-from coterie.methods.engine import InTurn, Loss
-from coterie.methods.one import one_loss
-from coterie.networks.peers import Separate, frozen_statistics
+from coterie.methods.online.engine import InTurn, Loss
+from coterie.methods.online.one import one_loss
 from coterie.outputs import PeerOutput
+from coterie.peers.independent import Separate, frozen_statistics
 from coterie.training import Interrupted, checkpoint
 from peers import LABELS, LOGITS
 from toys import comparable, go, same
@@ -34,7 +34,7 @@ def test_ones_point_is_ones_loss():
         method = One(**options)
         output = PeerOutput(LOGITS[:, :3], ensemble=ensemble)
         got = Loss(method.point(), (0, 1, 2), output)(output, LABELS, 0.1)
-        weight = coterie.losses.ramp_up(0.1, method.rampup)
+        weight = coterie.functional.ramp_up(0.1, method.rampup)
         expected = one_loss(output, LABELS, method.temperature, weight, distill=method.distill)
         assert got.terms.keys() == expected.terms.keys()
         for name, term in expected.terms.items():
@@ -61,7 +61,7 @@ def test_weights_ramps_and_temperatures_of_a_lesson_override_the_points():
         return Loss(point, (0, 1, 2, 3), output)(output, LABELS, 0.25)["distillation"]
 
     plain = distilled(rampup=0.0)
-    torch.testing.assert_close(distilled(), plain * coterie.losses.ramp_up(0.25, 0.5))
+    torch.testing.assert_close(distilled(), plain * coterie.functional.ramp_up(0.25, 0.5))
     torch.testing.assert_close(distilled(rampup=0.0, weight=0.3), 0.3 * plain)
     torch.testing.assert_close(distilled(rampup=0.0, squared=False), plain / 9)
     assert not torch.isclose(distilled(rampup=0.0, temperature=1.0), plain)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from coterie import LossTerms, UserError, branch, losses
+from coterie import LossTerms, UserError, branch
+from coterie import functional as losses
 from coterie.networks import build
 from coterie.outputs import StepResult
 

@@ -115,14 +115,14 @@ def test_a_checkpoint_is_read_by_resume_alone(tmp_path, digits, monkeypatch):
         go(Mutual(network="resnet8", stop=3), digits, tmp_path / "cut")
     shutil.copytree(tmp_path / "cut" / "checkpoints", tmp_path / "late" / "checkpoints")
     # One that appears between the look at the folder and the training.
-    monkeypatch.setattr(import_module("coterie.training.train"), "_previous", lambda *given: None)
+    monkeypatch.setattr(import_module("coterie.training.loop"), "_previous", lambda *given: None)
     run = go(Mutual(network="resnet8"), digits, tmp_path / "late", epochs=1)
     assert [row["epoch"] for row in run.metrics] == [1]
 
 
 def test_two_exports_to_one_file_exclude_each_other(tmp_path, finished, monkeypatch):
     out, said = tmp_path / "m.safetensors", []
-    deploy = import_module("coterie.export.deploy")
+    deploy = import_module("coterie.deploy.formats")
     load = deploy.load_weights
 
     def beside(*given):
@@ -177,7 +177,7 @@ def test_a_signal_in_an_export_leaves_no_hidden_file(number, code, finished, tmp
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(import_module("coterie.export.deploy"), "load_weights", asked)
+    monkeypatch.setattr(import_module("coterie.deploy.formats"), "load_weights", asked)
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(finished.path), "--out", str(tmp_path / "m.safetensors")])
@@ -210,7 +210,7 @@ def test_python_m_coterie_answers_without_torch():
 
 
 def test_names_are_what_they_are_whatever_was_imported_before():
-    for first in ("coterie.report.study", "coterie.export.deploy", "coterie.run", "coterie"):
+    for first in ("coterie.reports.studies.page", "coterie.deploy.formats", "coterie.run", "coterie"):
         code = (
             f"import {first}, coterie\n"
             "from coterie import *\n"
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_line_whoever_writes(number, tmp_path, finished, monk
     def full(*given, **options):
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
 
-    monkeypatch.setattr(import_module("coterie.export.deploy"), "save_file", full)
+    monkeypatch.setattr(import_module("coterie.deploy.formats"), "save_file", full)
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(finished.path), "--out", str(tmp_path / "m.safetensors")])
     said = capsys.readouterr().err

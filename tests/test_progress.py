@@ -7,7 +7,7 @@ import sys
 import pytest
 
 import coterie
-from coterie.training.progress import Reporter, StageState, bar_line, epoch_line
+from coterie.console.progress import Reporter, StageState, bar_line, epoch_line
 
 ROWS = [
     {"stage": "teacher", "epoch": 1, "loss": 1.0, "images_per_second": 900.0, "test_error_target": 1.25},

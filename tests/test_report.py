@@ -13,11 +13,11 @@ import yaml
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
-from coterie.report.groups import group_runs
-from coterie.report.measured import Experiment, Measured, columns
-from coterie.report.plots import COLOURS, Palette, confusion_matrix, curves
-from coterie.report.table import means, rows
-from coterie.report.teaching import teaching
+from coterie.reports.groups import group_runs
+from coterie.reports.measured import Experiment, Measured, columns
+from coterie.reports.plots import COLOURS, Palette, confusion_matrix, curves
+from coterie.reports.table import means, rows
+from coterie.reports.teaching import teaching
 from toys import Handed
 
 

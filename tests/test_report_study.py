@@ -10,10 +10,10 @@ import pytest
 
 from coterie import UserError
 from coterie.cli import main
-from coterie.report.study import Measured, read, report_studies
-from coterie.report.study_plots import Point, _asides, _spread, costs
-from coterie.report.study_tables import deployed, filled
-from coterie.report.whisker import whiskers
+from coterie.reports.studies.forest import whiskers
+from coterie.reports.studies.page import Measured, read, report_studies
+from coterie.reports.studies.plots import Point, _asides, _spread, costs
+from coterie.reports.studies.tables import deployed, filled
 from coterie.studies.results import Result, load_results, save_results
 from coterie.studies.statistics import compare, holm
 from coterie.studies.study import Published
@@ -310,7 +310,7 @@ def test_one_point_without_spread_is_drawn():
 def test_figures_of_costs_do_not_lie_on_each_other(most, monkeypatch):
     figures = []
     monkeypatch.setattr(
-        import_module("coterie.report.study_plots"), "to_svg", lambda figure, title: figures.append(figure) or ""
+        import_module("coterie.reports.studies.plots"), "to_svg", lambda figure, title: figures.append(figure) or ""
     )
     costs([Point(str(x), "target", 0, x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
     (axes,) = figures[0].axes
@@ -324,9 +324,9 @@ def test_a_row_has_one_colour_on_all_pictures_of_a_page(measured, monkeypatch):
     used = {}
     for kind in ("curves", "flatness"):
         draw = lambda named, colours, title: used.setdefault(title, colours) and ""  # noqa: E731
-        monkeypatch.setattr(import_module("coterie.report.study"), kind, draw)
+        monkeypatch.setattr(import_module("coterie.reports.studies.page"), kind, draw)
     monkeypatch.setattr(
-        import_module("coterie.report.study"),
+        import_module("coterie.reports.studies.page"),
         "costs",
         lambda points, title, label: used.setdefault(title, {point.label: point.colour for point in points}) and "",
     )

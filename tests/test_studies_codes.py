@@ -12,11 +12,11 @@ from torch import nn
 
 import coterie
 from coterie.methods import Spec
+from coterie.methods.trained import Adapted
 from coterie.methods.vanilla import CrossEntropy
-from coterie.networks.teacher import Adapted
 from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of
-from coterie.studies.load import load_study
+from coterie.studies.reading import load_study
 from coterie.studies.smoke import without_downloads
 from peers import LABELS, LOGITS, ce, kl, mean, over_batch, softmax, terms
 
@@ -247,7 +247,7 @@ def test_every_row_with_a_codes_figures_is_compared_here():
         "meal": {"alone", "meal", "meal-v2", "meal-v2-200", "meal-v2-380"},
         "srm": {"srm-imagenet"},  # in tests/test_methods_srm.py, to the code's own
     }
-    for study in coterie.studies.load.study_names():
+    for study in coterie.studies.reading.study_names():
         scales = load_study(study).scales.values()
         found = {
             figure.row

@@ -10,7 +10,7 @@ from coterie.networks import OWN, libraries
 from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
-from coterie.studies.load import load_study, study_names
+from coterie.studies.reading import load_study, study_names
 from coterie.studies.study import Side, folder
 
 STUDIES = study_names()

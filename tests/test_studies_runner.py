@@ -16,17 +16,17 @@ import pytest
 
 from coterie.cli import main
 from coterie.cli.study import _left
+from coterie.console.interrupt import Worker
 from coterie.errors import UserError
 from coterie.run import read_metrics
 from coterie.studies import runner
 from coterie.studies.cell import command, run_cell
 from coterie.studies.experiments import EXPERIMENTS
-from coterie.studies.load import load_study
 from coterie.studies.pools import RayExecutor, machine, process_pool
+from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results, load_results, save_results
 from coterie.studies.study import folder
 from coterie.training import Interrupted
-from coterie.training.interrupt import Worker
 from test_studies_study import SMALL, write
 from toys import Mutual
 from toys import go as train

@@ -5,9 +5,9 @@ import pytest
 import coterie
 from coterie.cli import main
 from coterie.data import DATASETS
-from coterie.data.fashion_mnist import CLASSES
-from coterie.data.glyphs_recipe import CLASSES as CHARACTERS
-from coterie.studies.load import load_study
+from coterie.data.sources.fashion_mnist import CLASSES
+from coterie.data.sources.glyphs_recipe import CLASSES as CHARACTERS
+from coterie.studies.reading import load_study
 from coterie.studies.smoke import smoke
 from test_studies_study import FIRST, SECOND, SMALL, row, table, write
 
@@ -195,7 +195,7 @@ def test_a_plan_says_of_which_rows_no_minutes_are_said(tmp_path, monkeypatch, ca
     assert "no table says" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", coterie.studies.load.study_names())
+@pytest.mark.parametrize("name", coterie.studies.reading.study_names())
 def test_the_studies_say_their_minutes(name):
     for scale in load_study(name).scales.values():
         assert [cell.name for cell in scale.cells() if not cell.timed] == []

@@ -8,7 +8,7 @@ import yaml
 
 from coterie.errors import UserError
 from coterie.studies.cell import command, method_of, recipe_of
-from coterie.studies.load import load_study
+from coterie.studies.reading import load_study
 from coterie.studies.study import folder, located
 
 RUNS = Path("runs")

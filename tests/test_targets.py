@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from coterie import UserError
-from coterie.networks.targets import TARGETS
+from coterie.methods.online.targets import TARGETS
 from coterie.outputs import PeerOutput
 from peers import LABELS, LOGITS
 

@@ -124,7 +124,7 @@ def test_the_check_changes_nothing(digits, tmp_path, monkeypatch):
         return load_file(run.path / "model.safetensors")
 
     with_check = trained("with")
-    module = importlib.import_module("coterie.training.train")  # the package's `train` is the function
+    module = importlib.import_module("coterie.training.loop")  # the package's `train` is the function
     monkeypatch.setattr(module, "check_first_stage", lambda *_: None)
     monkeypatch.setattr("coterie.networks.zoo.fit", lambda network, *_: network)
     without = trained("without")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import coterie
-from coterie.losses import cross_entropy, kl_divergence
+from coterie.functional import cross_entropy, kl_divergence
 from coterie.methods import Method, Spec, Stage, Turn
 from coterie.outputs import LossTerms, PeerOutput, StepResult
 

@@ -14,8 +14,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from coterie.console.signals import unfinished
 from coterie.errors import UserError
-from coterie.signals import unfinished
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (

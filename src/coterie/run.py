@@ -18,7 +18,7 @@ from coterie.checking import check_value, show_value
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.files import read_tensors, read_text, write_text
 from coterie.methods import Method, Spec, make_method
-from coterie.networks.surgery import resize
+from coterie.networks.prune.removal import resize
 from coterie.networks.weights import portable
 from coterie.networks.zoo import Network, NetworkLike
 from coterie.records import Card, Configuration, parse_card, read_card, read_configuration

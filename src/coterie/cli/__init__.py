@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import coterie
+from coterie.console.signals import Signalled, ended_by_signals, line, started
 from coterie.errors import UserError, in_a_line, unknown_name
-from coterie.signals import Signalled, ended_by_signals, line, started
+from coterie.version import __version__
 
 # All else is imported when a command runs: it takes seconds, in which a signal must leave a line and no traceback.
 if TYPE_CHECKING:
@@ -72,14 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _answer(given: list[str]) -> None:
-    from coterie.terminal import prepare_streams, say
+    from coterie.console.terminal import prepare_streams, say
 
     prepare_streams()
     try:
         if not given or given[0] in ("-h", "--help"):
             _overview()
         elif given[0] == "--version":
-            print(f"coterie {coterie.__version__}")
+            print(f"coterie {__version__}")
         elif given[0] not in COMMANDS:
             raise unknown_name("command", given[0], COMMANDS)
         else:
@@ -109,7 +109,7 @@ def _run(name: str, given: list[str]) -> None:
     import logging
 
     from coterie.cli.arguments import expanded, plain, with_config
-    from coterie.terminal import log_handler
+    from coterie.console.terminal import log_handler
 
     make_parser, run = find_parts()[name]
     log = logging.getLogger("coterie")

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from coterie.console.terminal import table_console
 from coterie.errors import UserError
 from coterie.studies import backbones, rows, sweep
 from coterie.studies.results import only_writer
-from coterie.terminal import table_console
 
 console = Console(highlight=False)
 

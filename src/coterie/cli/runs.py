@@ -10,16 +10,16 @@ from rich.table import Table
 
 import coterie
 from coterie.cli.arguments import check_data_name, new_parser
+from coterie.console.terminal import printable, say, table_console
 from coterie.data import DATASETS
+from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name
-from coterie.export.deploy import Format
 from coterie.methods import METHODS
 from coterie.networks import OWN, names
-from coterie.report.numbers import interval, p_value, signed
-from coterie.report.study import Measured, read, report_studies
-from coterie.report.table import means, rows
+from coterie.reports.numbers import interval, p_value, signed
+from coterie.reports.studies.page import Measured, read, report_studies
+from coterie.reports.table import means, rows
 from coterie.studies.verdicts import summary
-from coterie.terminal import printable, say, table_console
 from coterie.training import RECIPES
 
 _STUDENT: tuple[str, dict[str, Any]] = (
@@ -186,7 +186,7 @@ def _cuts(name: str, image_size: int | None, every: bool) -> list[tuple[str, str
     size = None if image_size is None else (image_size, image_size)
     network = coterie.networks.build(name, image_size=size)
     example = None if size is None else torch.zeros(2, 3, *size)
-    points = coterie.networks.cuts(network, example)
+    points = coterie.peers.cuts(network, example)
     shown = [point for point in points if every or point.useful or point.default]
     lines = [
         (

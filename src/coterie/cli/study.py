@@ -13,15 +13,15 @@ from rich.table import Column, Table
 
 from coterie.cli.arguments import new_parser
 from coterie.cli.backbones import expression, run_backbones
+from coterie.console.terminal import table_console
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.studies import runner, smoke
 from coterie.studies.check import check_scale
-from coterie.studies.load import load_study, study_names
 from coterie.studies.pools import RayExecutor, default_workers, process_pool
+from coterie.studies.reading import load_study, study_names
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Cell, Key, Scale, Study
-from coterie.terminal import table_console
 
 console = Console(highlight=False)
 _BACKBONES = "backbones"

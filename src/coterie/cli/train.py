@@ -7,15 +7,15 @@ from jsonargparse import ArgumentParser, Namespace
 
 from coterie.cli.arguments import check_data_name, new_parser, options_of, value_of
 from coterie.cli.runs import print_runs
+from coterie.console.terminal import say
 from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.methods import METHODS, method_class
 from coterie.networks import Network
-from coterie.terminal import say
 from coterie.training import RECIPES, recipe_class, train
-from coterie.training.configuration import DeviceChoice
 from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
+from coterie.training.options import DeviceChoice
 from coterie.training.precision import PrecisionChoice
 
 

@@ -3,9 +3,9 @@
 from coterie.data.base import ImageData, Images, Resident, Streaming
 from coterie.data.drawn import write_split
 from coterie.data.kept import keep_split, load_run
-from coterie.data.load import DATASETS, load
 from coterie.data.loader import batches_per_epoch, evaluation_batches, training_batches
 from coterie.data.pixels import decode_file as decode
+from coterie.data.registry import DATASETS, load
 from coterie.outputs import Batch
 
 __all__ = [

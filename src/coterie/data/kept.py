@@ -7,7 +7,7 @@ from typing import Any
 
 from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, is_at, read_split
-from coterie.data.load import make
+from coterie.data.registry import make
 from coterie.data.say import counted, say_once, shown
 from coterie.files import user_path
 

@@ -15,7 +15,7 @@ from coterie.data.base import Array
 from coterie.data.say import counted, fit, listed, say_once, shown
 from coterie.errors import UserError
 
-# The words for a split, in any capitals. `val/` alone is the test set: see coterie.data.folder.
+# The words for a split, in any capitals. `val/` alone is the test set: see coterie.data.sources.folder.
 _WORDS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),

@@ -1,6 +1,6 @@
 """What a network's answers are worth, and what it costs."""
 
-from coterie.evaluation.cost import Cost, cost
+from coterie.evaluation.costs import Cost, cost
 from coterie.evaluation.latency import latencies
 from coterie.evaluation.predictions import (
     Predictions,

@@ -7,21 +7,26 @@ from typing import Any
 from coterie.checking import check_names, check_value
 from coterie.errors import UserError, unknown_name
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
-from coterie.methods.cl_ilr import ClIlr
 from coterie.methods.compact import Compact
-from coterie.methods.dml import Dml
 from coterie.methods.ensemble import Ensemble
-from coterie.methods.ffl import Ffl
 from coterie.methods.kd import Kd
-from coterie.methods.kdcl import Kdcl
 from coterie.methods.meal import Meal
 from coterie.methods.oem import Oem
-from coterie.methods.okddip import OkdDip
-from coterie.methods.one import One
-from coterie.methods.online import Online, OnlineMethod
-from coterie.methods.pcl import Pcl
-from coterie.methods.peers import Branched, Independent
-from coterie.methods.point import Point, Teaches
+from coterie.methods.online import (
+    Branched,
+    ClIlr,
+    Dml,
+    Ffl,
+    Independent,
+    Kdcl,
+    OkdDip,
+    One,
+    Online,
+    OnlineMethod,
+    Pcl,
+    Point,
+    Teaches,
+)
 from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
 from coterie.methods.srm import Srm

@@ -20,8 +20,8 @@ from coterie.bounds import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage
 from coterie.methods.teachers import training_alone
-from coterie.networks.aggregate import Average
-from coterie.networks.ensemble import Ensemble as Group
+from coterie.peers.combine import Average
+from coterie.peers.ensemble import Ensemble as Group
 
 
 @dataclass(kw_only=True)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from coterie.bounds import Share, Temperature
-from coterie.losses import cross_entropy, kl_divergence
+from coterie.functional import cross_entropy, kl_divergence
 from coterie.methods.base import Edge, Spec, Stage, Turn
 from coterie.methods.teachers import Taught
-from coterie.networks.aggregate import Average, averaged
-from coterie.networks.teacher import Teacher
+from coterie.methods.trained import Teacher
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
+from coterie.peers.combine import Average, averaged
 
 
 def kd_loss(

@@ -30,8 +30,8 @@ from coterie.bounds import Count, NonNegative, Temperature
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
 from coterie.methods.kd import Distilling
 from coterie.methods.teachers import training_alone
-from coterie.networks.ensemble import Ensemble
-from coterie.networks.teacher import Teacher
+from coterie.methods.trained import Teacher
+from coterie.peers.ensemble import Ensemble
 
 
 @dataclass(kw_only=True)

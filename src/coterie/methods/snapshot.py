@@ -26,8 +26,8 @@ from coterie.bounds import Count, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.base import Method, Spec, Stage
 from coterie.methods.teachers import training_alone
-from coterie.networks.aggregate import Average
-from coterie.networks.ensemble import Ensemble
+from coterie.peers.combine import Average
+from coterie.peers.ensemble import Ensemble
 
 
 def cyclic_cosine(step: int, steps: int, cycles: int) -> float:

@@ -5,7 +5,7 @@ A method of this kind is a dataclass of its options over :class:`Taught`. Its ``
     teacher = yield from self.teacher_stages(spec)
 
 which trains the teachers where none is named, and gives them frozen, as a
-:class:`~coterie.networks.teacher.Teacher`. The method's own stage then says ``Stage(…, teacher=teacher)``.
+:class:`~coterie.methods.trained.Teacher`. The method's own stage then says ``Stage(…, teacher=teacher)``.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -17,8 +17,8 @@ from torch import nn
 from coterie.bounds import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.trained import Teacher
 from coterie.methods.vanilla import CrossEntropy
-from coterie.networks.teacher import Teacher
 from coterie.networks.zoo import Network
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from coterie.losses import cross_entropy
+from coterie.functional import cross_entropy
 from coterie.methods.base import Method, Spec, Stage, Turn
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 

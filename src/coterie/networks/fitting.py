@@ -9,8 +9,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.answers import Logits, find_answer
-from coterie.networks.tracing import first_line, undisturbed
+from coterie.networks.logits import Logits, find_answer
+from coterie.networks.preserve import first_line, undisturbed
 from coterie.networks.weights import portable
 from coterie.outputs import PeerOutput
 

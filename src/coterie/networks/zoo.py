@@ -14,14 +14,14 @@ from coterie.checking import check_arguments, check_fields
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.networks import libraries
-from coterie.networks.allcnn import AllCNN
-from coterie.networks.cifar_resnet import BasicBlock, Bottleneck, CifarResNet
-from coterie.networks.densenet import DenseNet121, DenseNetBC
+from coterie.networks.cifar.allcnn import AllCNN
+from coterie.networks.cifar.densenet import DenseNet121, DenseNetBC
+from coterie.networks.cifar.resnet import BasicBlock, Bottleneck, CifarResNet
+from coterie.networks.cifar.resnext import ResNeXt29
+from coterie.networks.cifar.wide_resnet import WideResNet
 from coterie.networks.fitting import fit
 from coterie.networks.libraries import Preprocessing
-from coterie.networks.resnext import ResNeXt29
 from coterie.networks.weights import load_matching
-from coterie.networks.wide_resnet import WideResNet
 
 __all__ = ["OWN", "Entry", "Network", "NetworkLike", "Preprocessing", "build", "names"]
 
@@ -95,7 +95,7 @@ class Network:
         """The network, with its weights where it has some. A module of the user's own is given as it is.
 
         One of the user's own, or of a factory, that returns more than its logits comes wrapped
-        (:class:`~coterie.networks.answers.Logits`).
+        (:class:`~coterie.networks.logits.Logits`).
 
         Args:
             num_classes: C.

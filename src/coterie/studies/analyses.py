@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
 from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
-from coterie.losses import kl_divergence
+from coterie.functional import kl_divergence
 from coterie.processor import memory_format
 from coterie.run import Run
 

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.methods.one import one_loss
-from coterie.networks.branch import branch, cuts
-from coterie.networks.check import through_cuts
-from coterie.networks.fresh import without_memory
-from coterie.networks.native import NativeEnsemble
-from coterie.networks.tracing import undisturbed
+from coterie.methods.online.one import one_loss
+from coterie.networks.preserve import undisturbed
+from coterie.networks.reinit import without_memory
+from coterie.networks.split.verify import through_cuts
+from coterie.peers.branching import branch, cuts
+from coterie.peers.native_ensemble import NativeEnsemble
 
 CLASSES = 10
 _SIZES = (64, 128)  # tried before the sizes that a network is published for

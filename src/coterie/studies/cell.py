@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from coterie.console.interrupt import Interrupted, worker
 from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
@@ -20,7 +21,6 @@ from coterie.studies.results import Figures, Result
 from coterie.studies.study import Cell, folder, located
 from coterie.training import recipe_class, train
 from coterie.training.images import load_for
-from coterie.training.interrupt import Interrupted, worker
 from coterie.training.recipes import Recipe
 
 

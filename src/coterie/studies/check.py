@@ -10,7 +10,7 @@ from coterie.bounds import NonNegative, PositiveInt
 from coterie.checking import check_arguments, check_names, check_value
 from coterie.data import DATASETS, load
 from coterie.errors import UserError, unknown_name
-from coterie.networks.fresh import without_memory
+from coterie.networks.reinit import without_memory
 from coterie.networks.zoo import Network
 from coterie.studies.analyses import CURVES
 from coterie.studies.cell import method_of, recipe_of

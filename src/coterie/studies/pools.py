@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
+from coterie.console.interrupt import GRACE, worker
 from coterie.errors import UserError
-from coterie.training.interrupt import GRACE, worker
 
 
 def cores() -> int:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from coterie import __version__
+from coterie.console.signals import end, leave
 from coterie.errors import UserError, in_a_line
-from coterie.signals import end, leave
 from coterie.studies.cell import configuration, failed, run_cell
 from coterie.studies.pools import end_processes, machine
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results
 from coterie.studies.study import Cell, Key, folder
+from coterie.version import __version__
 
 # A worker that ends without an answer is given its cell once more, alone.
 _TRIES = 2

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from coterie.networks.check import through_cuts
-from coterie.networks.cuts import default_cut
-from coterie.networks.fresh import without_memory
-from coterie.networks.segments import Cuts
-from coterie.networks.tracing import undisturbed
+from coterie.networks.preserve import undisturbed
+from coterie.networks.reinit import without_memory
+from coterie.networks.split.points import default_cut
+from coterie.networks.split.segments import Cuts
+from coterie.networks.split.verify import through_cuts
 from coterie.studies.backbones import CLASSES, family_names, published_sides
 
 

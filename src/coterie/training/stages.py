@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie.console.progress import Reporter
 from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll
@@ -20,12 +21,11 @@ from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
 from coterie.processor import memory_format
 from coterie.run import Row
+from coterie.seeds import mix
 from coterie.training.checkpoint import SavedStage, load_optimiser
 from coterie.training.distribution import predict_split, prepared, reduced, share_buffers
 from coterie.training.precision import autocast
-from coterie.training.progress import Reporter
 from coterie.training.recipes import Recipe
-from coterie.training.seeds import mix
 
 
 @dataclass(frozen=True)

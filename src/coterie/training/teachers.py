@@ -11,12 +11,12 @@ from coterie.data import ImageData, Resident, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll, predict_batches
 from coterie.files import replacing, user_path
+from coterie.methods.trained import Adapted, Input, Teacher
 from coterie.networks import libraries
-from coterie.networks.aggregate import averaged
-from coterie.networks.teacher import Adapted, Input, Teacher
 from coterie.networks.weights import load_matching
 from coterie.networks.zoo import OWN, Network
 from coterie.outputs import PeerOutput
+from coterie.peers.combine import averaged
 from coterie.records import Card
 from coterie.run import Run, open_exported
 from coterie.training.distribution import predict_split

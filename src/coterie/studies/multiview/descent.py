@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.data.multiview import Samples
-from coterie.networks.multiview import MultiViewNetworks
+from coterie.studies.multiview.distribution import Samples
+from coterie.studies.multiview.networks import MultiViewNetworks
 
 
 @dataclass(frozen=True, kw_only=True)

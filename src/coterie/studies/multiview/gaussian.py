@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.data.multiview import stream
 from coterie.errors import UserError, unknown_name
+from coterie.studies.multiview.distribution import stream
 from coterie.studies.multiview.instance import Results, error, gain
 from coterie.studies.multiview.options import read
 

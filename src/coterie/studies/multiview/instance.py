@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from coterie.data.multiview import MultiView, Samples, stream
-from coterie.networks.multiview import MultiViewNetworks, fresh
+from coterie.studies.multiview.distribution import MultiView, Samples, stream
+from coterie.studies.multiview.networks import MultiViewNetworks, fresh
 
 Metrics = dict[str, float | None]
 Results = dict[str, Metrics]

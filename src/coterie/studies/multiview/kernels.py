@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.data.multiview import MultiView, stream
 from coterie.errors import UserError
-from coterie.networks.multiview import MultiViewNetworks
+from coterie.studies.multiview.distribution import MultiView, stream
 from coterie.studies.multiview.instance import Instance, Problem, Results, gain
+from coterie.studies.multiview.networks import MultiViewNetworks
 from coterie.studies.multiview.options import read
 
 Kernels = dict[str, Tensor]  # by split, (c, n, N)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from coterie.data.multiview import MultiView
 from coterie.errors import UserError
 from coterie.studies.multiview.descent import Objective, descend
+from coterie.studies.multiview.distribution import MultiView
 from coterie.studies.multiview.instance import Instance, Problem, Results, winner
 from coterie.studies.multiview.options import read
 

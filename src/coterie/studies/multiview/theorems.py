@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from coterie.errors import UserError
-from coterie.networks.multiview import summed
 from coterie.studies.multiview.descent import Objective, descend
 from coterie.studies.multiview.instance import Instance, Problem, Results, gain
+from coterie.studies.multiview.networks import summed
 from coterie.studies.multiview.options import read
 
 

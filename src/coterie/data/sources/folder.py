@@ -1,0 +1,244 @@
+"""Folders of images, one folder a class: ``train/``, ``val/`` and ``test/``, or one folder that is split by a seed.
+
+``test/`` is the test set and ``val/`` the validation set where both are there; either alone beside ``train/`` is the
+test set.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from coterie.data.base import Array, Images, Resident, Source, Streaming
+from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
+from coterie.data.pixels import Range, decode_file
+from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.sources.folder_survey import decode_all, raise_damage, refuse_damaged, survey
+from coterie.data.split import Split
+from coterie.data.splits import most_held_out, stratified
+from coterie.data.transforms import roomy
+from coterie.errors import UserError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SMALL = 64
+_TEST_FRACTION = 0.2
+# The parts of a folder: files and their labels; None for validation where there is none.
+_Files = tuple[Sequence[Path], Array]
+_Parts = tuple[_Files, _Files | None, _Files]
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How a folder is read.
+
+    Attributes:
+        image_size: (height, width); None to find it.
+        default_image_size: What is taken where the images do not say.
+        channels: 1 or 3; None to find it.
+        memory: Bytes that may stay resident.
+        workers: Processes that decode what does not.
+        test_fraction: Held out of a folder without a ``val/``; None for a fifth.
+        seed: Of that choice.
+        augment: How training images will be varied; None to choose by their size.
+        pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
+        keyed: Whether that choice goes by the images' names; else by their places in the listing, as in 0.1.0.
+        split: The images of each part, as a Run drew them; None to draw them.
+        whole: Refuse a ``split`` of which files are gone.
+        classes: Names of a Run's classes: a folder of class folders is then all test images.
+    """
+
+    image_size: tuple[int, int] | None
+    default_image_size: tuple[int, int]
+    channels: int | None
+    memory: float
+    workers: int
+    test_fraction: float | None
+    seed: int
+    augment: str | None = None
+    pixel_range: Range | None = None
+    keyed: bool = True
+    split: Split | None = None
+    whole: bool = False
+    classes: Sequence[str] | None = None
+
+
+def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
+    """The classes, splits and shape of a folder of images.
+
+    Args:
+        root: The folder.
+        options: See :class:`FolderOptions`.
+        scan: Look at every image first, for sizes, channels, what pixels mean and damage; False, for ImageNet, takes
+            colour, the default size, and ``val/`` as the test set whatever else is there.
+
+    Raises:
+        UserError: There is no such folder, a class has no images, the splits' classes differ, a file is no image.
+    """
+    if not root.is_dir():
+        raise UserError(
+            f"{shown(root)}: no such folder; --data.root names the folder that holds train/ and val/, or the classes"
+        )
+    left_out = LeftOut(root)
+    folders = split_folders(root) if scan else {"train": root / "train", "test": root / "val"}
+    if folders:
+        classes, parts = _given(root, folders, options, left_out)
+    else:
+        classes, parts = _divided(root, options, left_out)
+    if options.split is not None:
+        classes, parts = list(options.split.classes), _as_drawn(root, parts, options.split, options.whole)
+    left_out.say()
+    train, validation, test = parts
+    every = [*train[0], *(validation or ((), None))[0], *test[0]]
+    size, channels, pixel_range = options.image_size or options.default_image_size, options.channels or 3, None
+    if scan:
+        seen = survey(every, root, options.pixel_range)
+        pixel_range = seen.pixel_range
+        if options.image_size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
+            size = only
+        channels = options.channels or (1 if seen.grey else 3)
+    pixel_range = pixel_range or options.pixel_range
+    how = options.augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
+    kept = roomy(size) if how == "random-resized-crop" else size
+    # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
+    sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
+    splits = [
+        None
+        if part is None
+        else Streaming(
+            [str(file) for file in part[0]],
+            part[1],
+            partial(decode_file, image_size=each, channels=channels, pixel_range=pixel_range),
+            options.workers,
+        )
+        for part, each in zip(parts, sizes, strict=True)
+    ]
+    there = [(split, each) for split, each in zip(splits, sizes, strict=True) if split is not None]
+    resident = sum(len(split) * prod(each) for split, each in there) * channels <= options.memory
+    if not resident and scan:
+        refuse_damaged(every, root, there[0][0].decode)
+    images = _decoded(splits, sizes, channels, root) if resident else splits
+    assert images[0] is not None
+    assert images[2] is not None
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
+    return Source(
+        tuple(classes),
+        images[0],
+        images[2],
+        mean,
+        std,
+        size,
+        channels,
+        how,
+        validation=images[1],
+        pixel_range=pixel_range,
+        root=root,
+        class_folder=1 if folders else 0,
+        drawn=not folders,
+    )
+
+
+def _given(root: Path, folders: dict[str, Path], options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+    """Classes and parts of a folder that holds them apart."""
+    if options.test_fraction is not None:
+        raise UserError(
+            f"--data.test_fraction: {shown(root)} has its own held-out images; only one folder of classes is split"
+        )
+    train = class_images(folders["train"], left_out)
+    classes = list(options.classes or train.classes)
+    train = train.labelled(classes, folders["train"], "the run")
+    # One set of held-out images is the test set, whatever it is called: figures are then of images never chosen by.
+    test_at = folders.get("test") or folders["validation"]
+    held_out = {"test": test_at}
+    if "test" in folders and "validation" in folders:
+        held_out["validation"] = folders["validation"]
+    parts = {
+        role: class_images(path, left_out, fewest=1).labelled(classes, path, "train/")
+        for role, path in held_out.items()
+    }
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and path not in (folders["train"], *held_out.values()) and not path.name.startswith("."):
+            left_out.add("folders beside those of the splits", path)
+    validation = parts.get("validation")
+    return classes, (_files(train), None if validation is None else _files(validation), _files(parts["test"]))
+
+
+def _files(part: Part) -> _Files:
+    return part.files, part.labels
+
+
+def _divided(root: Path, options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+    """Classes and parts of one folder of class folders."""
+    if options.classes is not None:
+        part = class_images(root, left_out, fewest=1).labelled(options.classes, root, "the run")
+        return list(options.classes), (([], np.zeros(0, np.int64)), None, _files(part))
+    part = class_images(root, left_out)
+    labels = part.labels
+    if options.split is not None:
+        return part.classes, (_files(part), None, ([], np.zeros(0, np.int64)))
+    fraction = _TEST_FRACTION if options.test_fraction is None else options.test_fraction
+    count = round(fraction * len(labels))
+    if not 0 < count < len(labels):
+        raise UserError(
+            f"--data.test_fraction {fraction} holds out {count} of {len(labels)} images; give another fraction, or "
+            "more images"
+        )
+    if count > most_held_out(labels):
+        raise UserError(
+            f"{shown(root)}: {counted(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
+            "held out to test on, and classes would have none to train on; add images, or give a smaller "
+            "--data.test_fraction"
+        )
+    names = [relative(file, root) for file in part.files] if options.keyed else None
+    test, train = stratified(labels, count, options.seed, names, every_class_in="rest" if options.keyed else None)
+    first, second = (([part.files[index] for index in indices], labels[indices]) for indices in (train, test))
+    return part.classes, (first, None, second)
+
+
+def _as_drawn(root: Path, parts: _Parts, split: Split, whole: bool) -> _Parts:
+    """The images of a split that was drawn earlier, as far as they are still there."""
+    here = {relative(file, root) for part in parts if part is not None for file in part[0]}
+    names = {role: [name for name in given if name in here] for role, given in split.parts().items()}
+    gone = [name for given in split.parts().values() for name in given if name not in here]
+    if gone:
+        are = "is" if len(gone) == 1 else "are"
+        line = f"{shown(root)}: {counted(len(gone), 'image')} of the run {are} gone: {listed(gone, 10)}"
+        if whole:
+            raise UserError(f"{line}; put back what is gone to go on, or choose another --out")
+        say_once(line)
+    new = sorted(here - {name for given in split.parts().values() for name in given})
+    if len(new) > split.others:
+        examples = "" if split.others else f" ({listed(new)})"
+        say_once(
+            f"{shown(root)}: {counted(len(new) - split.others, 'image')} more than when the run drew its split; they "
+            f"are not used{examples}"
+        )
+    for role in ("train", "test"):
+        if not names[role]:
+            raise UserError(f"{shown(root)}: no {role} image of the run is there; put them back, or name their folder")
+    files = {role: ([root / name for name in some], split.labels(some)) for role, some in names.items()}
+    return files["train"], files["validation"] if split.validation else None, files["test"]
+
+
+def _decoded(
+    splits: Sequence[Streaming | None], sizes: Sequence[tuple[int, int]], channels: int, root: Path
+) -> list[Images | None]:
+    """The splits in memory."""
+    images: list[Images | None] = []
+    damage = []
+    for split, size in zip(splits, sizes, strict=True):
+        if split is None:
+            images.append(None)
+            continue
+        data = torch.empty(len(split), *size, channels, dtype=torch.uint8)
+
+        def keep(index: int, image: Array, data: torch.Tensor = data) -> None:
+            data[index] = torch.from_numpy(image.copy())
+
+        damage += decode_all(split.decode, [Path(name) for name in split.names], keep)
+        images.append(Resident(data, split.labels, split.names))
+    raise_damage(damage, sum(len(split) for split in splits if split is not None), root)
+    return images

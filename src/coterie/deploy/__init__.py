@@ -1,0 +1,23 @@
+"""The trained network for the world outside: exported files, and predictions from them."""
+
+from typing import TYPE_CHECKING
+
+from coterie.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from coterie.deploy.formats import Exported, Logits, export
+    from coterie.deploy.prediction import Prediction, predict
+
+__all__ = ["Exported", "Logits", "Prediction", "export", "predict"]
+
+# A command that only shows its help must not wait for torch.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Exported": "coterie.deploy.formats",
+        "Logits": "coterie.deploy.formats",
+        "Prediction": "coterie.deploy.prediction",
+        "export": "coterie.deploy.formats",
+        "predict": "coterie.deploy.prediction",
+    },
+)

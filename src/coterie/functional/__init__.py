@@ -1,0 +1,8 @@
+"""The field's losses on plain tensors, one file each: means over the batch, in float32 at least and in log space."""
+
+from coterie.functional.feature_distance import mean_squared_error
+from coterie.functional.labels import cross_entropy
+from coterie.functional.ramp import ramp_up
+from coterie.functional.soft_targets import divergence, kl_divergence
+
+__all__ = ["cross_entropy", "divergence", "kl_divergence", "mean_squared_error", "ramp_up"]

@@ -1,0 +1,41 @@
+"""What a network learns from other networks' logits. Shapes: B images, C classes, s students, t teachers."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from coterie.functional.precision import without_autocast
+from coterie.outputs import at_least_float32
+
+
+def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL(teacher ‖ student) of the softened distributions, in nats: summed over classes, mean over the batch.
+
+    KL = 1/B Σ_b Σ_c p_t log(p_t / p_s), p = softmax(logits / T). Neither side is detached and the result is not
+    multiplied by T²; dividing by the classes as well, as ``torch.nn.KLDivLoss`` does by default, would make the
+    published temperatures and weights meaningless. (Hinton, Vinyals, Dean 2015, section 2.)
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C).
+        temperature: T > 0.
+    """
+    with without_autocast(student_logits):
+        student = functional.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
+        teacher = functional.log_softmax(at_least_float32(teacher_logits) / temperature, dim=-1)
+        return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> Tensor:
+    """Σ_s mean_t KL(teacher_st ‖ student_s) of the softened distributions, in nats, mean over the batch.
+
+    As :func:`kl_divergence` for many students of many teachers at once.
+
+    Args:
+        students: (B, s, C).
+        teachers: (B, s, t, C), or (B, 1, t, C) where all students have the same.
+        temperature: T > 0.
+    """
+    with without_autocast(students):
+        student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
+        teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
+        return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()

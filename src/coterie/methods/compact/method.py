@@ -1,0 +1,201 @@
+"""Compact structure by distillation: a network loses channels until a budget is met, while its former self teaches it.
+
+A reconstruction. Ahmed, Zunino, Morerio, Murino, *Compact CNN Structure Learning by Knowledge Distillation* (ICPR 2020,
+arXiv 2104.09191) is public in its abstract alone, which names distillation, a customizable block-wise optimisation, and
+FLOPs or parameters as the target. The rest is MorphNet's regulariser (Gordon et al., CVPR 2018) and choices made here;
+no result of it is the paper's. A network t is trained, and its copy s with logits (B, C), labels y (B,), learns
+
+    L = (1 - a) CE(s, y) + a T² KL(softmax(t / T) ‖ softmax(s / T)) + c Σ_b w_b Σ_{L in b} R_L / C0
+
+at a fixed rate, R_L being the cost of layer L times its channels' batch-norm scales γ (``resource.py``), C0 the full
+network's cost and b its blocks; γ is excluded from weight decay. Then s is cut to the channels of the
+largest γ that meet the budget, its batch norms' statistics are estimated anew, and it learns from t again, without the
+penalty. Three readings of "block-wise" are offered: A, all blocks shrink together; B, one after the other; C, as A, and
+every block's output map is matched to the teacher's.
+
+A gain over the original has a fair control only in ``--method.structure none``: the uncut network given the same extra
+distillation. Every other structure but ``learned`` is given it too, without the penalty, and cut to the same budget.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import cos, pi
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
+from coterie.errors import UserError
+from coterie.methods.base import Edge, Spec, Stage, Turn
+from coterie.methods.compact.resource import Resource
+from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
+from coterie.methods.kd import Distilling
+from coterie.methods.teachers import Taught
+from coterie.methods.trained import Teacher
+from coterie.methods.vanilla import CrossEntropy
+from coterie.networks.prune.channels import Structure, Target, find_structure
+from coterie.networks.prune.removal import cut, ranked, rescale, within_budget
+from coterie.networks.zoo import Network
+
+
+@dataclass(kw_only=True)
+class Compact(Taught):
+    """A network cut to a budget of FLOPs or parameters under its former self's guidance.
+
+    Attributes:
+        network: The network: a name, a factory, or a module of yours, which is cut in place.
+        epochs: Stage name to its own number of epochs; the stages are ``teacher`` (none where teachers are given),
+            ``shrink``, ``prune`` (one epoch, in which batch norms gather statistics) and ``finetune``.
+        teacher: As in ``kd``; the student starts as a copy of the first where that is of its architecture, and from
+            the network's own weights otherwise.
+        flops: The budget, as a share of the full network's FLOPs; 0.5 where neither this nor ``params`` is given.
+        params: The budget, as a share of the full network's parameters.
+        structure: What decides which channels go: ``learned`` is the method; at equal cost and training ``magnitude``
+            (|γ| without the penalty), ``uniform`` (all widths alike) and ``random`` (random widths) are its baselines,
+            and ``none`` (nothing is cut) its control.
+        blockwise: Reading A, ``joint``; B, ``sequential``; or C, ``matched``.
+        blocks: Module path to its weight w_b, for example ``{layer1: 3, layer3: 0.3}``; layers of no block named
+            weigh 1, or with ``sequential`` are not shrunk. Empty for the network's own blocks, all weighing 1.
+        match_weight: With ``matched``, the weight of the blocks' relative squared errors.
+        strength: c in multiples of c*, at which a channel that nothing holds is gone by the end of ``shrink``.
+        threshold: The |γ| up to which a channel counts as dead while shrinking.
+        least: The share of the channels of each tied group that is kept in any case.
+        multiple: Channels are kept in multiples of so many, where a group has them and the budget allows: runtimes are
+            built for widths of 8 or 16, and others can take longer than the uncut network; 1 for the finest choice.
+        proximal: Whether γ is shrunk by a proximal step (exact zeros) and not by the penalty's gradient.
+        fold: Whether the constants that dead channels say go into the biases of layers that read them.
+        start: ``inherit`` fine-tunes what is left; ``scratch`` retrains the slim network anew (MorphNet).
+        rate: The learning rate of ``shrink``, and of ``finetune`` at its start, as a share of the recipe's.
+        distil: The stages in which the teacher is heard: ``both``, ``shrink``, ``finetune`` or ``neither``.
+        temperature: T of the soft targets.
+        alpha: a, the share of the soft targets.
+    """
+
+    name = "compact"
+    summary = "cut to a budget while its former self teaches it (reconstruction of Ahmed et al. 2020)"
+    cuts: ClassVar[bool] = True
+
+    flops: PositiveShare | None = None
+    params: PositiveShare | None = None
+    structure: Literal["learned", "magnitude", "uniform", "random", "none"] = "learned"
+    blockwise: Literal["joint", "sequential", "matched"] = "joint"
+    blocks: dict[str, NonNegative] = field(default_factory=dict)
+    match_weight: NonNegative = 1.0
+    strength: NonNegative = 2.0
+    threshold: NonNegative = 0.01
+    least: Share = 0.1
+    multiple: PositiveInt = 8
+    proximal: bool = True
+    fold: bool = True
+    start: Literal["inherit", "scratch"] = "inherit"
+    rate: PositiveShare = 0.2
+    distil: Literal["both", "shrink", "finetune", "neither"] = "both"
+    temperature: Temperature = 4.0
+    alpha: Share = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.flops is not None and self.params is not None:
+            raise UserError("--method.flops and --method.params are both given; cut to one budget")
+        if self.blockwise == "matched" and self.teacher_network is not None:
+            raise UserError(
+                "--method.blockwise matched needs a teacher of the network's own kind; leave out "
+                "--method.teacher_network"
+            )
+        if self.start == "scratch" and isinstance(Network.of(self.network).name, nn.Module):
+            raise UserError("--method.start scratch builds the network anew; give a factory, not a module of your own")
+
+    @property
+    def target(self) -> Target:
+        """What the budget is of."""
+        return "flops" if self.params is None else "params"
+
+    @property
+    def budget(self) -> float:
+        """The share of the full network that is left."""
+        return self.params or self.flops or 0.5
+
+    def stage_names(self) -> tuple[str, ...]:
+        """The teacher's, if it is trained first, ``shrink``, ``prune`` where anything is cut, and ``finetune``."""
+        return (*self.teacher_stage_names(), "shrink", *(() if self.structure == "none" else ("prune",)), "finetune")
+
+    def stages(self, spec: Spec) -> Iterator[Stage]:
+        """Those of :meth:`stage_names`; the last delivers ``target``, the slim network."""
+        example = torch.zeros(2, spec.channels, *spec.image_size)
+        with torch.random.fork_rng(devices=[]):  # the teacher is what `vanilla` trains with the same seed
+            student = self.build(spec)
+        structure = find_structure(student, example)
+        self._kept(torch.ones(structure.channels), structure)  # refuses a budget that cannot be met
+        teacher = yield from self.teacher_stages(spec)
+        if not copied(student, teacher) and self.blockwise == "matched":
+            raise UserError("--method.blockwise matched needs a teacher of the network's own kind; give another")
+        yield self._shrink(student, teacher, structure)
+        decay_scales(student, structure, 1.0)
+        if self.structure != "none":
+            alive = self._kept(self._ranking(student, structure), structure)
+            cut(student, structure, alive, example, fold=self.fold)
+            yield from estimated(student)
+            if self.start == "scratch":
+                student = Network.of(self.network).build_fresh(spec.num_classes, spec.channels, spec.image_size)
+                cut(student, structure, alive, example)
+                rescale(student, structure, alive)
+        turn = Turn(self._learning(student, teacher, "finetune"), tuple(student.parameters()))
+        yield Stage(
+            "finetune",
+            [turn],
+            network=student,
+            deliver={"target": student},
+            schedule=self._cosine if self.start == "inherit" else None,
+            teacher=teacher if self.distil in ("both", "finetune") else None,
+        )
+
+    def teaching(self) -> Sequence[Edge]:
+        """The network before it was cut what is left of it."""
+        how = f"soft labels, T = {self.temperature:g}"
+        return [Edge(name, "target", how) for name in self.teacher_names() if self.distil != "neither"]
+
+    def _untrained_teacher(self, spec: Spec) -> nn.Module:
+        # A module of the user's own is the student: its copy is trained first.
+        return copy.deepcopy(self.build(spec)) if self.teacher_network is None else super()._untrained_teacher(spec)
+
+    def _shrink(self, student: nn.Module, teacher: Teacher, structure: Structure) -> Stage:
+        decay_scales(student, structure, 0.0)  # it would shrink all channels alike
+        sequential = self.blockwise == "sequential"
+        settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
+        pressure = Pressure(structure, Aim(self.target, self.budget, *settings), self.blocks)
+        learned = self.structure == "learned"
+        matching = None
+        if learned and self.blockwise == "matched":
+            matching = Matching(student, teacher.members[0].network, pressure.blocks, self.match_weight)
+        step = Shrinking(self._learning(student, teacher, "shrink"), student, pressure if learned else None, matching)
+        return Stage(
+            "shrink",
+            [Turn(step, tuple(student.parameters()))],
+            network=student,
+            schedule=pressure.schedule,
+            after_step=(lambda done: pressure.step(student, done)) if learned else None,
+            teacher=teacher if self.distil in ("both", "shrink") else None,
+            selects=False,  # an epoch in the middle is of a network that is not yet shrunk
+        )
+
+    def _learning(self, student: nn.Module, teacher: Teacher, stage: str) -> nn.Module:
+        if self.distil in ("both", stage):
+            return Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
+        return CrossEntropy(student)
+
+    def _kept(self, values: Tensor, structure: Structure) -> Tensor:
+        return within_budget(values, structure, self.target, self.budget, self.least, self.multiple)
+
+    def _ranking(self, student: nn.Module, structure: Structure) -> Tensor:
+        values = Resource(structure, self.target).to(next(student.parameters()).device).values(student).detach()
+        if self.structure not in ("uniform", "random"):
+            return values
+        shares = torch.ones(len(structure.sizes))
+        return ranked(values, structure, shares if self.structure == "uniform" else shares.uniform_(0.25, 1))
+
+    def _cosine(self, optimiser: Optimizer, steps: int) -> LambdaLR:
+        return LambdaLR(optimiser, lambda step: self.rate * 0.5 * (1 + cos(pi * min(step / steps, 1))))

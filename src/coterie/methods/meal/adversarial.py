@@ -1,0 +1,123 @@
+"""The steps of a student that learns from teachers beside discriminators (MEAL).
+
+Shapes: B images, d the length of a matched output's vector, t teachers. The equations stand in ``methods/meal.py``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coterie.functional import cross_entropy
+from coterie.methods.meal.discriminators import Pair, deception, discrimination, scaled_gradient
+from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult, at_least_float32
+from coterie.peers.combine import averaged
+from coterie.peers.independent import frozen_statistics
+
+Adversarial = Literal["joint", "grl", "alternating", "none"]
+Similarity = Literal["ce", "l1", "l2", "l1_soft", "l2_soft"]
+
+
+def similarity(student: Tensor, teachers: Tensor, kind: Similarity = "ce") -> Tensor:
+    """How far a student's vectors are from its teachers'.
+
+    Args:
+        student: (B, d).
+        teachers: (B, t, d), taken as their mean: of softmax where one is taken. No gradient reaches them.
+        kind: ``ce``, cross-entropy of softmax in nats, mean over the batch; ``l1`` and ``l2``, the absolute and squared
+            difference, mean over all B · d values; ``l1_soft`` and ``l2_soft``, the same of softmax.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        student, teachers = at_least_float32(student), at_least_float32(teachers.detach())
+        if kind == "ce":
+            return functional.cross_entropy(student, averaged(teachers).exp())
+        distance = functional.l1_loss if kind.startswith("l1") else functional.mse_loss
+        if kind.endswith("_soft"):
+            return distance(student.softmax(1), averaged(teachers).exp())
+        return distance(student, teachers.mean(1))
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a student is trained for.
+
+    Attributes:
+        adversarial: How discriminators and student act on each other.
+        similarity: How vectors are compared.
+        weights: γ of each matched output, the logits' last.
+        adversarial_weight: β.
+        label_weight: Of the labels' cross-entropy; at 0 they are not used.
+    """
+
+    adversarial: Adversarial = "joint"
+    similarity: Similarity = "ce"
+    weights: Sequence[float] = (1.0,)
+    adversarial_weight: float = 1.0
+    label_weight: float = 0.0
+
+
+class Imitating(nn.Module):
+    """The student's step; the discriminators' too, unless these have a turn of their own before it.
+
+    Args:
+        pair: Student and teachers.
+        discriminators: One for each matched output, or none.
+        objective: What for.
+    """
+
+    def __init__(self, pair: Pair, discriminators: nn.ModuleList, objective: Objective) -> None:
+        super().__init__()
+        self.pair, self.discriminators, self.objective = pair, discriminators, objective
+        # What the teachers said of the batch whose student's turn is still to come.
+        self.said: tuple[Tensor, ...] | None = None
+
+    def forward(self, batch: Batch) -> StepResult:
+        """A batch's loss, ``similarity`` and what else there is, and the student's logits."""
+        objective = self.objective
+        taught, self.said = self.said or self.pair.teachers_say(batch), None
+        student = self.pair.student_says(batch)
+        pairs = zip(objective.weights, student, taught, strict=True)
+        terms = {"similarity": _sum([γ * similarity(s, t, objective.similarity) for γ, s, t in pairs])}
+        if objective.adversarial == "alternating":
+            asked = zip(self.discriminators, student, strict=True)
+            terms["adversarial"] = objective.adversarial_weight * _sum([deception(each, s) for each, s in asked])
+        elif objective.adversarial != "none":
+            sign = -1 if objective.adversarial == "grl" else 1
+            given = [scaled_gradient(s, sign * objective.adversarial_weight) for s in student]
+            terms["discriminator"] = self.told_apart(given, taught)
+        if objective.label_weight:
+            terms["cross_entropy"] = objective.label_weight * cross_entropy(student[-1], batch.labels)
+        return StepResult(LossTerms(terms), PeerOutput(student[-1].unsqueeze(1)))
+
+    def told_apart(self, student: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
+        """The discriminators' loss on student's (B, d_j) and teachers' (B, t, d_j) vectors, summed over outputs."""
+        asked = zip(self.discriminators, student, teachers, strict=True)
+        return _sum([discrimination(each, s, t.mean(1)) for each, s, t in asked])
+
+
+class Discriminating(nn.Module):
+    """The discriminators' turn before the student's: what they look at is held fixed.
+
+    Args:
+        step: The student's step of the same batch, which learns from the same teacher.
+    """
+
+    def __init__(self, step: Imitating) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, batch: Batch) -> StepResult:
+        """A batch's loss, ``discriminator``, and the student's logits."""
+        pair = self.step.pair
+        with torch.no_grad(), frozen_statistics(pair.student):  # batch norm counts a batch once, in the student's turn
+            student = pair.student_says(batch)
+        self.step.said = pair.teachers_say(batch)
+        loss = self.step.told_apart(student, self.step.said)
+        return StepResult(LossTerms({"discriminator": loss}), PeerOutput(student[-1].unsqueeze(1)))
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()

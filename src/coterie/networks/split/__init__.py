@@ -1,0 +1,1 @@
+"""A network's forward, split at a module into a trunk and a tail."""

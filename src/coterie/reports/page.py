@@ -1,0 +1,239 @@
+"""One self-contained page from one or more Runs: figures, pictures, and what they mean."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+import numpy as np
+from torch import Tensor
+
+from coterie.console.terminal import printable
+from coterie.data import ImageData
+from coterie.errors import UserError
+from coterie.evaluation import Predictions
+from coterie.files import user_path, write_text
+from coterie.methods import Edge
+from coterie.reports import plots
+from coterie.reports.classes import classes_section, counts_of
+from coterie.reports.comparisons import comparisons
+from coterie.reports.groups import baseline_of, group_runs
+from coterie.reports.measured import Experiment, columns, measure
+from coterie.reports.section import Section
+from coterie.reports.students import delivers_students, students_section
+from coterie.reports.table import means, rows
+from coterie.reports.teaching import teaching
+from coterie.run import Run
+from coterie.version import __version__
+
+Value = TypeVar("Value")
+
+_PICTURES = 12
+_MOST_CURVES = 10  # in a picture; of more experiments only what is deployed and the ensemble is drawn
+
+
+def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path, **options: Any) -> Path:
+    """Write the page; the runs must be of the same classes.
+
+    Runs that differ in their seeds alone (and in what cannot change a result, such as threads) are one experiment:
+    means are over seeds. A run whose images cannot be had stays on the page without what needs them, which the page and
+    a warning say.
+
+    Args:
+        runs: Finished runs, or their folders, or one of them; those of ``vanilla`` are baselines.
+        out: The HTML file, replaced where it exists.
+        options: Of :func:`coterie.data.load` in place of the runs', for example ``root`` where the images are now.
+
+    Raises:
+        UserError: There are no runs, one has not finished, or they are of different classes.
+    """
+    given = [Run.of(run) for run in ([runs] if isinstance(runs, Run | str | Path) else runs)]
+    if not given:
+        raise UserError("nothing to report; name one or more Run folders")
+    cards = [run.card for run in given]
+    if any(card["classes"] != cards[0]["classes"] for card in cards):
+        raise UserError("these runs are of different classes; report them one data set at a time")
+    experiments, left_out = measure(group_runs(given), options)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    template = environment.from_string(files("coterie.reports").joinpath("page.html").read_text(encoding="utf-8"))
+    images = sum(len(data.test) for data in _data(experiments)[:1])
+    methods = " and ".join(dict.fromkeys(card["method"] for card in cards))
+    networks = " and ".join(dict.fromkeys(card["network"] or "your network" for card in cards))
+    page = template.render(
+        title=f"{networks} on {cards[0]['data']}: {methods}",
+        facts=_facts(experiments),
+        left_out=left_out,
+        verdicts=comparisons(experiments),
+        caution=_caution(images),
+        rows=rows(given),
+        means=means(given),
+        images=f"{images:,}" if images else "all",
+        sections=[*_students(experiments, options), *_sections(experiments, plots.Palette())],
+        pictures=_pictures(experiments),
+        configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text("utf-8")} for run in given],
+        version=__version__,
+    )
+    path = user_path(out)
+    write_text(path, page)
+    return path
+
+
+def _data(experiments: Sequence[Experiment]) -> list[ImageData]:
+    """The data of the experiments whose images could be had."""
+    return [each.data for experiment in experiments for each in experiment.runs if each.data is not None]
+
+
+def _facts(experiments: Sequence[Experiment]) -> list[str]:
+    """The data, their sizes and the date, a line for each set of sizes."""
+    card = experiments[0].group.card
+    height, width = card["image_size"]
+    shape = (
+        f"{len(card['classes'])} classes, {height} × {width} pixels, {'grey' if card['channels'] == 1 else 'colour'}"
+    )
+    lines = dict[str, None]()
+    for data in _data(experiments):
+        counts = {"training": data.train, "validation": data.validation, "test": data.test}
+        sizes = " + ".join(f"{len(images):,} {name}" for name, images in counts.items() if images is not None)
+        lines[f"Data: {data.name}, {sizes} images"] = None
+    return [f"{line}; {shape}." for line in lines or {f"Data: {card['data']}": None}] + [
+        f"Drawn {date.today().isoformat()} by coterie {__version__}."
+    ]
+
+
+def _caution(images: int) -> str:
+    moves = f"errors on {images:,} test images" if images else "test errors"
+    return (
+        f"Another seed moves {moves} by several tenths of a point. A difference under half a point on three seeds or "
+        "fewer is noise."
+    )
+
+
+def _students(experiments: Sequence[Experiment], options: Mapping[str, Any]) -> list[Section]:
+    """The tables of those that deliver every peer, each beside the same networks trained alone as it was."""
+    groups = [each.group for each in experiments]
+    sections = []
+    for experiment in experiments:
+        if not delivers_students(experiment.first.run) or experiment.first.predictions is None:
+            continue
+        baseline = baseline_of(experiment.group, groups)
+        slimmer = [each for each in groups if each.default.endswith("-alone")]
+        alone = [run for each in [*([baseline[0]] if baseline else []), *slimmer] for run in each.by_seed.values()]
+        sections.append(students_section(experiment.first.run, experiment.group.name, alone, **options))
+    return sections
+
+
+def _sections(experiments: Sequence[Experiment], palette: plots.Palette) -> list[Section]:
+    sections = [*_teaching(experiments), _curves(experiments, palette)]
+    sections += [_gate(each, palette) for each in experiments if any(seen.weights is not None for _, seen in each.seen)]
+    classes = [printable(name) for name in experiments[0].group.card["classes"]]
+    reliable = {name: pair for each in experiments for name, pair in each.named.items()}
+    if not reliable:
+        return sections
+    matrices = []
+    for each in experiments:
+        counts, name = counts_of(each), each.group.label(each.group.default)
+        if counts is not None:
+            picture = plots.confusion_matrix(counts, classes, f"Confusions of {name}")
+            matrices.append((f"Confusions of {name}{each.seeds}", picture))
+    text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
+    drawn = ("Reliability", plots.reliability(_few(reliable, experiments), "Reliability", palette))
+    sections.append(Section("Calibration and confusions", text, [drawn, *matrices]))
+    by_class = classes_section(experiments, classes)
+    return sections if by_class is None else [*sections, by_class]
+
+
+def _few(named: Mapping[str, Value], experiments: Sequence[Experiment]) -> Mapping[str, Value]:
+    """Names to draw: all, or of many those of what is deployed and of ensembles."""
+    if len(named) <= _MOST_CURVES:
+        return named
+    kept = {each.group.label(peer) for each in experiments for peer in (each.group.default, "ensemble")}
+    return {name: value for name, value in named.items() if name in kept or name.split(", ")[0] in kept}
+
+
+def _curves(experiments: Sequence[Experiment], palette: plots.Palette) -> Section:
+    pictures = []
+    for split, caption in (("test", "Test error, %"), ("train", "Training error, %")):
+        named = {name: curve for each in experiments for name, curve in columns(each, f"{split}_error_").items()}
+        title = f"{caption.removesuffix(', %')} over epochs"
+        pictures.append((caption, plots.curves(_few(named, experiments), title, caption.lower(), palette, log=True)))
+    several = any(len(each.runs) > 1 for each in experiments)
+    return Section(
+        "While training",
+        "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and "
+        f"of the network as it was when it met them.{' Curves are means over seeds.' if several else ''}",
+        pictures,
+    )
+
+
+def _teaching(experiments: Sequence[Experiment]) -> list[Section]:
+    drawings: dict[tuple[Edge, ...], str] = {}
+    for experiment in experiments:
+        try:
+            edges = tuple(experiment.first.run.method().teaching())
+        except UserError:  # a module of the user's own; what else it lacks is said above
+            continue
+        if edges:
+            drawings.setdefault(edges, experiment.group.method)
+    names = list(drawings.values())
+    labels = [name if names.count(name) == 1 else f"{name} ({place})" for place, name in enumerate(names, 1)]
+    section = Section(
+        "Who teaches whom",
+        "Arrows go from a teacher to who learns from it; dotted lines lead to what is made of the peers' answers. "
+        "Every peer learns from the labels too.",
+        [(name, teaching(edges, f"Who teaches whom in {name}")) for name, edges in zip(labels, drawings, strict=True)],
+    )
+    return [section] if drawings else []
+
+
+def _gate(experiment: Experiment, palette: plots.Palette) -> Section:
+    run, weights = next((run, seen.weights) for run, seen in experiment.seen if seen.weights is not None)
+    assert weights is not None
+    peers = enumerate(run.card["peers"])
+    spread = {experiment.group.label(peer): weights[:, index].cpu().numpy() for index, peer in peers}
+    over_time = columns(experiment, "test_weight_")
+    of = f" of {experiment.group.name}" if experiment.group.difference else ""
+    seed = f", seed {run.run.config['seed']}" if len(experiment.runs) > 1 else ""
+    drawn = plots.histogram(spread, f"Gate weights over test images{of}", "weight", palette)
+    return Section(
+        f"The gate{of}",
+        "How much of the ensemble each branch is: the mean over the test images after every epoch, and its spread over "
+        "the images at the end.",
+        [
+            ("Mean weight over time", plots.curves(over_time, f"Gate weights over epochs{of}", "mean weight", palette)),
+            (f"Weights over the test images{seed}", drawn),
+        ],
+    )
+
+
+def _pictures(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
+    """Test images of the first run whose target and ensemble can be compared."""
+    for each, predictions in (pair for experiment in experiments for pair in experiment.seen):
+        if predictions.ensemble is not None and each.card["peers"][0] == "target" and each.data is not None:
+            return _differing(predictions, predictions.ensemble, each.data)
+    return []
+
+
+def _differing(predictions: Predictions, combined: Tensor, data: ImageData) -> list[dict[str, Any]]:
+    target, ensemble = predictions.logits[:, 0].softmax(1).double(), combined.softmax(1).double()
+    middle = (target + ensemble) / 2
+    divergence = sum((p * ((p + 1e-12) / (middle + 1e-12)).log()).sum(1) / 2 for p in (target, ensemble))
+    assert isinstance(divergence, Tensor)
+    chosen = divergence.topk(min(_PICTURES, len(divergence))).indices.cpu().numpy()
+    pixels = data.test.pixels(np.asarray(chosen)).numpy()
+    return [
+        {
+            "index": index,
+            "url": plots.thumbnail(pixels[place]),
+            "label": printable(data.classes[int(predictions.labels[index])]),
+            "target": _said(target[index], data.classes),
+            "ensemble": _said(ensemble[index], data.classes),
+        }
+        for place, index in enumerate(chosen.tolist())
+    ]
+
+
+def _said(probabilities: Tensor, classes: Sequence[str]) -> str:
+    best = int(probabilities.argmax())
+    return f"{printable(classes[best])} {probabilities[best]:.0%}"

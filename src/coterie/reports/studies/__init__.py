@@ -1,0 +1,1 @@
+"""A page from studies: tables, drawings and verdicts."""

@@ -1,0 +1,244 @@
+"""The tables of a study's page: what each row was worth, against the baseline, beside what was published."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import mean, stdev
+
+from coterie.reports.numbers import effect_size, interval, number, p_value, signed
+from coterie.studies.results import Result, Results
+from coterie.studies.statistics import Comparison, compare, holm
+from coterie.studies.study import Published, Scale, Table
+
+_USUAL = ("error", "nll", "ece", "top5_error", "train_error")  # what every training of the harness has
+_FIRST = ("target", "ensemble")
+
+
+@dataclass(frozen=True)
+class Line:
+    """What a line of a table is of.
+
+    Attributes:
+        row: Of the study.
+        part: What of it, such as ``target``.
+        metric: Of that.
+    """
+
+    row: str
+    part: str
+    metric: str
+
+    @property
+    def name(self) -> str:
+        """As people read it."""
+        return f"{self.part}, {self.metric.replace('_', ' ')}" if self.metric != "error" else self.part
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line's figure on one data set and network.
+
+    Attributes:
+        line: Which.
+        data: Which.
+        network: Which.
+        values: By seed.
+        failed: How many seeds failed.
+        comparison: With the baseline, over the seeds that both have.
+        adjusted: Its p, corrected for all comparisons of the table.
+    """
+
+    line: Line
+    data: str
+    network: str
+    values: dict[int, float]
+    failed: int = 0
+    comparison: Comparison | None = None
+    adjusted: float = 1.0
+
+    @property
+    def mean(self) -> str:
+        """Over the seeds."""
+        return number(mean(self.values.values()), self.line.metric)
+
+    @property
+    def spread(self) -> str:
+        """Standard deviation over the seeds, and how many there are."""
+        several = len(self.values) > 1
+        sd = f"± {number(stdev(self.values.values()), self.line.metric)} " if several else ""
+        return f"{sd}(n = {len(self.values)}{f', {self.failed} failed' if self.failed else ''})"
+
+    @property
+    def against(self) -> str:
+        """The difference to the baseline."""
+        if self.comparison is None:
+            return ""
+        metric, found = self.line.metric, self.comparison
+        return f"{signed(found.difference, metric)} {interval(found.low, found.high, metric)}, {p_value(self.adjusted)}"
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Everything about the comparison, as the details print it."""
+        found, metric = self.comparison, self.line.metric
+        assert found is not None
+        return (
+            self.data,
+            self.network,
+            self.line.row,
+            self.line.name,
+            str(found.n),
+            signed(found.difference, metric),
+            interval(found.low, found.high, metric),
+            number(found.sd, metric),
+            p_value(found.p).removeprefix("p = ").removeprefix("p "),
+            p_value(self.adjusted).removeprefix("p = ").removeprefix("p "),
+            effect_size(found.effect),
+            number(found.seen(), metric),
+        )
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A table with its figures.
+
+    Attributes:
+        table: As the study has it.
+        columns: (data, network).
+        lines: (line, an entry for each column, what was published of it).
+        baseline: The row and the part that others are compared with.
+        not_run: Whether there is nothing in it.
+    """
+
+    table: Table
+    columns: list[tuple[str, str]]
+    lines: list[tuple[Line, list[Entry], list[Published]]]
+    baseline: str
+    not_run: bool
+
+    @property
+    def statistics(self) -> list[tuple[str, ...]]:
+        """A line for each comparison with the baseline."""
+        return [each.statistics for _, entries, _ in self.lines for each in entries if each.comparison is not None]
+
+
+def filled(table: Table, scale: Scale, results: Results, published: Sequence[Published] = ()) -> Filled:
+    """A table with what was measured of it.
+
+    Args:
+        table: Of the scale.
+        scale: Of the study.
+        results: At that scale.
+        published: What stands beside where the table has no published figures of its own: those of the study's others.
+    """
+    columns = [(data, network) for data in table.data for network in table.networks]
+    baseline = baseline_of(table, scale)
+    lines = list[Line]()
+    for row in table.rows:
+        cells = [cell for column in columns for cell in results.seeds(*column, row).values()]
+        lines += _lines(row, cells) or [Line(row, part, "error") for part in _published_parts(table, row)]
+    entries = [_entry(line, *column, baseline, results) for line in lines for column in columns]
+    compared = [each.comparison.p for each in entries if each.comparison is not None]
+    adjusted = iter(holm(compared))
+    entries = [replace(each, adjusted=next(adjusted)) if each.comparison else each for each in entries]
+    width, beside = len(columns), _beside(lines, table.published or published)
+    rows = [(line, entries[place * width : (place + 1) * width], beside[line]) for place, line in enumerate(lines)]
+    part = next((line.part for line in lines if line.row == baseline), "target")
+    return Filled(table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries))
+
+
+def baseline_of(table: Table, scale: Scale) -> str:
+    """The first row that trains the network alone, else the first."""
+    alone = (row for row in table.rows if scale.rows[row].get("method", {}).get("name") == "vanilla")
+    return next(alone, table.rows[0] if table.rows else "")
+
+
+def deployed(cell: Result) -> list[str]:
+    """The parts of a cell that can be deployed, the target first; all parts where nothing was said of costs."""
+    parts = [part for part in cell.measured if part in cell.cost] or list(cell.measured)
+    if "target" not in parts:
+        return parts
+    return sorted(parts, key=lambda part: _FIRST.index(part) if part in _FIRST else len(_FIRST))
+
+
+def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
+    """What was analysed of the networks that can be deployed, beside their errors and the flatness curves.
+
+    Returns:
+        The metrics, and for each data set, network, row and part: these, and mean ± standard deviation of each metric.
+    """
+    found = dict[tuple[str, ...], dict[str, list[float]]]()
+    for cell in results.cells:
+        for part in deployed(cell):
+            for metric in cell.measured[part] if "error" in cell.measured[part] else ():
+                value = cell.figure(part, metric)
+                if value is not None and metric not in _USUAL and not metric.startswith("flatness_"):
+                    found.setdefault((cell.data, cell.network, cell.row, part), {}).setdefault(metric, []).append(value)
+    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    rows = [
+        (*key, *(_said(row[metric], metric) if metric in row else "–" for metric in metrics))
+        for key, row in found.items()
+    ]
+    return [metric.replace("_", " ") for metric in metrics], rows
+
+
+def every_measure(results: Results) -> list[tuple[str, ...]]:
+    """Everything that was measured: data, network, row, part, metric, and mean ± standard deviation over seeds."""
+    found = dict[tuple[str, ...], list[float]]()
+    for cell in results.cells:
+        for part, figures in cell.measured.items():
+            for metric in figures:
+                value = cell.figure(part, metric)
+                if value is not None:
+                    found.setdefault((cell.data, cell.network, cell.row, part, metric), []).append(value)
+    return [(*key[:4], key[4].replace("_", " "), _said(values, key[4])) for key, values in found.items()]
+
+
+def _said(values: list[float], metric: str) -> str:
+    spread = f" ± {number(stdev(values), metric)}" if len(values) > 1 else ""
+    return f"{number(mean(values), metric)}{spread} (n = {len(values)})"
+
+
+def _lines(row: str, cells: Iterable[Result]) -> list[Line]:
+    """The main metric of each deployable part; every metric of a part that has no error, such as an experiment's."""
+    found = dict[Line, None]()
+    for cell in cells:
+        for part in deployed(cell):
+            metrics = ["error"] if "error" in cell.measured[part] else cell.measured[part]
+            found |= dict.fromkeys(Line(row, part, metric) for metric in metrics)
+    return list(found)
+
+
+def _published_parts(table: Table, row: str) -> list[str]:
+    return list(dict.fromkeys(each.part for each in table.published if each.row == row)) or ["target"]
+
+
+def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, list[Published]]:
+    """Published figures by the line that they are closest to: of the same row, the same part, the same metric.
+
+    Of each line those come first that are of the network and data of which most lines have one, so that a column can be
+    read downwards.
+    """
+    found = {line: list[Published]() for line in lines}
+    for each in dict.fromkeys(published):
+        near = [line for line in lines if line.row == each.row]
+        if near:
+            found[max(near, key=lambda line: (line.part == each.part, line.metric == each.metric))].append(each)
+    common = Counter(of for figures in found.values() for of in {each.of for each in figures})
+    for line, figures in found.items():
+        figures.sort(key=lambda each: (each.part != line.part, each.metric != line.metric, -common[each.of]))
+    return found
+
+
+def _entry(line: Line, data: str, network: str, baseline: str, results: Results) -> Entry:
+    values = results.values(data, network, line.row, line.part, line.metric)
+    failed = sum(cell.failed is not None for cell in results.seeds(data, network, line.row).values())
+    cells = results.seeds(data, network, baseline).values()
+    part = next((deployed(cell)[0] for cell in cells if cell.measured), "")
+    if line.metric != "error" or (line.row, line.part) == (baseline, part):
+        return Entry(line, data, network, values, failed)
+    base = results.values(data, network, baseline, part, "error")
+    shared = [seed for seed in values if seed in base]
+    if len(shared) < 2:
+        return Entry(line, data, network, values, failed)
+    comparison = compare([values[seed] for seed in shared], [base[seed] for seed in shared])
+    return Entry(line, data, network, values, failed, comparison)
