@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-avx2 test-gpu lint format clean
+.PHONY: demo test test-avx2 test-gpu lint format docs clean
 
 # The setting is the clearest of benchmarks/demo.json, on seeds that did not choose it. Two trainings side by side, one
 # thread each: the network alone writes to a log, so that ONE's progress can be read.
@@ -37,6 +37,10 @@ format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The site, in site/. Every warning is an error: a link, an anchor or a name of the reference that leads nowhere.
+docs: .venv/installed-for-docs
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "coterie needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -50,5 +54,10 @@ format: .venv/installed-for-tests
 	$(BIN)/python -m pip install --quiet --editable '.[test]'
 	@touch $@ .venv/installed
 
+# The test tools too: signatures in the reference are set by ruff.
+.venv/installed-for-docs: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test,docs]'
+	@touch $@ .venv/installed .venv/installed-for-tests
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site
