@@ -1,6 +1,6 @@
 """Draw a sample of the glyphs, and measure how near families and classes are to each other.
 
-python docs/draw_glyphs.py              # writes docs/glyphs.png
+python docs/draw_glyphs.py              # writes docs/guides/glyphs.png
 python docs/draw_glyphs.py --check      # prints which families and which classes look alike
 """
 
@@ -15,7 +15,7 @@ from coterie.data.sources import glyphs
 from coterie.data.sources.glyphs_recipe import RECIPE
 from coterie.files import replacing
 
-PICTURE = Path(__file__).parent / "glyphs.png"
+PICTURE = Path(__file__).parent / "guides" / "glyphs.png"
 SHOWN = "ageéěß5δξЖЩ€"
 COLUMNS = 9
 SIDE = 24

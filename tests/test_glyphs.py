@@ -277,7 +277,7 @@ def test_the_recipe_keeps_families_and_files_apart():
 INSTALLED = all((glyphs._DEBIAN / family.folder / family.faces[0][0]).is_file() for family in RECIPE.families)
 
 
-@pytest.mark.skipif(not INSTALLED, reason="Debian's font packages of docs/glyphs.md are not installed")
+@pytest.mark.skipif(not INSTALLED, reason="Debian's font packages of docs/guides/glyphs.md are not installed")
 def test_enough_installed_families_have_each_character():
     faces = {
         name: [glyphs.Face(path) for path in each]

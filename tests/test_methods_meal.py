@@ -287,7 +287,7 @@ def test_the_command_line_trains_evaluates_exports_and_reports(tmp_path, capsys)
 
 
 def test_the_documents_commands_are_understood():
-    text = (Path(__file__).parents[1] / "docs" / "noisy_labels.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[1] / "docs" / "guides" / "noisy-labels.md").read_text(encoding="utf-8")
     commands = [expanded(shlex.split(line)) for line in re.findall(r"^coterie train (.*)$", text, re.MULTILINE)]
     parsed = [train_parser(command).parse_args(command) for command in commands]
     assert [each.method.name for each in parsed] == ["vanilla", "kd", "kd", "meal", "meal"]

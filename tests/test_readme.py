@@ -62,7 +62,7 @@ def test_the_readmes_serving_lines_load_the_weights(place):
     assert torch.equal(names["model"](images), trained(images))
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/glyphs.md", "docs/noisy_labels.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/glyphs.md", "docs/guides/noisy-labels.md"])
 def test_the_commands_of_a_page_are_understood_and_read_what_earlier_ones_made(page):
     made = set()
     assert commands(page)
@@ -101,7 +101,7 @@ def test_the_readmes_python_trains_measures_exports_and_reports(place):
 def test_the_branched_network_gives_what_the_docs_say(place):
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     names = {"coterie": coterie, "model": coterie.networks.build("resnet8"), "images": images, "labels": labels}
-    exec(snippet("Branching a network", "docs/branching.md"), names)
+    exec(snippet("Branching a network", "docs/guides/branching.md"), names)
     output = names["output"]
     assert output.logits.shape == (4, 3, 10)
     assert output.weights.shape == (4, 3)

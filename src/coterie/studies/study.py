@@ -1,6 +1,6 @@
 """A study as a file: methods × networks × data × seeds, what was published beside, and what is claimed.
 
-The form is explained in ``docs/studies.md``; the published papers' are in ``coterie/studies/files``.
+The form is explained in ``docs/guides/studies.md``; the published papers' are in ``coterie/studies/files``.
 """
 
 import hashlib

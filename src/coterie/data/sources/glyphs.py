@@ -6,7 +6,7 @@ slanted, moved and dimmed a little, and there is noise. Which face draws an imag
 of the recipe's seed, the split and the character. Every class has equally many images, each of another family as long
 as there are families left that have the character.
 
-How it is made, its licences and how hard it is: docs/glyphs.md.
+How it is made, its licences and how hard it is: docs/guides/glyphs.md.
 """
 
 import hashlib
@@ -98,12 +98,12 @@ def fonts(root: Path, families: Iterable[Family]) -> dict[str, list[Path]]:
             if hashlib.sha256(path.read_bytes()).hexdigest() != checksum:
                 raise UserError(
                     f"{path}: another version than that of Debian 12's package {family.package}; unpack that package's "
-                    f"files into {root} (docs/glyphs.md says how)"
+                    f"files into {root} (docs/guides/glyphs.md says how)"
                 )
     if missing:
         raise UserError(
             f"the fonts of the data 'glyphs' are missing; apt-get install {' '.join(sorted(missing))}, or unpack these "
-            f"packages into {root} (docs/glyphs.md says how)"
+            f"packages into {root} (docs/guides/glyphs.md says how)"
         )
     return found
 

@@ -1,6 +1,6 @@
 """What the glyphs are made of: the characters, the families with their packages and checksums, and how many images.
 
-The families of a split share no design with those of the other: how that was checked is in docs/glyphs.md.
+The families of a split share no design with those of the other: how that was checked is in docs/guides/glyphs.md.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ CLASSES = (
     '!?&@#$%*+/\\()[]{}<>=~^";:§¶©®™€£¥¢±×÷¬†‡…‰«»¿½¼¾¤≠≤≥≈∞√№'
 )
 
-# Only fonts of Debian 12 (main); docs/glyphs.md has versions and licences.
+# Only fonts of Debian 12 (main); docs/guides/glyphs.md has versions and licences.
 FAMILIES = (
     Family("Agave", "fonts-agave", "train", "truetype/agave", (
         ("agave-r-autohinted.ttf", "b3c4262cb7185e075b5f79fe4cc86da91ebe49b43817f55ebb4366f5bdfea1f7"),

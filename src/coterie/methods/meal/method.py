@@ -15,7 +15,7 @@ of all: of softmax in L_sim, of logits in L_D (V2, whose student starts pretrain
 they are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
 ``benchmarks/meal_modes.json`` can tell (ResNet-8, 300 digits, six seeds, test error in %, mean ± standard deviation):
 joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default is the released one.
-How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/noisy_labels.md`` for MEAL
+How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/guides/noisy-labels.md`` for MEAL
 soft-label refinement (reconstruction).
 """
 
