@@ -19,7 +19,7 @@ import coterie
 from coterie.console.progress import Reporter
 from coterie.data import ImageData
 from coterie.files import write_text
-from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Spec, Srm, Vanilla
+from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Srm, Task, Vanilla
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 from coterie.training.teachers import open_teacher
@@ -53,9 +53,9 @@ def methods(seed: int) -> dict[str, Method]:
 
 def training_flops(method: Method, data: ImageData) -> float:
     """FLOPs of all steps of all stages; teachers that are given cost their own training beside."""
-    spec = Spec(len(data.classes), data.channels, data.image_size, EPOCHS, lambda source: open_teacher(source, data))
+    task = Task(len(data.classes), data.channels, data.image_size, EPOCHS, lambda source: open_teacher(source, data))
     total = 0.0
-    for index, stage in enumerate(method.stages(spec)):
+    for index, stage in enumerate(method.stages(task)):
         setting = Setting(data, Accelerator(cpu=True), Recipe(), BATCH, 0, "fp32", Reporter(False))
         running = StageRun(stage, index, stage.epochs or EPOCHS, setting)
         with FlopCounterMode(display=False) as counter:

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie.console.progress import Reporter
 from coterie.evaluation import cost
 from coterie.files import write_text
-from coterie.methods import METHODS, Method, Oem, OnlineMethod, Spec
+from coterie.methods import METHODS, Method, Oem, OnlineMethod, Task
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
@@ -39,7 +39,7 @@ class Stepping:
     def __init__(self, method: Method) -> None:
         torch.manual_seed(0)
         self.data = images(BATCH * 64)
-        stage = next(method.stages(Spec(10, 3, (32, 32), epochs=1)))
+        stage = next(method.stages(Task(10, 3, (32, 32), epochs=1)))
         assert stage.network is not None
         accelerator = Accelerator()
         precision = resolve_precision("auto", accelerator.device, cost(stage.network, 3, (32, 32)).flops)

@@ -26,7 +26,7 @@ from coterie.console.progress import Reporter
 from coterie.data import ImageData, Resident, training_batches
 from coterie.evaluation import cost
 from coterie.files import write_text
-from coterie.methods import Method, One, Spec, Vanilla
+from coterie.methods import Method, One, Task, Vanilla
 from coterie.methods.online.one import one_loss
 from coterie.networks import build
 from coterie.peers import branch
@@ -86,8 +86,8 @@ def product(method: Method, data: ImageData) -> Iterator[None]:
     """What ``coterie train`` runs; yields after every step."""
     torch.manual_seed(0)
     accelerator = Accelerator()
-    spec = Spec(10, 3, (32, 32), epochs=1)
-    stage = next(method.stages(spec))
+    task = Task(10, 3, (32, 32), epochs=1)
+    stage = next(method.stages(task))
     assert stage.network is not None
     flops = cost(stage.network, 3, (32, 32)).flops
     precision = resolve_precision("auto", accelerator.device, flops)

@@ -13,7 +13,7 @@ import coterie
 from coterie import processor
 from coterie.console.progress import Reporter
 from coterie.data import training_batches
-from coterie.methods import Oem, Spec
+from coterie.methods import Oem, Task
 from coterie.training import Recipe
 from coterie.training.precision import resolve_precision
 from coterie.training.stages import Setting, StageRun
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     data = coterie.data.load("digits", train_samples=128, test_samples=50)
     torch.manual_seed(0)
-    stage = next(Oem(network="resnet8").stages(Spec(10, 1, (8, 8))))
+    stage = next(Oem(network="resnet8").stages(Task(10, 1, (8, 8))))
     turn = replace(stage.turns[0], optimiser=lambda parameters: Keeping(parameters, lr=0.01))
     convolutions = [module for module in turn.module.modules() if isinstance(module, nn.Conv2d)]
     shapes = {

@@ -43,9 +43,9 @@ def over_batch(rule, *tensors):
     return sum(values) / len(values)
 
 
-def terms(method, logits, *, ensemble=None, features=None, progress=1.0, averaged=None):
+def terms(method, logits, *, ensemble=None, features=None, progress=1.0, from_ema=None):
     """The terms of a method's loss for these answers."""
     output = PeerOutput(logits, ensemble=ensemble, features=features)
     point = method.point()
     loss = Loss(point, tuple(range(point.peers.count)), output).to(torch.float64)
-    return loss, loss(output, LABELS, progress, averaged)
+    return loss, loss(output, LABELS, progress, from_ema)

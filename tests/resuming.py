@@ -17,8 +17,8 @@ def stopping(method, stage, step):
     """The method, which asks its process to stop after a step of a stage, as a user's SIGTERM would."""
     whole, stop = method.stages, interrupting(step)
 
-    def stages(spec):
-        for each in whole(spec):
+    def stages(task):
+        for each in whole(task):
             yield replace(each, after_step=_both(each.after_step, stop)) if each.name == stage else each
 
     method.stages = stages

@@ -6,14 +6,14 @@ from torch import nn
 
 import coterie
 from coterie import UserError
-from coterie.methods import Online, Pcl, Spec
-from coterie.methods.online.config import Teaches
+from coterie.methods import Online, Pcl, Task
+from coterie.methods.online.config import Distillation
 from coterie.methods.online.peers import Branched, Independent
 from coterie.networks.moving_average import MovingAverage
 from resuming import resumes_exactly
 from toys import go, weights
 
-AVERAGED = (Teaches(source="each", averaged=True),)
+AVERAGED = (Distillation(source="each", from_ema=True),)
 
 
 def test_the_window_is_the_same_share_of_every_training():
@@ -62,12 +62,12 @@ def test_buffers_follow_where_the_average_does_not_run_and_are_its_own_where_it_
 
 
 @pytest.mark.parametrize("average", [0.0, 0.999])
-@pytest.mark.parametrize("teaches", [True, False])
+@pytest.mark.parametrize("distillations", [True, False])
 def test_an_average_is_delivered_with_statistics_of_its_own(average, teaches, tmp_path):
     """Its running statistics are those of its own weights: so much so that a short training's average classifies."""
     data = coterie.data.load("digits", train_samples=400, test_samples=200)
-    lessons = (Teaches(), AVERAGED[0]) if teaches else (Teaches(),)
-    method = Online(network="resnet8", peers=Branched(num=2), teaches=lessons, average=average)
+    distillations = (Distillation(), AVERAGED[0]) if teaches else (Distillation(),)
+    method = Online(network="resnet8", peers=Branched(num=2), teaches=distillations, average=average)
     run = go(method, data, tmp_path / "run", epochs=8)
     trained = weights(run)
     for name in [key.removeprefix("target.") for key in trained if key.startswith("target.")]:
@@ -83,48 +83,46 @@ def test_an_average_is_delivered_with_statistics_of_its_own(average, teaches, tm
 @pytest.mark.parametrize(
     "options",
     [
-        {"teaches": AVERAGED},
-        {"teaches": (Teaches(source="mean"),)},
-        {"teaches": (Teaches(source="mean"),), "peers": Independent(num=2), "in_turn": True},
+        {"distillations": AVERAGED},
+        {"distillations": (Distillation(source="mean"),)},
+        {"distillations": (Distillation(source="mean"),), "peers": Independent(num=2), "sequential": True},
     ],
-    ids=["teaches", "follows", "in turn"],
+    ids=["distillations", "follows", "in turn"],
 )
 def test_averages_resume_exactly(options, digits, tmp_path):
     def make():
         peers = {"peers": Branched(num=2)} | options
-        return Online(network="resnet8", aggregator="mean", average=0.9, average_steps=None, **peers)
+        return Online(network="resnet8", aggregator="mean", ema_decay=0.9, ema_steps=None, **peers)
 
     assert resumes_exactly(make, digits, tmp_path, "train", 3, batch_size=32)
 
 
 def test_averages_cannot_teach_in_turn_and_have_a_decay_and_a_length():
     with pytest.raises(UserError, match="all peers learn at once"):
-        Online(aggregator="mean", peers=Independent(num=2), in_turn=True, average=0.9, teaches=AVERAGED)
+        Online(aggregator="mean", peers=Independent(num=2), sequential=True, ema_decay=0.9, teaches=AVERAGED)
     with pytest.raises(UserError, match="--method.average is 1.5; use a number from 0 to 1"):
-        Online(average=1.5)
-    with pytest.raises(UserError, match="--method.average_steps is 0"):
-        Pcl(average_steps=0)
+        Online(ema_decay=1.5)
+    with pytest.raises(UserError, match="--method.ema_steps is 0"):
+        Pcl(ema_steps=0)
 
 
 def test_a_paper_states_its_decay_as_it_is():
-    stage = next(Pcl(network="resnet8", average=0.99, average_steps=None).stages(Spec(10, 1, (8, 8))))
+    stage = next(Pcl(network="resnet8", ema_decay=0.99, ema_steps=None).stages(Task(10, 1, (8, 8))))
     assert stage.turns[0].module.average.last_decay(3) == 0.99
-    stage = next(Pcl(network="resnet8").stages(Spec(10, 1, (8, 8))))
+    stage = next(Pcl(network="resnet8").stages(Task(10, 1, (8, 8))))
     assert stage.turns[0].module.average.last_decay(300 * 391) == pytest.approx(0.999)
 
 
 def test_a_run_of_before_the_window_goes_on_with_its_decay(digits, tmp_path):
     """0.1.0 wrote no length: its decay was meant as it stood."""
     options = {"epochs": 1, "batch_size": 32}
-    run = go(Pcl(network="resnet8", num_branches=2, average_steps=None), digits, tmp_path / "run", **options)
+    run = go(Pcl(network="resnet8", num_branches=2, ema_steps=None), digits, tmp_path / "run", **options)
     config, card = run.path / "config.yaml", run.path / "model.json"
     text = config.read_text()
-    assert "average_steps: null\n" in text
-    config.write_text(text.replace("  average_steps: null\n", ""))
+    assert "ema_steps: null\n" in text
+    config.write_text(text.replace("  ema_steps: null\n", ""))
     card.unlink()  # as if it had been stopped before the end
-    with pytest.raises(
-        UserError, match="--method.average_steps is 117300, and the run in .* has null; give null to go"
-    ):
+    with pytest.raises(UserError, match="--method.ema_steps is 117300, and the run in .* has null; give null to go"):
         go(Pcl(network="resnet8", num_branches=2), digits, run.path, resume=True, **options)
-    again = go(Pcl(network="resnet8", num_branches=2, average_steps=None), digits, run.path, resume=True, **options)
+    again = go(Pcl(network="resnet8", num_branches=2, ema_steps=None), digits, run.path, resume=True, **options)
     assert again.card["deliverables"][-1] == "average"

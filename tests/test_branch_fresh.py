@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from coterie import UserError, branch
-from coterie.methods import One, Spec
+from coterie.methods import One, Task
 from coterie.networks import OWN, build
 from coterie.networks.layers import classifiers
 from coterie.networks.reinit import untrained
@@ -173,7 +173,7 @@ def test_clones_answer_as_the_target_does(share):
 
 def test_a_method_may_start_from_clones():
     method = One(network="resnet8", init="clone")
-    (stage,) = method.stages(Spec(10, 1, (16, 16)))
+    (stage,) = method.stages(Task(10, 1, (16, 16)))
     logits = stage.network.eval()(torch.randn(4, 1, 16, 16)).logits
     assert torch.equal(logits, logits[:, :1].expand_as(logits))
 

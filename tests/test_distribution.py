@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import coterie
 from coterie.methods import One
-from coterie.networks import Network
+from coterie.networks import Backbone
 from coterie.outputs import PeerOutput
 from coterie.training import checkpoint
 from toys import comparable, go, plain, same, weights
@@ -129,7 +129,7 @@ def test_two_processes_ask_a_teacher_once_and_write_its_answers_once(trained):
     assert done.card["test"]["target"]["error"] == coterie.evaluate(done)["error"]
     (answers,) = (out / "checkpoints").glob("answers-*")
     with torch.inference_mode():
-        teacher = Network.of("resnet8").build(10, 1, (8, 8)).eval()
+        teacher = Backbone.of("resnet8").build(10, 1, (8, 8)).eval()
         teacher.load_state_dict(checkpoint.load(out / "checkpoints" / "stage0.safetensors")["network"])
         data = done.data()
         expected = teacher(next(coterie.data.evaluation_batches(data, data.train)).images)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from coterie import UserError
 from coterie import functional as losses
+from coterie.losses import one
 from coterie.methods.online.one import one_loss
 from coterie.outputs import LossTerms, PeerOutput
 from coterie.peers import Gate, gated
@@ -72,26 +73,26 @@ def test_one_equals_a_hand_computed_example():
     kl = sum(t * log(t / s) for branch in z for t, s in zip(teacher, softmax([v / 3 for v in branch]), strict=True))
     logits, weights = torch.tensor([z], dtype=float64), torch.tensor([g], dtype=float64)
     output = PeerOutput(logits, weights=weights, ensemble=gated(logits, weights))
-    loss = losses.one(output, torch.tensor([2]), temperature=3.0, weight=0.5)
+    loss = one(output, torch.tensor([2]), temperature=3.0, weight=0.5)
     assert loss["cross_entropy"].item() == pytest.approx(ce, abs=1e-12)
     assert loss["cross_entropy_ensemble"].item() == pytest.approx(-log(softmax(e)[2]), abs=1e-12)
     assert loss["distillation"].item() == pytest.approx(0.5 * 9 * kl, abs=1e-12)
     assert loss.total.item() == pytest.approx(ce - log(softmax(e)[2]) + 0.5 * 9 * kl, abs=1e-12)
-    assert losses.one is one_loss
+    assert one is one_loss
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 0, -1, "3", None, 1e300, 1e-300])
 def test_one_refuses_a_temperature_that_gives_no_number(temperature):
     output = PeerOutput(torch.randn(4, 3, 5), ensemble=torch.randn(4, 5))
     with pytest.raises(UserError, match="temperature is .*; use a number from"):
-        losses.one(output, torch.zeros(4, dtype=torch.long), temperature=temperature)
+        one(output, torch.zeros(4, dtype=torch.long), temperature=temperature)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1, "1"])
 def test_one_refuses_a_weight_that_gives_no_number(weight):
     output = PeerOutput(torch.randn(4, 3, 5), ensemble=torch.randn(4, 5))
     with pytest.raises(UserError, match="weight is .*; use a finite number"):
-        losses.one(output, torch.zeros(4, dtype=torch.long), weight=weight)
+        one(output, torch.zeros(4, dtype=torch.long), weight=weight)
 
 
 def test_one_equals_a_transcription_of_the_official_code():

@@ -3,17 +3,17 @@
 import pytest
 from torch import nn
 
-from coterie.methods import METHODS, Spec
+from coterie.methods import METHODS, Task
 
-SPEC = Spec(10, 1, (8, 8), 3)
+TASK = Task(10, 1, (8, 8), 3)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_stages_are_the_ones_that_were_announced(name):
     method = METHODS[name](network="resnet8")
-    stages = list(method.stages(SPEC))
+    stages = list(method.stages(TASK))
     assert [stage.name for stage in stages] == list(method.stage_names())
-    found = method.deliverables(SPEC)
+    found = method.deliverables(TASK)
     assert list(found) == list(stages[-1].deliver)
     for student, network in found.items():
         shapes, trained = (
@@ -26,7 +26,7 @@ def test_stages_are_the_ones_that_were_announced(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_turn_never_holds_what_another_stage_trained(name):
     trained: set[int] = set()
-    for stage in METHODS[name](network="resnet8").stages(SPEC):
+    for stage in METHODS[name](network="resnet8").stages(TASK):
         own = {id(parameter) for turn in stage.turns for parameter in turn.parameters if parameter.requires_grad}
         assert all(isinstance(turn.module, nn.Module) for turn in stage.turns)
         if stage.teacher is not None:
@@ -48,4 +48,4 @@ def test_a_turn_never_holds_what_another_stage_trained(name):
 )
 def test_who_teaches_whom(options, expected):
     method = METHODS[options.pop("name")](**options)
-    assert {(edge.source, edge.to) for edge in method.teaching() if edge.teaches} == expected
+    assert {(edge.source, edge.students) for edge in method.teaching() if edge.teaches} == expected

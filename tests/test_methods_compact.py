@@ -12,16 +12,16 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.evaluation import cost
-from coterie.methods import Compact, Spec, Vanilla
+from coterie.methods import Compact, Task, Vanilla
 from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks import build
 from coterie.networks.prune.channels import blocks_of, find_structure
 from coterie.outputs import Batch
 from coterie.training import Interrupted, Recipe
 from toys import comparable, go, interrupting, same
 
-SPEC = Spec(10, 1, (8, 8))
+TASK = Task(10, 1, (8, 8))
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 FULL = cost(build("resnet8", 10, 1), 1, (8, 8))
 
@@ -46,9 +46,9 @@ def batch(count=6):
     return Batch((torch.randn(count, 1, 8, 8),), torch.arange(count) % 10, torch.arange(count))
 
 
-def stages_of(method, spec=SPEC):
+def stages_of(method, task=TASK):
     """The method's stages as nobody trains them."""
-    return {stage.name: stage for stage in method.stages(spec)}
+    return {stage.name: stage for stage in method.stages(task)}
 
 
 def test_at_strength_1_the_mean_channel_is_gone_at_the_end():
@@ -142,7 +142,7 @@ def test_blocks_are_those_of_the_architecture(name, blocks):
 def test_matching_is_the_mean_relative_error_of_block_outputs():
     student, structure, _ = pressed()
     teacher = copy.deepcopy(student).eval()
-    learn = CrossEntropy(student).eval()
+    learn = CrossEntropyStep(student).eval()
     matching = Matching(student, teacher, blocks_of(structure), 2.0)
     teacher_maps = {}
     with torch.no_grad():
@@ -163,7 +163,7 @@ def test_matching_is_the_mean_relative_error_of_block_outputs():
 
 def test_the_shrinking_step_adds_its_terms_to_the_others():
     network, _, pressure = pressed(proximal=False)
-    step = Shrinking(CrossEntropy(network), network, pressure)
+    step = Shrinking(CrossEntropyStep(network), network, pressure)
     result = step(batch())
     assert set(result.loss.terms) == {"cross_entropy", "penalty"}
     assert result.loss.total.item() == pytest.approx(sum(each.item() for each in result.loss.terms.values()))
@@ -175,7 +175,7 @@ def test_stages_and_what_they_train():
     assert method.stage_names() == ("teacher", "shrink", "prune", "finetune")
     recipe = Recipe()
     seen = []
-    for stage in method.stages(SPEC):
+    for stage in method.stages(TASK):
         seen.append(stage.name)
         optimiser = (stage.turns[0].optimiser or recipe.make_optimiser)(stage.turns[0].parameters)
         decays = {group["weight_decay"]: len(group["params"]) for group in optimiser.param_groups}
@@ -201,7 +201,7 @@ def test_stages_and_what_they_train():
 
 
 def test_statistics_are_the_mean_over_the_prune_stage():
-    stages = Compact(network="resnet8", params=0.6).stages(SPEC)
+    stages = Compact(network="resnet8", params=0.6).stages(TASK)
     stage = next(stage for stage in stages if stage.name == "prune")
     convolution, norm = stage.network.conv1, stage.network.bn1
     assert norm.running_mean.abs().sum() == 0
@@ -215,7 +215,12 @@ def test_statistics_are_the_mean_over_the_prune_stage():
 
 @pytest.mark.parametrize(
     "options",
-    [{"flops": 0.5}, {"params": 0.4, "structure": "magnitude"}, {"flops": 0.6, "structure": "uniform"}, {"flops": 0.4}],
+    [
+        {"flops": 0.5},
+        {"params": 0.4, "importance": "magnitude"},
+        {"flops": 0.6, "importance": "uniform"},
+        {"flops": 0.4},
+    ],
 )
 def test_budgets_are_met_by_all_structures(options):
     stages = stages_of(Compact(network="resnet8", **options))
@@ -229,7 +234,7 @@ def test_budgets_are_met_by_all_structures(options):
 def test_uniform_and_random_widths():
     def shares(structure):
         torch.manual_seed(0)
-        network = stages_of(Compact(network="resnet8", flops=0.5, structure=structure, multiple=1))["finetune"].network
+        network = stages_of(Compact(network="resnet8", flops=0.5, importance=structure, multiple=1))["finetune"].network
         widths = network.conv1, network.layer1[0].conv1, network.layer2[0].conv1, network.layer3[0].conv1
         return [layer.out_channels / full for layer, full in zip(widths, (16, 16, 32, 64), strict=True)]
 
@@ -238,7 +243,7 @@ def test_uniform_and_random_widths():
 
 
 def test_the_control_is_not_cut_and_is_taught_as_long():
-    method = Compact(network="resnet8", structure="none")
+    method = Compact(network="resnet8", importance="none")
     assert method.stage_names() == ("teacher", "shrink", "finetune")
     stages = stages_of(method)
     assert cost(stages["finetune"].network, 1, (8, 8)) == FULL
@@ -263,7 +268,7 @@ def test_from_scratch_only_the_widths_are_inherited():
 def test_where_the_teacher_is_heard():
     def terms(**options):
         """By stage, before the next one cuts the network."""
-        stages = Compact(network="resnet8", **options).stages(SPEC)
+        stages = Compact(network="resnet8", **options).stages(TASK)
         return {stage.name: set(stage.turns[0].module(batch()).loss.terms) for stage in stages}
 
     heard = terms(distil="finetune")
@@ -271,7 +276,7 @@ def test_where_the_teacher_is_heard():
     assert heard["finetune"] == {"cross_entropy", "distillation"}
     assert terms(distil="neither")["finetune"] == {"cross_entropy"}
     assert terms(blockwise="matched")["shrink"] == {"cross_entropy", "distillation", "matching", "cost"}
-    stage = next(each for each in Compact(network="resnet8", distil="shrink").stages(SPEC) if each.name == "shrink")
+    stage = next(each for each in Compact(network="resnet8", distil="shrink").stages(TASK) if each.name == "shrink")
     assert stage.teacher is not None
 
 
@@ -322,8 +327,8 @@ def test_a_trained_run_is_the_teacher_and_the_start(digits, tmp_path, alone):
 class Stopping(Compact):
     at: ClassVar[tuple[str, int] | None] = None
 
-    def stages(self, spec):
-        stages = super().stages(spec)
+    def stages(self, task):
+        stages = super().stages(task)
         for stage in stages:
             if self.at is not None and stage.name == self.at[0]:
                 own, stop = stage.after_step, interrupting(self.at[1])
@@ -380,4 +385,4 @@ def test_wrong_options_are_refused(options, message):
 
 def test_an_impossible_budget_is_refused_before_anything_is_trained():
     with pytest.raises(UserError, match="--method.params 0.005: cut as far as it goes"):
-        next(Compact(network="resnet8", params=0.005).stages(SPEC))
+        next(Compact(network="resnet8", params=0.005).stages(TASK))

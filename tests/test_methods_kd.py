@@ -8,8 +8,8 @@ from torch import nn
 
 import coterie
 from coterie import UserError
-from coterie.methods import Kd, Spec, Vanilla
-from coterie.methods.kd import Distilling, kd_loss
+from coterie.methods import Kd, Task, Vanilla
+from coterie.methods.kd import DistillationStep, kd_loss
 from coterie.methods.trained import Teacher
 from coterie.networks import build
 from coterie.outputs import Batch
@@ -76,7 +76,7 @@ def test_without_labels_they_do_not_count():
 def test_no_gradient_and_no_training_mode_reaches_the_teacher():
     student, own = build("resnet8", 5, 1), build("resnet8", 5, 1)
     before = {key: value.clone() for key, value in own.state_dict().items()}
-    step = Distilling(student, Teacher([own]), 4.0, 0.1, 0.9).train()
+    step = DistillationStep(student, Teacher([own]), 4.0, 0.1, 0.9).train()
     batch = Batch((torch.randn(4, 1, 8, 8),), torch.tensor([0, 1, 2, 3]), torch.arange(4))
     step(batch).loss.total.backward()
     assert all(parameter.grad is None for parameter in own.parameters())
@@ -148,7 +148,7 @@ def test_a_module_of_ones_own_needs_a_teacher_of_its_own(digits, alone, tmp_path
 
 
 def test_in_a_loop_of_ones_own(digits):
-    stages = Kd(network="resnet8").stages(Spec(10, 1, (8, 8)))
+    stages = Kd(network="resnet8").stages(Task(10, 1, (8, 8)))
     for stage in stages:
         (turn,) = stage.turns
         optimiser = torch.optim.SGD(turn.parameters, lr=0.05)
@@ -158,5 +158,5 @@ def test_in_a_loop_of_ones_own(digits):
             turn.module(batch).loss.total.backward()
             optimiser.step()
     assert stage.name == "student"
-    with pytest.raises(UserError, match="Spec.open"):
-        next(Kd(network="resnet8", teacher="x").stages(Spec(10, 1, (8, 8))))
+    with pytest.raises(UserError, match="Task.open"):
+        next(Kd(network="resnet8", teacher="x").stages(Task(10, 1, (8, 8))))

@@ -15,8 +15,8 @@ from coterie import UserError
 from coterie.cli import main
 from coterie.cli.arguments import expanded
 from coterie.cli.train import train_parser
-from coterie.methods import Meal, Spec
-from coterie.methods.meal.adversarial import Discriminating, Imitating, similarity
+from coterie.methods import Meal, Task
+from coterie.methods.meal.adversarial import Discriminating, ImitationStep, similarity
 from coterie.methods.meal.discriminators import deception, discrimination
 from coterie.networks import build
 from coterie.outputs import Batch
@@ -26,7 +26,7 @@ from coterie.training.stages import only
 from resuming import go, resumes_exactly
 
 MODES = ("joint", "grl", "alternating", "none")
-SPEC = Spec(10, 1, (8, 8))
+TASK = Task(10, 1, (8, 8))
 
 
 def softmax(values):
@@ -59,7 +59,7 @@ def test_similarity_by_hand_and_no_gradient_for_the_teacher(kind, teachers):
 def last_stage(**options):
     """The student's stage of a MEAL whose two teachers are what they start as, in float64."""
     torch.manual_seed(0)
-    *_, stage = Meal(network="resnet8", teachers=2, **options).stages(SPEC)
+    *_, stage = Meal(network="resnet8", teachers=2, **options).stages(TASK)
     for turn in stage.turns:
         turn.module.double().train()
     return stage
@@ -67,7 +67,7 @@ def last_stage(**options):
 
 def imitating(stage):
     step = stage.turns[-1].module
-    assert isinstance(step, Imitating)
+    assert isinstance(step, ImitationStep)
     return step
 
 
@@ -322,4 +322,4 @@ def test_options_that_cannot_be_are_refused(options, complaint):
 )
 def test_blocks_that_are_not_there_are_told_before_any_stage(options, complaint):
     with pytest.raises(UserError, match=complaint):
-        next(Meal(network="resnet8", **options).stages(SPEC))
+        next(Meal(network="resnet8", **options).stages(TASK))

@@ -14,7 +14,7 @@ from coterie.cli import main
 from coterie.deploy import Exported
 from coterie.evaluation import latencies
 from coterie.functional import mean_squared_error
-from coterie.methods import Oem, Spec
+from coterie.methods import Oem, Task
 from coterie.methods.oem.method import oem_loss
 from coterie.outputs import Batch, PeerOutput
 from coterie.run import open_exported
@@ -84,12 +84,12 @@ def test_maps_in_half_precision_are_compared_in_single():
         assert mean_squared_error(ours, theirs).item() == 2.5
 
 
-SPEC = Spec(10, 1, (8, 8))
+TASK = Task(10, 1, (8, 8))
 
 
 def stage(**options):
     torch.manual_seed(0)
-    return next(Oem(network="resnet8", num_students=3, **options).stages(SPEC))
+    return next(Oem(network="resnet8", num_students=3, **options).stages(TASK))
 
 
 def batch(count=8):
@@ -157,8 +157,8 @@ class Stopped(Oem):
     num_students: int = 3
     stop: int | None = None
 
-    def stages(self, spec):
-        for each in super().stages(spec):
+    def stages(self, task):
+        for each in super().stages(task):
             yield replace(each, after_step=interrupting(self.stop))
 
 

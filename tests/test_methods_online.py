@@ -5,14 +5,14 @@ import torch
 
 import coterie
 from coterie import UserError
-from coterie.methods import METHODS, ClIlr, Dml, Ffl, Kdcl, OkdDip, Pcl, Spec
+from coterie.methods import METHODS, ClIlr, Dml, Ffl, Kdcl, OkdDip, Pcl, Task
 from coterie.outputs import PeerOutput
 from coterie.peers.combine import FusedFeatures, FusedMaps
 from coterie.training import Recipe
 from peers import LABELS, LOGITS, ce, kl, mean, over_batch, softmax, terms
 from toys import go
 
-SPEC = Spec(10, 1, (8, 8), 1)
+TASK = Task(10, 1, (8, 8), 1)
 ENSEMBLE = torch.tensor([[0.2, 0.1, 1.1], [0.9, -0.4, 0.3]], dtype=torch.float64)
 
 
@@ -72,7 +72,7 @@ def test_kdcls_general_teacher_renews_its_weights_on_validation(digits, tmp_path
     with pytest.raises(UserError, match="--data.validation"):
         go(Kdcl(network="resnet8", teacher="general"), digits, tmp_path / "none", epochs=1)
     data = coterie.data.load("digits", train_samples=160, test_samples=50, validation=0.2)
-    stage = next(Kdcl(network="resnet8", teacher="general").stages(SPEC))
+    stage = next(Kdcl(network="resnet8", teacher="general").stages(TASK))
     assert stage.needs_validation
     run = go(Kdcl(network="resnet8", teacher="general"), data, tmp_path / "run", epochs=2)
     state = coterie.training.checkpoint.load(run.path / "checkpoints" / "last.safetensors")
@@ -113,11 +113,11 @@ def test_okddips_auxiliaries_learn_by_attention_and_its_leader_from_their_mean()
 
 def test_okddip_deploys_its_leader_from_branches_or_networks(digits):
     for share in (True, False):
-        stage = next(OkdDip(network="resnet8", share=share).stages(SPEC))
+        stage = next(OkdDip(network="resnet8", share=share).stages(TASK))
         peers = stage.network.peers
         assert stage.deliver["target"] is peers.target
         loss = stage.turns[0].module.loss
-        assert [targets.among for targets in loss.targets] == [(1, 2, 3)] * 2
+        assert [targets.teachers for targets in loss.targets] == [(1, 2, 3)] * 2
         assert [targets.students for targets in loss.targets] == [(1, 2, 3), (0,)]
     with pytest.raises(UserError, match=r"--method.num_peers is 2.*leader"):
         OkdDip(num_peers=2)
@@ -135,7 +135,7 @@ def test_ffl_teaches_both_ways():
 
 def test_ffls_fusion_is_the_published_module_with_a_decay_of_its_own():
     torch.manual_seed(0)
-    stage = next(Ffl(network="resnet8").stages(SPEC))
+    stage = next(Ffl(network="resnet8").stages(TASK))
     fusion = stage.network.combiner
     assert isinstance(fusion, FusedMaps)
     shapes = [tuple(layer.weight.shape) for layer in (fusion.depthwise, fusion.pointwise, fusion.fc)]
@@ -167,7 +167,7 @@ def test_ffl_fuses_tokens_and_maps_of_other_sizes():
 
 def test_pcls_peers_learn_from_the_fused_ensemble_and_from_averages():
     logits, averages = LOGITS[:, :3], LOGITS[:, 1:].flip(2)
-    _, got = terms(Pcl(), logits, ensemble=ENSEMBLE, averaged=PeerOutput(averages), progress=0.1)
+    _, got = terms(Pcl(), logits, ensemble=ENSEMBLE, from_ema=PeerOutput(averages), progress=0.1)
     ramp = coterie.functional.ramp_up(0.1, 80 / 300)
     down = over_batch(lambda z, e: sum(kl(e, peer, 3.0) for peer in z), logits, ENSEMBLE)
 
@@ -179,7 +179,7 @@ def test_pcls_peers_learn_from_the_fused_ensemble_and_from_averages():
 
 
 def test_pcls_ensemble_reads_all_peers_features():
-    stage = next(Pcl(network="resnet8").stages(SPEC))
+    stage = next(Pcl(network="resnet8").stages(TASK))
     combiner = stage.network.combiner
     assert isinstance(combiner, FusedFeatures)
     assert combiner.fc.weight.shape == (10, 3 * 64)
@@ -190,17 +190,17 @@ def test_pcls_ensemble_reads_all_peers_features():
 
 def test_peers_may_be_other_networks():
     for kind in (Dml, Kdcl):
-        stage = next(kind(network="resnet8", networks=("resnet14",)).stages(SPEC))
+        stage = next(kind(network="resnet8", networks=("resnet14",)).stages(TASK))
         first, second = stage.network.peers.networks
         assert sum(p.numel() for p in second.parameters()) > sum(p.numel() for p in first.parameters())
     with pytest.raises(UserError, match="names 2 networks, and the target has 1"):
-        next(Dml(network="resnet8", networks=("resnet8", "resnet8")).stages(SPEC))
+        next(Dml(network="resnet8", networks=("resnet8", "resnet8")).stages(TASK))
 
 
 def test_peers_start_apart_and_every_branch_is_its_own():
     for name in ("dml", "cl-ilr", "okddip", "ffl", "pcl"):
         torch.manual_seed(0)
-        stage = next(METHODS[name](network="resnet8").stages(SPEC))
+        stage = next(METHODS[name](network="resnet8").stages(TASK))
         logits = stage.network.eval()(torch.randn(4, 1, 8, 8)).logits
         for peer in range(1, logits.shape[1]):
             assert not torch.equal(logits[:, 0], logits[:, peer])
@@ -220,7 +220,7 @@ def test_peers_start_apart_and_every_branch_is_its_own():
         (lambda: Kdcl(weight=-1), "--method.weight is -1"),
         (lambda: Ffl(num_peers=1), "--method.num_peers is 1"),
         (lambda: Pcl(num_branches=1), "--method.num_branches is 1"),
-        (lambda: Pcl(average=2), "--method.average is 2"),
+        (lambda: Pcl(ema_decay=2), "--method.average is 2"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_line(make, message):

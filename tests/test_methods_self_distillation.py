@@ -7,14 +7,14 @@ from safetensors.torch import load_file
 import coterie
 from coterie import UserError
 from coterie.functional import cross_entropy, kl_divergence
-from coterie.methods import SelfDistillation, Spec
+from coterie.methods import SelfDistillation, Task
 from coterie.outputs import Batch
 from resuming import go, resumes_exactly
 from toys import weights
 
 
 def test_a_generation_learns_from_labels_and_from_the_one_before_it():
-    stages = SelfDistillation(network="resnet8", generations=2).stages(Spec(10, 1, (8, 8)))
+    stages = SelfDistillation(network="resnet8", generations=2).stages(Task(10, 1, (8, 8)))
     batch = Batch((torch.randn(4, 1, 8, 8),), torch.tensor([0, 1, 2, 3]), torch.arange(4))
     before = next(stages).network
     for stage in stages:

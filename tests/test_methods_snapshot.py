@@ -10,7 +10,7 @@ from torch import nn
 
 import coterie
 from coterie import UserError
-from coterie.methods import Snapshot, Spec
+from coterie.methods import Snapshot, Task
 from coterie.methods.snapshot import cyclic_cosine
 from coterie.run import open_exported
 from resuming import go, resumes_exactly
@@ -55,7 +55,7 @@ class Trained(nn.Module):
 )
 def test_the_ends_of_the_last_cycles_are_kept(options, epochs, kept):
     model = Trained()
-    (stage,) = Snapshot(network=model, **options).stages(Spec(10, 1, (8, 8), epochs))
+    (stage,) = Snapshot(network=model, **options).stages(Task(10, 1, (8, 8), epochs))
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     stage.schedule(optimiser, 10)
     for step in range(1, 11):

@@ -13,7 +13,7 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.cli import main
-from coterie.methods import Spec, Srm
+from coterie.methods import Srm, Task
 from coterie.methods.srm.matching import Pair, paired
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
 from coterie.methods.trained import Adapted
@@ -22,7 +22,7 @@ from coterie.outputs import Batch
 from coterie.training import Interrupted
 from toys import comparable, go, interrupting, same, weights
 
-SPEC = Spec(10, 1, (8, 8), 1)
+TASK = Task(10, 1, (8, 8), 1)
 STAGES = ["teacher", "dictionaries", "initialisation"]
 
 
@@ -35,7 +35,7 @@ def batch(count=6, size=8):
 def stages(**options):
     """The method's stages without a training between them."""
     torch.manual_seed(0)
-    return list(Srm(network="resnet8", **options).stages(SPEC))
+    return list(Srm(network="resnet8", **options).stages(TASK))
 
 
 def state(module):
@@ -101,7 +101,7 @@ def test_dictionaries_learn_to_reconstruct_and_leave_the_teacher_alone(teacher_b
 
 def test_labels_come_from_the_drifted_copy_where_there_is_one():
     torch.manual_seed(0)
-    method = Srm(network="resnet8", teacher_bn="train").stages(SPEC)
+    method = Srm(network="resnet8", teacher_bn="train").stages(TASK)
     teacher = next(method).network
     learning = next(method).turns[0].module.train()
     learning(batch())
@@ -205,9 +205,9 @@ class Cut(Srm):
 
     after = None
 
-    def stages(self, spec):
+    def stages(self, task):
         hook = interrupting(type(self).after)
-        for stage in super().stages(spec):
+        for stage in super().stages(task):
             yield replace(stage, after_step=hook)
 
 

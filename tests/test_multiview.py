@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from coterie import UserError
-from coterie.methods import Online, Spec
+from coterie.methods import Online, Task
 from coterie.methods.online.peers import Independent
 from coterie.outputs import Batch
 from coterie.studies.experiments import EXPERIMENTS
@@ -365,7 +365,7 @@ def test_the_joint_row_trains_the_average_alone():
     method = Online(network="resnet8", **options)
     assert method.peers == Independent(num=5)
     method.peers = Independent(num=2)
-    turn = next(iter(method.stages(Spec(10, 1, (8, 8), 1)))).turns[0]
+    turn = next(iter(method.stages(Task(10, 1, (8, 8), 1)))).turns[0]
     images, labels = torch.randn(6, 1, 8, 8, generator=stream(0)), torch.arange(6)
     turn.module.eval()
     step = turn.module(Batch((images,), labels, torch.arange(6)))

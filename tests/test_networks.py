@@ -4,8 +4,8 @@ from safetensors.torch import save_file
 
 from coterie import UserError, branch
 from coterie.evaluation import cost
-from coterie.networks import OWN, Network, build
-from coterie.networks.zoo import Network as ZooNetwork
+from coterie.networks import OWN, Backbone, build
+from coterie.networks.zoo import Backbone as ZooNetwork
 
 # Parameters in millions and FLOPs in 1e8 at 100 classes: papers/ONE's cost model.
 PUBLISHED = {
@@ -80,7 +80,7 @@ def test_libraries_networks_take_classes_and_channels(name):
 
 def test_small_images_are_refused():
     with pytest.raises(UserError, match="--data.image_size"):
-        Network("resnet8").build(10, 3, (4, 4))
+        Backbone("resnet8").build(10, 3, (4, 4))
 
 
 def test_weights_load_by_name_and_another_classifier_is_replaced(tmp_path, caplog):
@@ -113,4 +113,4 @@ def test_a_module_of_ones_own_is_given_as_it_is():
     model = torch.nn.Linear(3, 2)
     assert ZooNetwork.of(model).build(2, 3) is model
     with pytest.raises(UserError, match="published weights"):
-        Network("resnet32", pretrained=True).build(10, 3)
+        Backbone("resnet32", pretrained=True).build(10, 3)

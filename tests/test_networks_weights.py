@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from coterie import UserError
-from coterie.networks import Network, build
+from coterie.networks import Backbone, build
 
 
 def tiny(num_classes, in_channels):
@@ -34,7 +34,7 @@ def test_weights_give_the_same_network(name, saved):
     loaded = build(name, 10, weights=saved(trained)).eval()
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded(images), trained(images))
-    fresh = Network(name, weights=saved(trained)).build_fresh(10, 3).eval()
+    fresh = Backbone(name, weights=saved(trained)).build_fresh(10, 3).eval()
     assert not torch.equal(fresh(images), trained(images))
 
 
@@ -61,7 +61,7 @@ def test_a_classifier_of_another_class_count_is_left_fresh(name, heads, saved, c
 
 def test_factory_takes_weights(saved):
     trained = tiny(5, 3)
-    loaded = Network(tiny, weights=saved(trained)).build(5, 3)
+    loaded = Backbone(tiny, weights=saved(trained)).build(5, 3)
     assert torch.equal(loaded[3].weight, trained[3].weight)
 
 

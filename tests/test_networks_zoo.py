@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
-from coterie.networks import OWN, Network, build, libraries, names, zoo
+from coterie.networks import OWN, Backbone, build, libraries, names, zoo
 from coterie.networks.zoo import Preprocessing
 
 
@@ -79,7 +79,7 @@ def test_the_libraries_are_not_imported_before_they_are_needed(module, monkeypat
 
 
 def test_a_factory_is_called_with_classes_and_channels():
-    network = Network.of(tiny)
+    network = Backbone.of(tiny)
     first, second = network.build(6, 2), network.build_fresh(6, 2)
     assert first(torch.zeros(1, 2, 8, 8)).shape == (1, 6)
     assert not torch.equal(first[0].weight, second[0].weight)
@@ -87,28 +87,28 @@ def test_a_factory_is_called_with_classes_and_channels():
 
 def test_own_module_is_given_as_it_is_and_cannot_be_built_anew():
     model = tiny(2, 3)
-    assert Network.of(model).build(2, 3, (8, 8)) is model
+    assert Backbone.of(model).build(2, 3, (8, 8)) is model
     with pytest.raises(UserError, match="give a factory"):
-        Network.of(model).build_fresh(2, 3)
+        Backbone.of(model).build_fresh(2, 3)
 
 
 def test_of_leaves_a_network_as_it_is():
-    network = Network("resnet8", weights="some.safetensors")
-    assert Network.of(network) is network
-    assert Network.of("resnet8") == Network("resnet8")
+    network = Backbone("resnet8", weights="some.safetensors")
+    assert Backbone.of(network) is network
+    assert Backbone.of("resnet8") == Backbone("resnet8")
 
 
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (Network(7), "neither a name, a module nor a factory"),
-        (Network(lambda num_classes, in_channels: "net"), "gave a str"),
-        (Network(lambda classes: tiny(classes, 3)), "let it take num_classes= and in_channels="),
-        (Network(tiny, pretrained=True), "no published weights"),
-        (Network(tiny(2, 3), pretrained=True), "no published weights"),
-        (Network(tiny(2, 3), weights="w.safetensors"), "load it into the module"),
-        (Network("resnet8", pretrained=True), "'resnet8' has no published weights; use --network.weights FILE"),
-        (Network("timm/resnet18", pretrained=True, weights="w.safetensors"), "exclude each other"),
+        (Backbone(7), "neither a name, a module nor a factory"),
+        (Backbone(lambda num_classes, in_channels: "net"), "gave a str"),
+        (Backbone(lambda classes: tiny(classes, 3)), "let it take num_classes= and in_channels="),
+        (Backbone(tiny, pretrained=True), "no published weights"),
+        (Backbone(tiny(2, 3), pretrained=True), "no published weights"),
+        (Backbone(tiny(2, 3), weights="w.safetensors"), "load it into the module"),
+        (Backbone("resnet8", pretrained=True), "'resnet8' has no published weights; use --network.weights FILE"),
+        (Backbone("timm/resnet18", pretrained=True, weights="w.safetensors"), "exclude each other"),
     ],
 )
 def test_what_cannot_be_built_is_said(network, message):
@@ -192,7 +192,7 @@ def test_published_weights_take_another_classifier_and_other_channels(monkeypatc
     same = build("torchvision/shufflenet_v2_x0_5", 1000, pretrained=True)
     assert torch.equal(same.fc.weight, theirs.fc.weight)
     assert caplog.text == ""
-    fresh = Network("torchvision/shufflenet_v2_x0_5", pretrained=True).build_fresh(1000, 3)
+    fresh = Backbone("torchvision/shufflenet_v2_x0_5", pretrained=True).build_fresh(1000, 3)
     assert not torch.equal(fresh.fc.weight, theirs.fc.weight)
 
 
@@ -250,12 +250,12 @@ def test_published_weights_of_timm(monkeypatch, caplog):
 def test_preprocessing_without_a_download(monkeypatch):
     imagenet = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-    assert Network("torchvision/resnet18", pretrained=True).preprocessing() == imagenet
-    assert Network("torchvision/inception_v3", pretrained=True).preprocessing().image_size == (299, 299)
-    assert Network("timm/resnet18.a1_in1k", pretrained=True).preprocessing() == imagenet
-    assert Network("timm/vit_tiny_patch16_224", pretrained=True).preprocessing().mean == (0.5, 0.5, 0.5)
-    assert Network("timm/resnet18", weights="w.safetensors").preprocessing() == imagenet
-    for network in ("resnet32", "timm/resnet18", tiny, tiny(2, 3), Network("resnet32", weights="w.safetensors")):
-        assert Network.of(network).preprocessing() is None
+    assert Backbone("torchvision/resnet18", pretrained=True).preprocessing() == imagenet
+    assert Backbone("torchvision/inception_v3", pretrained=True).preprocessing().image_size == (299, 299)
+    assert Backbone("timm/resnet18.a1_in1k", pretrained=True).preprocessing() == imagenet
+    assert Backbone("timm/vit_tiny_patch16_224", pretrained=True).preprocessing().mean == (0.5, 0.5, 0.5)
+    assert Backbone("timm/resnet18", weights="w.safetensors").preprocessing() == imagenet
+    for network in ("resnet32", "timm/resnet18", tiny, tiny(2, 3), Backbone("resnet32", weights="w.safetensors")):
+        assert Backbone.of(network).preprocessing() is None
     with pytest.raises(UserError, match="did you mean"):
-        Network("torchvision/resnet81", pretrained=True).preprocessing()
+        Backbone("torchvision/resnet81", pretrained=True).preprocessing()

@@ -10,8 +10,8 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.cli import main
-from coterie.methods import METHODS, Branched, Dml, Independent, One, Online, Pcl, Point, Spec, Teaches
-from coterie.methods.online.engine import InTurn, Loss
+from coterie.methods import METHODS, Branched, Distillation, Dml, Independent, One, Online, OnlineConfig, Pcl, Task
+from coterie.methods.online.engine import Loss, SequentialStep
 from coterie.methods.online.one import one_loss
 from coterie.outputs import PeerOutput
 from coterie.peers.independent import Separate, frozen_statistics
@@ -19,7 +19,7 @@ from coterie.training import Interrupted, checkpoint
 from peers import LABELS, LOGITS
 from toys import comparable, go, same
 
-SPEC = Spec(10, 1, (8, 8), 1)
+TASK = Task(10, 1, (8, 8), 1)
 NAMES = ("one", "dml", "cl-ilr", "kdcl", "okddip", "ffl", "pcl")
 
 
@@ -44,8 +44,10 @@ def test_ones_point_is_ones_loss():
 @pytest.mark.parametrize("detach", [True, False])
 def test_gradients_reach_the_teachers_only_where_targets_are_not_detached(detach):
     logits = LOGITS.clone().requires_grad_()
-    lesson = Teaches(source="mean", among=(1, 2), to=(0,), detach=detach)
-    point = Point(peers=Branched(num=4), aggregator="mean", teaches=(lesson,), supervise=0.0, supervise_ensemble=0.0)
+    distillation = Distillation(source="mean", teachers=(1, 2), students=(0,), detach=detach)
+    point = OnlineConfig(
+        peers=Branched(num=4), aggregator="mean", distillations=(distillation,), ce_weight=0.0, ensemble_ce_weight=0.0
+    )
     output = PeerOutput(logits)
     Loss(point, (0, 1, 2, 3), output)(output, LABELS, 1.0).total.backward()
     reached = logits.grad.abs().sum((0, 2)) > 0
@@ -53,9 +55,12 @@ def test_gradients_reach_the_teachers_only_where_targets_are_not_detached(detach
 
 
 def test_weights_ramps_and_temperatures_of_a_lesson_override_the_points():
-    def distilled(**lesson):
-        point = Point(
-            peers=Branched(num=4), aggregator="mean", teaches=(Teaches(source="others", **lesson),), rampup=0.5
+    def distilled(**distillation):
+        point = OnlineConfig(
+            peers=Branched(num=4),
+            aggregator="mean",
+            distillations=(Distillation(source="others", **distillation),),
+            rampup=0.5,
         )
         output = PeerOutput(LOGITS)
         return Loss(point, (0, 1, 2, 3), output)(output, LABELS, 0.25)["distillation"]
@@ -63,13 +68,13 @@ def test_weights_ramps_and_temperatures_of_a_lesson_override_the_points():
     plain = distilled(rampup=0.0)
     torch.testing.assert_close(distilled(), plain * coterie.functional.ramp_up(0.25, 0.5))
     torch.testing.assert_close(distilled(rampup=0.0, weight=0.3), 0.3 * plain)
-    torch.testing.assert_close(distilled(rampup=0.0, squared=False), plain / 9)
+    torch.testing.assert_close(distilled(rampup=0.0, scale_by_t2=False), plain / 9)
     assert not torch.isclose(distilled(rampup=0.0, temperature=1.0), plain)
 
 
 def test_sequential_peers_learn_from_what_the_others_say_by_then(digits):
     torch.manual_seed(0)
-    stage = next(Dml(network="resnet8", num_peers=3).stages(SPEC))
+    stage = next(Dml(network="resnet8", num_peers=3).stages(TASK))
     nets, images = stage.network.peers.networks, batch(digits)
     seen = []
     for turn, net in zip(stage.turns, nets, strict=True):
@@ -94,12 +99,12 @@ def test_sequential_peers_learn_from_what_the_others_say_by_then(digits):
 
 def test_every_network_counts_a_batch_once(digits):
     torch.manual_seed(0)
-    stage = next(Dml(network="resnet8").stages(SPEC))
+    stage = next(Dml(network="resnet8").stages(TASK))
     nets = stage.network.peers.networks
     twins = [copy.deepcopy(net).train() for net in nets]
     images = batch(digits)
     for turn in stage.turns:
-        assert isinstance(turn.module, InTurn)
+        assert isinstance(turn.module, SequentialStep)
         turn.module.train()(images)
     for net, twin in zip(nets, twins, strict=True):
         twin(images.images)
@@ -119,20 +124,20 @@ def test_frozen_statistics_normalise_as_in_training():
 
 def test_simultaneous_and_sequential_agree_for_the_first_peer(digits):
     torch.manual_seed(0)
-    together = next(Dml(network="resnet8", updates="simultaneous").stages(SPEC))
+    together = next(Dml(network="resnet8", updates="simultaneous").stages(TASK))
     torch.manual_seed(0)
-    in_turn = next(Dml(network="resnet8").stages(SPEC))
+    sequential = next(Dml(network="resnet8").stages(TASK))
     images = batch(digits)
     together.turns[0].module.train()(images).loss.total.backward()
-    in_turn.turns[0].module.train()(images).loss.total.backward()
-    ours, theirs = (stage.network.peers.networks[0] for stage in (together, in_turn))
+    sequential.turns[0].module.train()(images).loss.total.backward()
+    ours, theirs = (stage.network.peers.networks[0] for stage in (together, sequential))
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
 
 
 def test_averages_follow_with_a_growing_decay(digits):
     torch.manual_seed(0)
-    stage = next(Pcl(network="resnet8", average=0.6, average_steps=None).stages(SPEC))
+    stage = next(Pcl(network="resnet8", ema_decay=0.6, ema_steps=None).stages(TASK))
     average = stage.turns[0].module.average
     weight = stage.network.peers.target.fc.weight
     kept = average.module.peers.target.fc.weight
@@ -151,7 +156,9 @@ def test_averages_follow_with_a_growing_decay(digits):
 
 def test_peers_see_views_of_their_own(digits):
     torch.manual_seed(0)
-    stage = next(Online(peers=Independent(num=2), aggregator="mean", own_views=True, network="resnet8").stages(SPEC))
+    stage = next(
+        Online(peers=Independent(num=2), aggregator="mean", view_per_peer=True, network="resnet8").stages(TASK)
+    )
     assert stage.views == 2
     images = batch(digits, views=2)
     assert not torch.equal(images.views[0], images.views[1])
@@ -204,11 +211,11 @@ def test_a_method_of_ones_own_is_written_down_and_opened_again(tmp_path):
         network="resnet8",
         peers=Branched(num=3),
         aggregator="mean",
-        teaches=(
-            Teaches(source="mean", among=(1, 2), to=(0,)),
-            Teaches(source="mean", among=(0,), to=(1, 2), temperature=1, averaged=True),
+        distillations=(
+            Distillation(source="mean", teachers=(1, 2), students=(0,)),
+            Distillation(source="mean", teachers=(0,), students=(1, 2), temperature=1, from_ema=True),
         ),
-        average=0.99,
+        ema_decay=0.99,
     )
     run = go(method, digits, tmp_path / "run", epochs=1, batch_size=64)
     again = coterie.Run(run.path).method()
@@ -225,13 +232,13 @@ def test_a_method_of_ones_own_is_written_down_and_opened_again(tmp_path):
 
 def test_who_teaches_whom_is_said_by_the_method():
     def arrows(name):
-        return {(edge.source, edge.to) for edge in METHODS[name]().teaching() if edge.teaches}
+        return {(edge.source, edge.students) for edge in METHODS[name]().teaching() if edge.teaches}
 
     assert arrows("one") == {("ensemble", peer) for peer in ("target", "branch1", "branch2")}
     assert arrows("dml") == {("target", "peer1"), ("peer1", "target")}
     assert ("target", "branch1") not in arrows("okddip")
     assert {to for _, to in arrows("ffl")} == {"target", "branch1", "ensemble"}
-    made = {(edge.source, edge.to) for edge in One().teaching() if not edge.teaches}
+    made = {(edge.source, edge.students) for edge in One().teaching() if not edge.teaches}
     assert made == {(peer, "ensemble") for peer in ("target", "branch1", "branch2")}
 
 
@@ -239,17 +246,23 @@ def test_who_teaches_whom_is_said_by_the_method():
     ("options", "message"),
     [
         ({"peers": Independent(num=2)}, "a gate reads a shared trunk"),
-        ({"peers": Branched(num=2), "teaches": (Teaches(source="mean", to=(5,)),)}, "names peer 5, and there are 2"),
-        ({"peers": Branched(num=1), "teaches": (Teaches(source="others"),)}, "'others' needs two peers"),
-        ({"teaches": (Teaches(source="each", averaged=True),)}, "moving averages needs average="),
-        ({"teaches": [{"source": "each", "temperature": 0.0}]}, "--method.teaches, temperature is 0.0"),
-        ({"teaches": [{"source": "mean", "to": [-1]}]}, "--method.teaches, to, item 1 is -1; use 0 or more"),
-        ({"teaches": [{"source": "mean", "rampup": 2.0}]}, "--method.teaches, rampup is 2.0"),
-        ({"teaches": [{"source": "enesmble"}]}, "did you mean 'ensemble'"),
-        ({"teaches": "each"}, "--method.teaches is 'each'; write a list"),
+        (
+            {"peers": Branched(num=2), "distillations": (Distillation(source="mean", students=(5,)),)},
+            "names peer 5, and there are 2",
+        ),
+        ({"peers": Branched(num=1), "distillations": (Distillation(source="others"),)}, "'others' needs two peers"),
+        ({"distillations": (Distillation(source="each", from_ema=True),)}, "moving averages needs average="),
+        ({"distillations": [{"source": "each", "temperature": 0.0}]}, "--method.distillations, temperature is 0.0"),
+        (
+            {"distillations": [{"source": "mean", "to": [-1]}]},
+            "--method.distillations, to, item 1 is -1; use 0 or more",
+        ),
+        ({"distillations": [{"source": "mean", "rampup": 2.0}]}, "--method.distillations, rampup is 2.0"),
+        ({"distillations": [{"source": "enesmble"}]}, "did you mean 'ensemble'"),
+        ({"distillations": "each"}, "--method.distillations is 'each'; write a list"),
         ({"peers": 3}, "--method.peers is 3; write a mapping of num"),
         ({"peers": {"kind": "Branchd"}}, "did you mean 'Branched'"),
-        ({"in_turn": True}, "updated in turn only where they are independent"),
+        ({"sequential": True}, "updated in turn only where they are independent"),
     ],
 )
 def test_points_that_cannot_be_are_refused(options, message):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from coterie import LossTerms, UserError, branch
-from coterie import functional as losses
+from coterie.losses import one
 from coterie.networks import build
 from coterie.outputs import StepResult
 
@@ -22,7 +22,7 @@ def test_an_output_prints_its_shapes():
         "PeerOutput(logits=(4, 2, 6), features=((4, 64), (4, 64)), maps=((4, 64, 4, 4), (4, 64, 4, 4)), "
         "trunk=(4, 32, 8, 8), weights=(4, 2), ensemble=(4, 6))"
     )
-    assert len(repr(StepResult(losses.one(net(IMAGES), LABELS), net(IMAGES)))) < 400
+    assert len(repr(StepResult(one(net(IMAGES), LABELS), net(IMAGES)))) < 400
 
 
 def test_a_loss_prints_its_terms():
@@ -36,7 +36,7 @@ def test_a_loss_prints_its_terms():
 
 def test_the_loss_to_differentiate_is_named():
     net = branch(build("resnet8", 6), 2, example=IMAGES)
-    loss = losses.one(net(IMAGES), LABELS)
+    loss = one(net(IMAGES), LABELS)
     for slip in ("backward", "item", "detach"):
         with pytest.raises(AttributeError, match=f"has no '{slip}'; the loss itself is .total"):
             getattr(loss, slip)

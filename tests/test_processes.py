@@ -89,7 +89,7 @@ def test_two_trainings_into_one_folder_exclude_each_other(tmp_path, digits):
             except UserError as error:
                 said.append(str(error))
 
-    method.stages = lambda spec: (replace(stage, after_step=beside) for stage in stages(spec))
+    method.stages = lambda task: (replace(stage, after_step=beside) for stage in stages(task))
     run = go(method, digits, out, epochs=1)
     assert said == [f"{out}: another coterie command trains into it; wait for it, or choose another --out"] * 2
     assert run.config["method"]["name"] == run.card["method"] == "mutual"
@@ -214,7 +214,7 @@ def test_names_are_what_they_are_whatever_was_imported_before():
         code = (
             f"import {first}, coterie\n"
             "from coterie import *\n"
-            "from coterie.export import predict as asked\n"
+            "from coterie.deploy import predict as asked\n"
             "assert callable(coterie.export) and callable(coterie.report) and asked is coterie.predict is predict\n"
             "assert all(getattr(coterie, name) is not None and name in dir(coterie) for name in coterie.__all__)\n"
         )
@@ -261,7 +261,7 @@ def test_a_folder_that_is_removed_while_it_is_trained_into_is_one_line(tmp_path,
     out = tmp_path / "run"
     method = Mutual(network="resnet8")
     stages = method.stages
-    method.stages = lambda spec: (replace(s, after_step=lambda done: shutil.rmtree(out, True)) for s in stages(spec))
+    method.stages = lambda task: (replace(s, after_step=lambda done: shutil.rmtree(out, True)) for s in stages(task))
     with pytest.raises(UserError, match=f"{out}: was removed while it was trained into; train again"):
         go(method, digits, out)
     assert not out.exists()
@@ -276,7 +276,7 @@ def test_without_its_tensorboard_folder_a_training_goes_on_and_says_so(tmp_path,
     def remove(done):
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
-    method.stages = lambda spec: (replace(stage, after_step=remove) for stage in stages(spec))
+    method.stages = lambda task: (replace(stage, after_step=remove) for stage in stages(task))
     run = go(method, digits, out, tensorboard=True, progress=True, epochs=2)
     said = capfd.readouterr().err
     assert len(run.metrics) == 2

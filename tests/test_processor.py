@@ -14,7 +14,7 @@ import held_to_avx2
 from coterie import processor
 from coterie.data import evaluation_batches
 from coterie.data.transforms import normalise
-from coterie.methods import Spec, Vanilla
+from coterie.methods import Task, Vanilla
 from coterie.methods.trained import Adapted, Input
 from coterie.training.precision import has_native_bfloat16, resolve_precision
 from coterie.training.stages import place
@@ -94,7 +94,7 @@ def test_all_that_reaches_a_convolution_follows_the_choice(proven, channels, mon
     seen = Adapted(nn.Identity(), small, large).convert(images)
     if channels == 3 or not proven:  # a teacher's one channel stays in both layouts where either will do
         assert convolved(seen, channels) is proven
-    stage = next(Vanilla(network="resnet8").stages(Spec(10, channels, (8, 8))))
+    stage = next(Vanilla(network="resnet8").stages(Task(10, channels, (8, 8))))
     place(stage, torch.device("cpu"))
     weights = [each.weight for each in stage.network.modules() if isinstance(each, nn.Conv2d) and each.in_channels > 3]
     assert weights

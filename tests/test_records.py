@@ -37,7 +37,7 @@ def use(run):
     run = Run(run.path)
     run.network("ensemble")
     run.method()
-    run.spec()
+    run.task()
     run.data()
     return run.metrics
 
@@ -232,7 +232,7 @@ def test_weights_that_are_no_file_are_refused_at_once(kind, tmp_path):
     path = tmp_path / "weights.safetensors"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     # A child: a pipe that is opened waits for ever, and no test may.
-    code = f"from coterie.networks import Network; Network('resnet8', weights={str(path)!r}).build(10, 1, (8, 8))"
+    code = f"from coterie.networks import Backbone; Backbone('resnet8', weights={str(path)!r}).build(10, 1, (8, 8))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert child.stderr.splitlines()[-1].endswith(f"{path}: is no file; check --network.weights")
 

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 import coterie
-from coterie.methods import Spec
+from coterie.methods import Task
 from coterie.methods.trained import Adapted
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.vanilla import CrossEntropyStep
 from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.reading import load_study
@@ -151,7 +151,7 @@ def taught(study, row, teachers):
         return Adapted(Answers(teachers[int(name)]))
 
     torch.manual_seed(0)
-    *_, stage = made.stages(Spec(CLASSES, 3, (8, 8), open=opened))
+    *_, stage = made.stages(Task(CLASSES, 3, (8, 8), open=opened))
     stage.turns[0].module.double()
     return stage
 
@@ -233,8 +233,8 @@ def test_meal_v2s_discriminator_and_schedule_are_those_of_its_released_code():
 def test_networks_alone_learn_from_labels_alone(study, row):
     made = method(study, row)
     made.network = lambda num_classes, in_channels: Answers(student().clone())
-    (stage,) = made.stages(Spec(CLASSES, 3, (8, 8)))
-    assert isinstance(stage.turns[0].module, CrossEntropy)
+    (stage,) = made.stages(Task(CLASSES, 3, (8, 8)))
+    assert isinstance(stage.turns[0].module, CrossEntropyStep)
     labels = torch.tensor([3, 7])
     batch = Batch((torch.zeros(2, 3, 8, 8),), labels, torch.arange(2))
     assert stage.turns[0].module(batch).loss.total.item() == near(over_batch(ce, student(), labels))

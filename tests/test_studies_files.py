@@ -48,7 +48,7 @@ def test_every_cell_names_what_exists(name):
                 continue
             method = method_of(config)
             assert set(method.epochs) <= set(method.stage_names()), cell.name
-            library, _, network = method.network.name.rpartition("/")
+            library, _, network = method.network.source.rpartition("/")
             assert network in OWN if not library else libraries.is_known(library, network), cell.name
             assert method.network.preprocessing() is not None or not method.network.pretrained, cell.name
             recipe_of(config)  # a wrong option is refused

@@ -345,12 +345,12 @@ def test_a_workers_training_writes_its_checkpoint_however_often_it_is_told(tmp_p
     twice = Mutual(network="resnet8")
     whole = twice.stages
 
-    def stages(spec):
+    def stages(task):
         def stop(done):
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        yield from (replace(each, after_step=stop) for each in whole(spec))
+        yield from (replace(each, after_step=stop) for each in whole(task))
 
     twice.stages = stages
     with pytest.raises(Interrupted), worker.task():

@@ -44,9 +44,9 @@ def test_a_training_leaves_the_switches_as_they_were(others, digits, tmp_path):
     seen = []
 
     class Looking(Vanilla):
-        def stages(self, spec):
+        def stages(self, task):
             seen.append(switches())
-            yield from super().stages(spec)
+            yield from super().stages(task)
 
     go(Looking(network="resnet8"), digits, tmp_path / "run", epochs=1, threads=1, deterministic=True)
     assert seen[0] == (1, True, False, True, False, ":4096:8")

@@ -15,16 +15,16 @@ M = 4
 EVERYONE = tuple(range(M))
 
 
-def made(name, among=EVERYONE, students=EVERYONE, **output):
+def made(name, teachers=EVERYONE, students=EVERYONE, **output):
     said = PeerOutput(LOGITS, **output)
-    targets = TARGETS[name](among, students, said).to(torch.float64)
+    targets = TARGETS[name](teachers, students, said).to(torch.float64)
     return targets, targets(said, LABELS)
 
 
 def test_the_ensemble_and_the_mean_are_the_same_for_all():
     ensemble = torch.randn(2, 3, dtype=torch.float64)
     assert torch.equal(made("ensemble", ensemble=ensemble)[1], ensemble[:, None, None])
-    torch.testing.assert_close(made("mean", among=(1, 3))[1], ((LOGITS[:, 1] + LOGITS[:, 3]) / 2)[:, None, None])
+    torch.testing.assert_close(made("mean", teachers=(1, 3))[1], ((LOGITS[:, 1] + LOGITS[:, 3]) / 2)[:, None, None])
 
 
 def test_others_leaves_each_student_out_of_its_own_teacher():
@@ -43,7 +43,7 @@ def test_each_of_the_others_is_a_teacher_of_its_own():
 def test_attention_mixes_by_the_likeness_of_features():
     torch.manual_seed(0)
     features = tuple(torch.randn(2, 16, dtype=torch.float64) for _ in range(M))
-    targets, got = made("attention", among=(1, 2, 3), students=(1, 2, 3), features=features)
+    targets, got = made("attention", teachers=(1, 2, 3), students=(1, 2, 3), features=features)
     assert targets.query.weight.shape == targets.key.weight.shape == (2, 16)
     assert targets.query.bias is None
     for image in range(2):
@@ -68,7 +68,7 @@ def test_the_best_peer_is_chosen_for_each_image():
 
 
 def test_the_best_mixture_is_found_on_the_simplex():
-    _, got = made("linear", among=(1, 2))
+    _, got = made("linear", teachers=(1, 2))
     found = functional.cross_entropy(got[:, 0, 0], LABELS, reduction="none")
     shares = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None, None]
     grid = shares * LOGITS[:, 1] + (1 - shares) * LOGITS[:, 2]
@@ -115,7 +115,7 @@ def test_min_logit_keeps_the_lowest_margin_of_each_class():
 
 
 def test_validated_weights_minimise_the_expected_squared_error():
-    targets, before = made("validated", among=(0, 1))
+    targets, before = made("validated", teachers=(0, 1))
     torch.testing.assert_close(before[:, 0, 0], LOGITS[:, :2].mean(1))
     torch.manual_seed(0)
     labels = torch.randint(3, (50,))

@@ -10,7 +10,7 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.data import Resident
-from coterie.methods import Kdcl, One, Spec, Vanilla
+from coterie.methods import Kdcl, One, Task, Vanilla
 from coterie.training import Interrupted, Recipe
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import OfficialCode, Paper
@@ -145,7 +145,7 @@ def test_weight_decay_can_spare_norms_and_biases():
 
 def test_the_step_fetches_nothing_from_the_device(digits, tmp_path):
     run = go(One(network="resnet8"), digits, tmp_path / "run", epochs=1)
-    stage = next(run.method().stages(Spec(10, 1, (8, 8))))
+    stage = next(run.method().stages(Task(10, 1, (8, 8))))
     batch = next(coterie.data.training_batches(digits, batch_size=8, seed=0, stage=0, epoch=0))
     with torch.profiler.profile() as profile:
         stage.turns[0].module(batch).loss.total.backward()

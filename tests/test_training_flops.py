@@ -6,13 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import coterie
 from coterie.methods import Kd, Vanilla
-from coterie.networks import Network
+from coterie.networks import Backbone
 from coterie.training import Interrupted
 from resuming import go, stopping
 
 
 def of_a_step(images):
-    network = Network("resnet8").build_fresh(10, 1, (8, 8))
+    network = Backbone("resnet8").build_fresh(10, 1, (8, 8))
     with FlopCounterMode(display=False) as counter:
         torch.nn.functional.cross_entropy(network(torch.zeros(images, 1, 8, 8)), torch.zeros(images).long()).backward()
     return counter.get_total_flops()

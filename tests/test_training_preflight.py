@@ -151,8 +151,8 @@ class Twice(nn.Module):
 class Stopping(Vanilla):
     stop: int | None = None
 
-    def stages(self, spec):
-        for stage in super().stages(spec):
+    def stages(self, task):
+        for stage in super().stages(task):
             object.__setattr__(stage, "after_step", interrupting(self.stop))
             yield stage
 

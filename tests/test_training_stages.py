@@ -38,8 +38,8 @@ def test_turns_update_their_own_parameters_alone(digits, tmp_path):
 
     @dataclass(kw_only=True)
     class Half(Mutual):
-        def stages(self, spec):
-            for stage in super().stages(spec):
+        def stages(self, task):
+            for stage in super().stages(task):
                 seen["start"] = copy.deepcopy(stage.network)
                 yield replace(stage, turns=stage.turns[:1])
 

@@ -68,7 +68,7 @@ def test_weights_of_a_librarys_network_see_images_as_the_library_gives_them(digi
     network = coterie.networks.build("timm/test_resnet", 10, 3)
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     adapted = open_teacher(f"timm/test_resnet@{tmp_path / 'w.safetensors'}", digits)
-    wanted = coterie.networks.Network("timm/test_resnet", pretrained=True).preprocessing()
+    wanted = coterie.networks.Backbone("timm/test_resnet", pretrained=True).preprocessing()
     assert adapted.conversion[1] == Input(3, wanted.image_size, wanted.mean, wanted.std)
     assert asked(f"timm/test_resnet@{tmp_path / 'w.safetensors'}", digits, images[:2]).shape == (2, 10)
 

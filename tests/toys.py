@@ -13,7 +13,7 @@ from torch import nn
 
 import coterie
 from coterie.functional import cross_entropy, kl_divergence
-from coterie.methods import Method, Spec, Stage, Turn
+from coterie.methods import Method, Stage, Task, Turn
 from coterie.outputs import LossTerms, PeerOutput, StepResult
 
 
@@ -56,8 +56,8 @@ def interrupting(after: int | None):
 class Toy(Method):
     stop: int | None = None
 
-    def nets(self, spec):
-        return self.build(spec), self.build(spec)
+    def nets(self, task):
+        return self.build(task), self.build(task)
 
 
 @dataclass(kw_only=True)
@@ -67,8 +67,8 @@ class Mutual(Toy):
     name = "mutual"
     summary = "toy"
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
-        nets = self.nets(spec)
+    def stages(self, task: Task) -> Iterator[Stage]:
+        nets = self.nets(task)
 
         def rule(own):
             def apply(networks, batch):
@@ -99,8 +99,8 @@ class Average(Toy):
     name = "average"
     summary = "toy"
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
-        student = self.build(spec)
+    def stages(self, task: Task) -> Iterator[Stage]:
+        student = self.build(task)
         teacher = copy.deepcopy(student).requires_grad_(False)
 
         def rule(networks, batch):
@@ -132,8 +132,8 @@ class Handed(Toy):
     def stage_names(self):
         return ("teacher", "student")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
-        teacher, student = self.nets(spec)
+    def stages(self, task: Task) -> Iterator[Stage]:
+        teacher, student = self.nets(task)
         finished = []
 
         def alone(networks, batch):
@@ -209,8 +209,8 @@ def looking_at(seen, see):
 
     @dataclass(kw_only=True)
     class Looking(Handed):
-        def stages(self, spec):
-            for stage in super().stages(spec):
+        def stages(self, task):
+            for stage in super().stages(task):
                 yield stage
                 seen.append([see(tensor) for tensor in stage.network.state_dict().values()])
 

@@ -33,7 +33,7 @@ def averaged(data, place):
     """PCL, whose moving averages run on each process's own share of a batch; they must be the same everywhere."""
     method, stages = Pcl(network="resnet8", num_branches=2), []
     build = method.stages
-    method.stages = lambda spec: (stages.append(stage) or stage for stage in build(spec))
+    method.stages = lambda task: (stages.append(stage) or stage for stage in build(task))
     go(method, data, place / "pcl", epochs=2)
     torch.save(stages[0].deliver["average"].state_dict(), place / f"average{torch.distributed.get_rank()}.pt")
 

@@ -26,7 +26,7 @@ from typing import (
 )
 
 from coterie.bounds import Bounds
-from coterie.errors import UserError, unknown_name
+from coterie.errors import UserError, option_of, unknown_name
 from coterie.files import user_path
 
 T = TypeVar("T")
@@ -36,7 +36,8 @@ def check_value(where: str, value: Any, hint: Any, note: str = "") -> Any:
     """The value, if it is what the hint says; lists become tuples where the hint wants tuples.
 
     Args:
-        where: Names the place in the error's line, such as ``--method.temperature``.
+        where: Names the place in the error's line, such as ``⟨method.temperature⟩`` for an option (see
+            :class:`~coterie.errors.UserError`).
         value: What stands there.
         hint: A type hint: numbers (finite ones), text, truth values, ``Literal``, ``None``, unions, tuples, lists,
             mappings, TypedDicts, dataclasses (also from a mapping of their fields), ``Annotated`` with
@@ -60,12 +61,13 @@ def check_value(where: str, value: Any, hint: Any, note: str = "") -> Any:
     raise UserError(f"{where} is {show_value(value)}; write {' or '.join(words)}{note}")
 
 
-def check_fields(instance: Any, prefix: str = "", skip: Collection[str] = ()) -> None:
+def check_fields(instance: Any, section: str | None = None, skip: Collection[str] = ()) -> None:
     """Check every field of a dataclass against its type hint, and put the checked values in place.
 
     Args:
         instance: The object; changed in place where a value is converted.
-        prefix: Before the field's name in the error's line, such as ``--method.``.
+        section: Of the command line's options, whose fields these are, such as ``method``; empty for options without
+            one, None where they are no options.
         skip: Fields that are left alone.
 
     Raises:
@@ -75,18 +77,20 @@ def check_fields(instance: Any, prefix: str = "", skip: Collection[str] = ()) ->
     for field in fields(instance):
         if field.name not in skip:
             value = getattr(instance, field.name)
-            checked = check_value(f"{prefix}{field.name}", value, hints[field.name], _default_of(field))
+            checked = check_value(option_of(section, field.name), value, hints[field.name], _default_of(field))
             if checked is not value:
                 object.__setattr__(instance, field.name, checked)
 
 
-def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def check_arguments(
+    function: Callable[..., Any], arguments: Mapping[str, Any], section: str | None = None
+) -> dict[str, Any]:
     """Check a function's arguments, by name, against its type hints.
 
     Args:
         function: The function.
         arguments: Some or all of its arguments.
-        prefix: Before the argument's name in the error's line, such as ``--data.``.
+        section: As for :func:`check_fields`.
 
     Returns:
         The checked values.
@@ -97,8 +101,8 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], 
     hints, known = hints_of(function), signature(function).parameters
     for name in arguments:
         if name not in known:
-            raise unknown_name(f"option {prefix.rstrip('.')}".strip(), name, known)
-    return {name: check_value(f"{prefix}{name}", value, hints[name]) for name, value in arguments.items()}
+            raise unknown_name("option" if not section else f"option ⟨{section}⟩", name, known)
+    return {name: check_value(option_of(section, name), value, hints[name]) for name, value in arguments.items()}
 
 
 def make_checked(kind: type[T], where: str, content: Any, *, others: bool = False) -> T:

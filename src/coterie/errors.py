@@ -1,14 +1,45 @@
 """Errors that a user can mend."""
 
+import re
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_OPTION = re.compile(r"⟨([\w.]+)(?: ([^⟩]*))?⟩")
 
 
 class UserError(ValueError):
     """Bad input: one line that names the thing, says what is wrong with it, and how to mend it.
 
-    The command line prints it without a traceback and exits with code 2.
+    The text marks options: ``⟨data.validation⟩``, or with a value ``⟨data.validation 0.1⟩``. To a caller in Python the
+    error names the argument, ``validation=0.1``; the command line prints the flag, ``--data.validation 0.1``, without
+    a traceback, and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        return _OPTION.sub(_as_argument, super().__str__())
+
+    def with_flags(self) -> str:
+        """The line as the command line prints it."""
+        return _OPTION.sub(_as_flag, super().__str__())
+
+
+def option_of(section: str | None, name: str) -> str:
+    """How a text marks an option; without a section of the command line's options, the name as it is."""
+    return name if section is None else f"⟨{section}.{name}⟩" if section else f"⟨{name}⟩"
+
+
+def _as_argument(match: re.Match[str]) -> str:
+    name, value = match[1].rpartition(".")[2], match[2]
+    if value is None:
+        return name
+    plain = value.title() if value in ("true", "false") else value
+    return f"{name}={plain if plain in ('True', 'False') or not value[:1].isalpha() else repr(value)}"
+
+
+def _as_flag(match: re.Match[str]) -> str:
+    switch = match[2] == "true" and "." not in match[1]
+    return f"--{match[1]}" if match[2] is None or switch else f"--{match[1]} {shlex.quote(match[2])}"
 
 
 def in_a_line(error: BaseException) -> str:

@@ -43,7 +43,9 @@ def plain_error(path: Path, error: BaseException) -> BaseException:
     if isinstance(error, SafetensorError) and (named := re.search(r"os error (\d+)", str(error))):
         number = int(named.group(1))
     if number in _FULL:
-        return UserError(f"{path}: the disk is full; free some space and run the command again, a training --resume")
+        return UserError(
+            f"{path}: the disk is full; free some space and run the command again, a training with ⟨resume true⟩"
+        )
     if number in _DENIED:
         return UserError(f"{path}: cannot be written ({os.strerror(number or 0)}); choose another place")
     if number == errno.ENOENT and not path.parent.is_dir():

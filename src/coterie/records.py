@@ -14,6 +14,7 @@ from coterie.files import parse_json, read_json, read_yaml
 
 _AGAIN = "train the run again"
 Side = Annotated[int, Bounds(least=1, most=4096)]
+FORMAT = 2  # of the cards that this version writes
 # A loss may be infinite where a network is sure of what is wrong.
 Figure = Annotated[float, Bounds(finite=False)]
 
@@ -62,13 +63,13 @@ class Card(TypedDict):
     """``model.json``: what the deployable network is.
 
     Attributes:
-        format: 1.
+        format: 2; 1 was that of 0.1.0, whose names are read as today's.
         coterie: The version that wrote it.
         method: The method's name.
         network: The backbone's name; None for a module of the user's own.
         options: The method's options.
         deliverables: Names of what can be deployed, the default one first.
-        cut: Whether training decided how wide the layers are.
+        pruned: Whether training decided how wide the layers are.
         peers: Names of a delivered group's peers, in order.
         classes: Names, by index.
         channels: Of the images.
@@ -93,7 +94,7 @@ class Card(TypedDict):
     network: str | None
     options: dict[str, Any]
     deliverables: list[str]
-    cut: NotRequired[bool]
+    pruned: NotRequired[bool]
     peers: list[str]
     classes: list[str]
     channels: Literal[1, 3]
@@ -112,13 +113,62 @@ class Card(TypedDict):
     epochs: NotRequired[PositiveInt]
 
 
+# What 0.1.0 called options of these methods, and what they are called now.
+_RENAMED: dict[str, dict[str, str]] = {
+    "dml": {"own_views": "view_per_peer"},
+    "kdcl": {"own_views": "view_per_peer"},
+    "ffl": {"fusion_decay": "fusion_weight_decay"},
+    "pcl": {"average": "ema_decay", "average_steps": "ema_steps", "own_views": "view_per_peer"},
+    "compact": {"structure": "importance"},
+    "online": {
+        "teaches": "distillations",
+        "average": "ema_decay",
+        "average_steps": "ema_steps",
+        "own_views": "view_per_peer",
+        "in_turn": "sequential",
+        "supervise": "ce_weight",
+        "supervise_ensemble": "ensemble_ce_weight",
+        "combiner_decay": "combiner_weight_decay",
+        # Of each of its distillations:
+        "among": "teachers",
+        "to": "students",
+        "squared": "scale_by_t2",
+        "averaged": "from_ema",
+        "Teaches": "Distillation",
+    },
+}
+
+
+def upgrade_options(method: Any, options: Any) -> Any:
+    """A method's options under the names of this version; those of 0.1.0 differ.
+
+    Args:
+        method: The method's name.
+        options: Plain values, as a file holds them.
+    """
+    renamed = _RENAMED.get(method, {}) if isinstance(method, str) else {}
+
+    def upgrade(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                renamed.get(name, name): renamed.get(item, item) if name == "kind" else upgrade(item)
+                for name, item in value.items()
+            }
+        return [upgrade(item) for item in value] if isinstance(value, list) else value
+
+    return upgrade(options) if renamed else options
+
+
 def read_configuration(path: Path) -> Configuration:
     """A Run's ``config.yaml``.
 
     Raises:
         UserError: It cannot be read, or a field is missing or wrong.
     """
-    return make_checked(Configuration, str(path), read_yaml(path, _AGAIN), others=True)
+    configuration = make_checked(Configuration, str(path), read_yaml(path, _AGAIN), others=True)
+    method = configuration["method"]
+    configuration["method"] = upgrade_options(method.get("name"), method)
+    return configuration
 
 
 def read_card(path: Path) -> Card:
@@ -150,8 +200,12 @@ def check_card(content: Any, where: str) -> Card:
     Raises:
         UserError: A field is missing or wrong, or fields do not fit each other.
     """
+    if isinstance(content, dict) and content.get("format", 1) == 1:
+        pruned = {"pruned": content["cut"]} if "cut" in content else {}
+        content = {name: value for name, value in content.items() if name != "cut"} | pruned
+        content["options"] = upgrade_options(content.get("method"), content.get("options"))
     card = make_checked(Card, where, content, others=True)
-    if card.get("format", 1) > 1:
+    if card.get("format", 1) > FORMAT:
         raise UserError(
             f"{where}: written by coterie {card.get('coterie', '(newer)')}; install that version or a newer one"
         )

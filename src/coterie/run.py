@@ -17,10 +17,10 @@ from coterie import data as data_room
 from coterie.checking import check_value, show_value
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.files import read_tensors, read_text, write_text
-from coterie.methods import Method, Spec, make_method
+from coterie.methods import Method, Task, make_method
 from coterie.networks.prune.removal import resize
 from coterie.networks.weights import portable
-from coterie.networks.zoo import Network, NetworkLike
+from coterie.networks.zoo import Backbone, BackboneLike
 from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
 
 Row = dict[str, float | int | str]
@@ -110,8 +110,8 @@ class Run:
             backbone = copy.deepcopy(backbone).to("cpu")
         where = str(self.path / "model.json")
         # How many snapshots there are depends on the epochs, which the configuration has.
-        network = build_deliverable(card, self.spec(), student, backbone, where)  # type: ignore[arg-type]
-        load_weights(network, self.weights_path(student), card.get("cut", False))
+        network = build_deliverable(card, self.task(), student, backbone, where)  # type: ignore[arg-type]
+        load_weights(network, self.weights_path(student), card.get("pruned", False))
         return network.eval()
 
     def student(self, name: str | None = None) -> str:
@@ -143,12 +143,12 @@ class Run:
         if network is None and self._own_network is None:
             raise self._needs_network()
         # Only the shape is needed here: the weights come from the run.
-        backbone = self._own_network if network is None else Network(network["name"])
+        backbone = self._own_network if network is None else Backbone.from_record(network)
         return make_method(config["method"], backbone, f"{self.path / 'config.yaml'}, method")  # type: ignore[arg-type]
 
-    def spec(self) -> Spec:
+    def task(self) -> Task:
         """The task."""
-        return replace(spec_of(self.card), epochs=self.config["epochs"])
+        return replace(task_of(self.card), epochs=self.config["epochs"])
 
     def data(self, **options: Any) -> data_room.ImageData:
         """The data that the run was trained on, or the same with other options."""
@@ -165,18 +165,18 @@ class Run:
         )
 
 
-def spec_of(card: Card) -> Spec:
+def task_of(card: Card) -> Task:
     """The task that a card's network was trained for."""
     height, width = card["image_size"]
-    return Spec(len(card["classes"]), card["channels"], (height, width), card.get("epochs", 1))
+    return Task(len(card["classes"]), card["channels"], (height, width), card.get("epochs", 1))
 
 
-def build_deliverable(card: Card, spec: Spec, student: str, network: NetworkLike, where: str) -> nn.Module:
+def build_deliverable(card: Card, task: Task, student: str, network: BackboneLike, where: str) -> nn.Module:
     """An untrained network of the shape of a deliverable.
 
     Args:
         card: Of the Run or the exported file.
-        spec: The task.
+        task: The task.
         student: The deliverable's name.
         network: The backbone.
         where: Names the card in the error's line.
@@ -187,9 +187,9 @@ def build_deliverable(card: Card, spec: Spec, student: str, network: NetworkLike
     try:
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
             if student == "target" and not isinstance(network, nn.Module):
-                return Network.of(network).build(spec.num_classes, spec.channels, spec.image_size)
+                return Backbone.of(network).build(task.num_classes, task.channels, task.image_size)
             method = make_method({"name": card["method"], **card["options"]}, network, f"{where}, options")
-            return method.deliverables(spec)[student]
+            return method.deliverables(task)[student]
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     except Exception as error:  # a library's network of a wrong shape raises whatever it meets
@@ -225,8 +225,8 @@ def open_exported(path: Path) -> tuple[Card, nn.Module]:
     card = parse_card(read_tensors(path, "export it again")[1], path)
     if card["network"] is None:
         raise UserError(f"{path}: weights of a module of your own; export ONNX, which carries the network itself")
-    network = build_deliverable(card, spec_of(card), card["student"], card["network"], f"the card in {path}")
-    load_weights(network, path, card.get("cut", False))
+    network = build_deliverable(card, task_of(card), card["student"], card["network"], f"the card in {path}")
+    load_weights(network, path, card.get("pruned", False))
     return card, network.eval()
 
 

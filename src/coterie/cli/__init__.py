@@ -85,7 +85,7 @@ def _answer(given: list[str]) -> None:
         else:
             _run(given[0], given[1:])
     except UserError as error:
-        say(f"coterie: {' '.join(str(error).split())}", sys.stderr)
+        say(f"coterie: {' '.join(error.with_flags().split())}", sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)

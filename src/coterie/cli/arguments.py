@@ -14,6 +14,7 @@ from coterie.checking import check_value
 from coterie.data import DATASETS
 from coterie.errors import UserError
 from coterie.files import read_yaml, user_path
+from coterie.records import upgrade_options
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
 _GROUPS = ("method", "network", "data", "recipe")
@@ -64,6 +65,9 @@ def with_config(given: list[str]) -> list[str]:
         content = read_yaml(file, "give --config a YAML file of options, or a Run's config.yaml")
         if not isinstance(content, dict):
             raise UserError(f"{file}: holds no options; write lines such as 'method: one'")
+        method = content.get("method")
+        if isinstance(method, dict):
+            content = {**content, "method": upgrade_options(method.get("name"), method)}
         found += _flags(content)
     # A group's name on the line takes the place of the file's, whose options may be another class's.
     for group in _GROUPS:

@@ -11,7 +11,7 @@ from coterie.console.terminal import say
 from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.methods import METHODS, method_class
-from coterie.networks import Network
+from coterie.networks import Backbone
 from coterie.training import RECIPES, recipe_class, train
 from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
@@ -30,7 +30,7 @@ def train_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument(
         "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
     )
-    parser.add_class_arguments(Network, "network", skip={"name"})
+    parser.add_class_arguments(Backbone, "network", skip={"source"})
     parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
     parser.add_function_arguments(load, "data", skip={"name", "default_image_size"})
     parser.add_argument(
@@ -68,7 +68,7 @@ def run_train(given: Namespace) -> None:
     check_data_name(given.data.name)
     network = options_of(given.network)
     name = network["name"]
-    chosen = Network(**network)
+    chosen = Backbone.from_record(network)
     method, recipe = options_of(given.method), options_of(given.recipe)
     trained = method_class(method.pop("name"))(network=chosen, **method)
     run_recipe = recipe_class(recipe.pop("name"))(**recipe)

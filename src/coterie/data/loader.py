@@ -67,7 +67,7 @@ def training_batches(
         UserError: A batch, or the whole training set, does not have two images for each process.
     """
     if batch_size < 2 * world:
-        raise UserError(f"--batch_size is {batch_size}; use {2 * world} or more, two images for each process")
+        raise UserError(f"⟨batch_size⟩ is {batch_size}; use {2 * world} or more, two images for each process")
     if batches_per_epoch(len(data.train), batch_size, world) == 0:
         raise UserError(
             f"data '{data.name}' has {len(data.train)} training images; give {2 * world} or more, two for each process"
@@ -144,7 +144,7 @@ def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]
 
 def _lines(loader: DataLoader[Array | str]) -> Iterator[Array | str]:
     """What the workers decode; what becomes of the workers themselves is one line too."""
-    mend = "give fewer with --data.workers, or 0"
+    mend = "give fewer with ⟨data.workers⟩, or 0"
     try:
         batches = iter(loader)
     except OSError as error:

@@ -80,19 +80,19 @@ def check_noise(share: Share, kind: str, mapping: Mapping[int, int] | None, clas
     shares = [share] if isinstance(share, (int, float)) else list(share)
     if not isinstance(share, (int, float)) and len(shares) != classes:
         raise UserError(
-            f"--data.noise has {len(shares)} shares, and there are {classes} classes; give one, or one each"
+            f"⟨data.noise⟩ has {len(shares)} shares, and there are {classes} classes; give one, or one each"
         )
     if not all(0 <= each <= 1 for each in shares):
         bad = next(each for each in shares if not 0 <= each <= 1)
-        raise UserError(f"--data.noise is {bad}; it is the share of wrong labels, from 0 to 1")
+        raise UserError(f"⟨data.noise⟩ is {bad}; it is the share of wrong labels, from 0 to 1")
     if kind not in ("symmetric", "asymmetric"):
-        raise UserError(f"--data.noise_kind is '{kind}'; use symmetric or asymmetric")
+        raise UserError(f"⟨data.noise_kind⟩ is '{kind}'; use symmetric or asymmetric")
     if mapping is None:
         return
     if kind != "asymmetric":
-        raise UserError("--data.noise_map says what each class becomes; add --data.noise_kind asymmetric")
+        raise UserError("⟨data.noise_map⟩ says what each class becomes; add ⟨data.noise_kind asymmetric⟩")
     if not any(shares):
-        raise UserError("--data.noise_map is given and --data.noise is 0; say the share of wrong labels, as 0.4")
+        raise UserError("⟨data.noise_map⟩ is given and ⟨data.noise⟩ is 0; say the share of wrong labels, as 0.4")
     for source, target in mapping.items():
         if not (0 <= source < classes and 0 <= target < classes) or source == target:
-            raise UserError(f"--data.noise_map has {source}: {target}; map a class to another, from 0 to {classes - 1}")
+            raise UserError(f"⟨data.noise_map⟩ has {source}: {target}; map a class to another, from 0 to {classes - 1}")

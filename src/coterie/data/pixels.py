@@ -170,7 +170,7 @@ def _plausible(low: float, high: float) -> Range:
 
 
 def _option(low: float, high: float) -> str:
-    return f"--data.pixel_range '[{low:g}, {high:g}]'"
+    return f"⟨data.pixel_range [{low:g}, {high:g}]⟩"
 
 
 def _raw_mode(arguments: Any) -> str:
@@ -196,7 +196,7 @@ def _shallow(
     if kind.name == SIXTEEN_COLOUR:
         if pixel_range not in (None, FULL):
             raise UserError(
-                f"{shown(path)}: colour of 16 bits, of which 8 can be read here: --data.pixel_range does not reach it; "
+                f"{shown(path)}: colour of 16 bits, of which 8 can be read here: ⟨data.pixel_range⟩ does not reach it; "
                 "convert it to 8 bits"
             )
         if pixel_range is None and not dim:

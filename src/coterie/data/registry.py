@@ -55,7 +55,7 @@ def _folder(root: Path, options: folder.FolderOptions) -> Source:
 def _imagenet(root: Path, options: folder.FolderOptions) -> Source:
     for split in ("train", "val"):
         if not (root / split).is_dir():
-            raise UserError(f"{root / split}: missing; --data.root names the folder with ImageNet's train/ and val/")
+            raise UserError(f"{root / split}: missing; ⟨data.root⟩ names the folder with ImageNet's train/ and val/")
     return folder.read(root, options, scan=False)
 
 
@@ -159,7 +159,7 @@ def make(
     Raises:
         UserError: As for :func:`load`; files of the split are gone.
     """
-    given = {**_DEFAULTS, **check_arguments(load, given, "--data.")}
+    given = {**_DEFAULTS, **check_arguments(load, given, "data")}
     name, image_size, seed = given["name"], given["image_size"], given["seed"]
     if name not in DATASETS:
         raise unknown_name("dataset", name, DATASETS)
@@ -214,7 +214,7 @@ def _drawn(source: Source, given: Mapping[str, Any], keyed: bool) -> tuple[Image
         if count is None:
             return images
         if not 1 <= count <= len(images):
-            raise UserError(f"--data.{option} is {count}, and there are {len(images)} images; use 1 to {len(images)}")
+            raise UserError(f"⟨data.{option}⟩ is {count}, and there are {len(images)} images; use 1 to {len(images)}")
         return images.subset(stratified(images.labels, count, given["seed"], names(images), every)[0])
 
     train = limited(source.train, "train_samples", "first" if keyed else None)
@@ -223,13 +223,13 @@ def _drawn(source: Source, given: Mapping[str, Any], keyed: bool) -> tuple[Image
     if share == 0:
         return train, source.validation, test
     if source.validation is not None:
-        raise UserError("--data.validation: this folder has a validation set of its own, beside test/; leave it out")
+        raise UserError("⟨data.validation⟩: this folder has a validation set of its own, beside test/; leave it out")
     count = round(share * len(train))
     if not 0 < count < len(train):
-        raise UserError(f"--data.validation {share} holds out {count} of {len(train)} images; use another share")
+        raise UserError(f"⟨data.validation {share}⟩ holds out {count} of {len(train)} images; use another share")
     if keyed and count > most_held_out(train.labels):
         raise UserError(
-            f"--data.validation {share} holds out {count} of {len(train)} images and leaves classes without any to "
+            f"⟨data.validation {share}⟩ holds out {count} of {len(train)} images and leaves classes without any to "
             "train on; use a smaller share, or more images"
         )
     every: Literal["rest"] | None = "rest" if keyed else None
@@ -281,25 +281,25 @@ def _check(name: str, entry: Entry, given: Mapping[str, Any]) -> None:
     span = given["pixel_range"]
     if span is not None and not span[0] < span[1]:
         raise UserError(
-            f"--data.pixel_range is {list(span)}; give the values that are black and white, the lower first, as "
+            f"⟨data.pixel_range⟩ is {list(span)}; give the values that are black and white, the lower first, as "
             "'[0, 4095]'"
         )
     has = inspect.signature(entry.read).parameters
     if given["root"] == "":  # a shell's variable that is not set; as a path it would be the current folder
-        raise UserError("--data.root is empty; name a folder, '.' for this one")
+        raise UserError("⟨data.root⟩ is empty; name a folder, '.' for this one")
     if given["root"] is not None and not {"root", "options"} & set(has):
-        raise UserError(f"--data.root: data '{name}' comes with the package and reads no folder; leave it out")
+        raise UserError(f"⟨data.root⟩: data '{name}' comes with the package and reads no folder; leave it out")
     for option in ("memory_gb", "workers"):
         if given[option] != _DEFAULTS[option] and "options" not in has:
-            raise UserError(f"--data.{option}: data '{name}' is always held in memory; leave it out")
+            raise UserError(f"⟨data.{option}⟩: data '{name}' is always held in memory; leave it out")
     if span is not None and "options" not in has:
-        raise UserError(f"--data.pixel_range: data '{name}' has pixels of 8 bits; leave it out")
+        raise UserError(f"⟨data.pixel_range⟩: data '{name}' has pixels of 8 bits; leave it out")
     if given["test_fraction"] is not None and not {"test_fraction", "options"} & set(has):
-        raise UserError(f"--data.test_fraction: data '{name}' has its own test images; split folder or digits")
+        raise UserError(f"⟨data.test_fraction⟩: data '{name}' has its own test images; split folder or digits")
     if given["extra"] and "extra" not in has:
-        raise UserError(f"--data.extra: data '{name}' has no extra images; only svhn does")
+        raise UserError(f"⟨data.extra⟩: data '{name}' has no extra images; only svhn does")
     if "options" in has and given["root"] is None:
-        raise UserError(f"data '{name}' needs --data.root, the folder that holds it")
+        raise UserError(f"data '{name}' needs ⟨data.root⟩, the folder that holds it")
 
 
 def _read(
@@ -346,9 +346,9 @@ def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple
     if channels == 1 and len(values) == 3:
         average = sum(values) / len(values)
         if len(set(values)) > 1:
-            _log.info("--data.%s has 3 values and the images are grey: their mean, %.4g, is taken", option, average)
+            _log.info("%s has 3 values and the images are grey: their mean, %.4g, is taken", option, average)
         return (average,)
-    raise UserError(f"--data.{option} has {len(values)} values, and the images have {channels} channels; give one each")
+    raise UserError(f"⟨data.{option}⟩ has {len(values)} values, and the images have {channels} channels; give one each")
 
 
 __all__ = ["DATASETS", "Array", "Augmentation", "Entry", "load", "make"]

@@ -75,7 +75,7 @@ def export(run: Run | str | Path, format: Format, out: str | Path, student: str 
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in it")
     _check_suffix(path, format)
-    refusal = f"{path}: another coterie command is writing it; wait for it, or choose another --out"
+    refusal = f"{path}: another coterie command is writing it; wait for it, or choose another ⟨out⟩"
     with locked(path.with_name(f".{path.name}.lock"), refusal):
         return _export(run, format, path, student, data)
 
@@ -85,7 +85,7 @@ def _export(run: Run, format: Format, path: Path, student: str | None, data: Map
     beside = card_path(path)
     for file in (path, beside):
         if file.exists():
-            raise UserError(f"{file}: exists already; choose another --out")
+            raise UserError(f"{file}: exists already; choose another ⟨out⟩")
     network = run.network(student)
     images = _real_images(run, data)
     with torch.inference_mode():
@@ -142,13 +142,13 @@ def onnx_session(path: Path) -> Any:
 def _check_suffix(path: Path, format: str) -> None:
     """Refuse a file name that says another format than is written: readers go by it."""
     if format not in FORMATS:
-        raise UserError(f"--format {format}: unknown; use {' or '.join(FORMATS)}")
+        raise UserError(f"⟨format {format}⟩: unknown; use {' or '.join(FORMATS)}")
     if path.suffix == f".{format}":
         return
     named = path.suffix.removeprefix(".")
-    mend = f"--format {named}, or " if named in FORMATS else ""
+    mend = f"⟨format {named}⟩, or " if named in FORMATS else ""
     file = f"{path.with_suffix('')}.{format}"
-    raise UserError(f"--out {path}: the name of a file of {format} ends in .{format}; give {mend}--out {file}")
+    raise UserError(f"⟨out {path}⟩: the name of a file of {format} ends in .{format}; give {mend}⟨out {file}⟩")
 
 
 def _real_images(run: Run, options: Mapping[str, Any]) -> Tensor:

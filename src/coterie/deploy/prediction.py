@@ -52,7 +52,7 @@ def predict(
     Raises:
         UserError: The source is none of these, or an image does not decode.
     """
-    top = check_value("--top", top, PositiveInt)
+    top = check_value("⟨top⟩", top, PositiveInt)
     files = [images] if isinstance(images, str | PathLike) else images
     if any(str(file) == "" for file in files):
         raise UserError("the name of an image is empty; name image files")
@@ -120,4 +120,4 @@ def _existing(path: Path) -> Path:
 
 def _refuse(student: str | None) -> None:
     if student is not None:
-        raise UserError("--student: an exported file holds one network; choose it when you export")
+        raise UserError("⟨student⟩: an exported file holds one network; choose it when you export")

@@ -31,7 +31,7 @@ def evaluate(
     Raises:
         UserError: There is no such deliverable or split, or the data have other classes.
     """
-    check_value("--split", split, Literal["test", "validation", "train"])
+    check_value("⟨split⟩", split, Literal["test", "validation", "train"])
     run = Run.of(run)
     network, card = run.network(student), run.card
     found = run.data(**data)
@@ -41,7 +41,7 @@ def evaluate(
         )
     images = {"test": found.test, "validation": found.validation, "train": found.train}.get(split)
     if images is None or len(images) == 0:
-        raise UserError(f"--split {split}: this data has none; use test{', or train' if len(found.train) else ''}")
+        raise UserError(f"⟨split {split}⟩: this data has none; use test{', or train' if len(found.train) else ''}")
     predictions = predict_batches(network, evaluation_batches(found, images))
     logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
     labels = predictions.labels if images.clean is None else torch.from_numpy(images.clean)

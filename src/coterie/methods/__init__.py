@@ -6,7 +6,7 @@ from typing import Any
 
 from coterie.checking import check_names, check_value
 from coterie.errors import UserError, unknown_name
-from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.compact import Compact
 from coterie.methods.ensemble import Ensemble
 from coterie.methods.kd import Kd
@@ -15,6 +15,7 @@ from coterie.methods.oem import Oem
 from coterie.methods.online import (
     Branched,
     ClIlr,
+    Distillation,
     Dml,
     Ffl,
     Independent,
@@ -22,16 +23,15 @@ from coterie.methods.online import (
     OkdDip,
     One,
     Online,
+    OnlineConfig,
     OnlineMethod,
     Pcl,
-    Point,
-    Teaches,
 )
 from coterie.methods.self_distillation import SelfDistillation
 from coterie.methods.snapshot import Snapshot
 from coterie.methods.srm import Srm
 from coterie.methods.vanilla import Vanilla
-from coterie.networks.zoo import NetworkLike
+from coterie.networks.zoo import BackboneLike
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -61,6 +61,7 @@ __all__ = [
     "Branched",
     "ClIlr",
     "Compact",
+    "Distillation",
     "Dml",
     "Edge",
     "Ensemble",
@@ -74,15 +75,14 @@ __all__ = [
     "OkdDip",
     "One",
     "Online",
+    "OnlineConfig",
     "OnlineMethod",
     "Pcl",
-    "Point",
     "SelfDistillation",
     "Snapshot",
-    "Spec",
     "Srm",
     "Stage",
-    "Teaches",
+    "Task",
     "Turn",
     "Vanilla",
     "make_method",
@@ -101,7 +101,7 @@ def method_class(name: str) -> type[Method]:
     return METHODS[name]
 
 
-def make_method(record: Mapping[str, Any], network: NetworkLike, where: str) -> Method:
+def make_method(record: Mapping[str, Any], network: BackboneLike, where: str) -> Method:
     """A method from its ``name`` and options as plain values, such as a file's.
 
     Args:

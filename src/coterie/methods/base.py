@@ -18,11 +18,11 @@ from coterie.bounds import PositiveInt
 from coterie.checking import check_fields
 from coterie.errors import UserError
 from coterie.methods.trained import Adapted, Teacher
-from coterie.networks.zoo import Network, NetworkLike
+from coterie.networks.zoo import Backbone, BackboneLike
 
 
 @dataclass(frozen=True)
-class Spec:
+class Task:
     """What a method needs to know of the task.
 
     Attributes:
@@ -125,16 +125,16 @@ class Method(ABC):
     """A published way to train a classifier; subclasses are dataclasses of its options.
 
     Attributes:
-        network: The backbone: a name, a :class:`~coterie.networks.zoo.Network`, a factory, or a module of yours.
+        network: The backbone: a name, a :class:`~coterie.networks.zoo.Backbone`, a factory, or a module of yours.
         epochs: Stage name to its own number of epochs, for stages that should differ from the run's.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     # Whether training decides how wide the delivered network's layers are: they are then read off its weights.
-    cuts: ClassVar[bool] = False
+    prunes: ClassVar[bool] = False
 
-    network: NetworkLike = "resnet32"
+    network: BackboneLike = "resnet32"
     epochs: dict[str, PositiveInt] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -143,38 +143,38 @@ class Method(ABC):
         Raises:
             UserError: An option is not what its hint says.
         """
-        check_fields(self, "--method.", skip=("network",))
+        check_fields(self, "method", skip=("network",))
 
     @abstractmethod
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """Yield the stages in order. Code after a ``yield`` runs when that stage is trained, or restored."""
 
     def stage_names(self) -> tuple[str, ...]:
         """The names of the stages in order, known before any is built."""
         return ("train",)
 
-    def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
+    def deliverables(self, task: Task) -> Mapping[str, nn.Module]:
         """Untrained networks of the shape that this method delivers, by name, the first being the default."""
         deliver: Mapping[str, nn.Module] = {}
-        for stage in self.stages(spec):
+        for stage in self.stages(task):
             deliver = stage.deliver or deliver
         return deliver
 
-    def build(self, spec: Spec) -> nn.Module:
+    def build(self, task: Task) -> nn.Module:
         """The backbone for this task."""
-        return Network.of(self.network).build(spec.num_classes, spec.channels, spec.image_size)
+        return Backbone.of(self.network).build(task.num_classes, task.channels, task.image_size)
 
-    def build_another(self, spec: Spec) -> nn.Module:
+    def build_another(self, task: Task) -> nn.Module:
         """A backbone of its own for this task, where a method trains several.
 
         Raises:
             UserError: The network is a module of the user's own, of which there is one.
         """
-        if isinstance(Network.of(self.network).name, nn.Module):
+        if isinstance(Backbone.of(self.network).source, nn.Module):
             raise UserError(
                 f"method '{self.name}' trains several networks, and a module of your own is one; give a factory"
             )
-        return self.build(spec)
+        return self.build(task)
 
     def teaching(self) -> Sequence[Edge]:
         """Who teaches whom and what is made of what, for the drawing of the method; nothing where nobody does."""

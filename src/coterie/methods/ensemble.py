@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from coterie.bounds import Count
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Method, Spec, Stage
+from coterie.methods.base import Edge, Method, Stage, Task
 from coterie.methods.teachers import training_alone
 from coterie.peers.combine import Average
 from coterie.peers.ensemble import Ensemble as Group
@@ -44,20 +44,20 @@ class Ensemble(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.members < 2:
-            raise UserError(f"--method.members is {self.members}; use 2 or more (`--method vanilla` trains one)")
+            raise UserError(f"⟨method.members⟩ is {self.members}; use 2 or more (method 'vanilla' trains one)")
 
     def stage_names(self) -> tuple[str, ...]:
         """One for each member."""
         return tuple(f"member{index + 1}" for index in range(self.members))
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One for each member; the last delivers ``ensemble`` and every member by its stage's name."""
         members = []
         *others, last = self.stage_names()
         for name in others:
-            members.append(self.build_another(spec))
+            members.append(self.build_another(task))
             yield training_alone(name, members[-1])
-        members.append(self.build_another(spec))
+        members.append(self.build_another(task))
         group = Group(members, self.average)
         deliver = {"ensemble": group, **dict(zip(self.stage_names(), members, strict=True))}
         yield replace(training_alone(last, members[-1]), deliver=deliver, group=self.stage_names())

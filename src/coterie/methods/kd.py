@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from coterie.bounds import Share, Temperature
 from coterie.functional import cross_entropy, kl_divergence
-from coterie.methods.base import Edge, Spec, Stage, Turn
+from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.teachers import Taught
 from coterie.methods.trained import Teacher
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
@@ -79,11 +79,11 @@ class Kd(Taught):
         """The teachers', if they are trained first, and ``student``."""
         return (*self.teacher_stage_names(), "student")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """The teachers', if they are trained first, and ``student``; it delivers ``target``, the student."""
-        teacher = yield from self.teacher_stages(spec)
-        student = self.build(spec)
-        step = Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha, self.average)
+        teacher = yield from self.teacher_stages(task)
+        student = self.build(task)
+        step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha, self.average)
         turn = Turn(step, tuple(student.parameters()))
         yield Stage("student", [turn], network=student, deliver={"target": student}, teacher=teacher)
 
@@ -92,7 +92,7 @@ class Kd(Taught):
         return [Edge(name, "target", f"soft labels, T = {self.temperature:g}") for name in self.teacher_names()]
 
 
-class Distilling(nn.Module):
+class DistillationStep(nn.Module):
     """The step of a student that learns from labels and teachers; the arguments are those of :func:`kd_loss`."""
 
     def __init__(

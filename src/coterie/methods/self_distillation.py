@@ -27,8 +27,8 @@ from itertools import pairwise
 from torch import nn
 
 from coterie.bounds import Count, NonNegative, Temperature
-from coterie.methods.base import Edge, Method, Spec, Stage, Turn
-from coterie.methods.kd import Distilling
+from coterie.methods.base import Edge, Method, Stage, Task, Turn
+from coterie.methods.kd import DistillationStep
 from coterie.methods.teachers import training_alone
 from coterie.methods.trained import Teacher
 from coterie.peers.ensemble import Ensemble
@@ -62,13 +62,13 @@ class SelfDistillation(Method):
         """One for each generation."""
         return tuple(f"generation{index}" for index in range(self.generations + 1))
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One for each generation; the last delivers ``target``, the earlier ones, and ``ensemble`` if asked for."""
         first, *later = self.stage_names()
-        networks = {first: self.build_another(spec)}
+        networks = {first: self.build_another(task)}
         yield training_alone(first, networks[first])
         for name in later:
-            stage = self._taught(name, networks, self.build_another(spec))
+            stage = self._taught(name, networks, self.build_another(task))
             yield self._delivering(stage, networks) if name == later[-1] else stage
 
     def teaching(self) -> Sequence[Edge]:
@@ -79,7 +79,7 @@ class SelfDistillation(Method):
     def _taught(self, name: str, networks: dict[str, nn.Module], student: nn.Module) -> Stage:
         teacher = Teacher([list(networks.values())[-1]], self.remember)
         networks[name] = student
-        step = Distilling(student, teacher, self.temperature, self.label_weight, 1.0)
+        step = DistillationStep(student, teacher, self.temperature, self.label_weight, 1.0)
         turn = Turn(step, tuple(student.parameters()))
         return Stage(name, [turn], network=student, peers=(name,), teacher=teacher)
 

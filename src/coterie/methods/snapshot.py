@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import Count, PositiveInt
 from coterie.errors import UserError
-from coterie.methods.base import Method, Spec, Stage
+from coterie.methods.base import Method, Stage, Task
 from coterie.methods.teachers import training_alone
 from coterie.peers.combine import Average
 from coterie.peers.ensemble import Ensemble
@@ -64,12 +64,12 @@ class Snapshot(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.last is not None and self.last > self.cycles:
-            raise UserError(f"--method.last is {self.last}; use 1 to {self.cycles}, the number of --method.cycles")
+            raise UserError(f"⟨method.last⟩ is {self.last}; use 1 to {self.cycles}, the number of ⟨method.cycles⟩")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``; it delivers ``ensemble`` and ``target``, the last snapshot."""
-        model = self.build(spec)
-        cycles = min(self.cycles, self.epochs.get("train", spec.epochs))
+        model = self.build(task)
+        cycles = min(self.cycles, self.epochs.get("train", task.epochs))
         group = Ensemble([copy.deepcopy(model) for _ in range(min(self.last or cycles, cycles))], self.average)
         collecting = _Collecting(model, group, cycles)
         yield replace(

@@ -2,7 +2,7 @@
 
 A method of this kind is a dataclass of its options over :class:`Taught`. Its ``stages`` begins with
 
-    teacher = yield from self.teacher_stages(spec)
+    teacher = yield from self.teacher_stages(task)
 
 which trains the teachers where none is named, and gives them frozen, as a
 :class:`~coterie.methods.trained.Teacher`. The method's own stage then says ``Stage(…, teacher=teacher)``.
@@ -16,10 +16,10 @@ from torch import nn
 
 from coterie.bounds import Count
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropy
-from coterie.networks.zoo import Network
+from coterie.methods.vanilla import CrossEntropyStep
+from coterie.networks.zoo import Backbone
 
 
 @dataclass(kw_only=True)
@@ -49,11 +49,11 @@ class Taught(Method):
             self.teacher = self.teacher.split(",")
         self.teacher = [each.strip() for each in self.teacher] if self.teacher is not None else None
         if self.teacher is not None and (not self.teacher or not all(self.teacher)):
-            raise UserError("--method.teacher names no teacher; give a Run folder or a file, or leave it out")
+            raise UserError("⟨method.teacher⟩ names no teacher; give a Run folder or a file, or leave it out")
         asked = self.teachers != type(self).teachers
         if self.teacher is not None and (asked or self.teacher_network is not None):
             raise UserError(
-                "--method.teacher names trained teachers; leave out --method.teachers and --method.teacher_network, "
+                "⟨method.teacher⟩ names trained teachers; leave out ⟨method.teachers⟩ and ⟨method.teacher_network⟩, "
                 "which train new ones"
             )
 
@@ -67,21 +67,21 @@ class Taught(Method):
         """What the teachers are called: by the user, or as the stages that train them."""
         return self.teacher_stage_names() if self.teacher is None else tuple(self.teacher)
 
-    def teacher_stages(self, spec: Spec) -> Generator[Stage, None, Teacher]:
+    def teacher_stages(self, task: Task) -> Generator[Stage, None, Teacher]:
         """Yield the stages that train the teachers, if any, and give the teachers frozen.
 
         Raises:
             UserError: A named teacher is missing, unfinished, damaged, or knows other classes; before any stage.
         """
         if self.teacher is not None:
-            if spec.open is None:
-                raise UserError("a named teacher is opened by Spec.open; use coterie.train, or give it")
+            if task.open is None:
+                raise UserError("a named teacher is opened by Task.open; use coterie.train, or give it")
             # Opening builds a network, which must not change the random numbers that the student starts from.
             with torch.random.fork_rng(devices=[]):
-                return Teacher([spec.open(source) for source in self.teacher], self.remember)
+                return Teacher([task.open(source) for source in self.teacher], self.remember)
         trained = []
         for name in self.teacher_stage_names():
-            trained.append(self._untrained_teacher(spec))
+            trained.append(self._untrained_teacher(task))
             yield training_alone(name, trained[-1])
         return Teacher(trained, self.remember)
 
@@ -89,17 +89,17 @@ class Taught(Method):
         """Every teacher the student."""
         return [Edge(name, "target", "soft labels") for name in self.teacher_names()]
 
-    def deliverables(self, spec: Spec) -> Mapping[str, nn.Module]:
+    def deliverables(self, task: Task) -> Mapping[str, nn.Module]:
         """The student; its teachers are not needed for its shape."""
-        return {"target": self.build(spec)}
+        return {"target": self.build(task)}
 
-    def _untrained_teacher(self, spec: Spec) -> nn.Module:
+    def _untrained_teacher(self, task: Task) -> nn.Module:
         if self.teacher_network is None:
-            return self.build_another(spec)
-        return Network(self.teacher_network).build(spec.num_classes, spec.channels, spec.image_size)
+            return self.build_another(task)
+        return Backbone(self.teacher_network).build(task.num_classes, task.channels, task.image_size)
 
 
 def training_alone(name: str, network: nn.Module) -> Stage:
     """The stage that trains a network alone with cross-entropy; its one peer is called as the stage is."""
-    turn = Turn(CrossEntropy(network), tuple(network.parameters()))
+    turn = Turn(CrossEntropyStep(network), tuple(network.parameters()))
     return Stage(name, [turn], network=network, peers=(name,))

@@ -139,8 +139,8 @@ class Teacher(nn.Module):
         saved = state_dict.get(f"{prefix}fingerprint")
         if saved is not None and not torch.equal(saved.cpu(), self.fingerprint.cpu()):
             raise UserError(
-                "the teacher has other weights than when this run began; restore it (see --method.teacher), or choose "
-                "another --out"
+                "the teacher has other weights than when this run began; restore it (see ⟨method.teacher⟩), or choose "
+                "another ⟨out⟩"
             )
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from coterie.functional import cross_entropy
-from coterie.methods.base import Method, Spec, Stage, Turn
+from coterie.methods.base import Method, Stage, Task, Turn
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
 
@@ -25,14 +25,14 @@ class Vanilla(Method):
     name = "vanilla"
     summary = "the network alone, cross-entropy: the baseline"
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``."""
-        model = self.build(spec)
-        turn = Turn(CrossEntropy(model), tuple(model.parameters()))
+        model = self.build(task)
+        turn = Turn(CrossEntropyStep(model), tuple(model.parameters()))
         yield Stage("train", [turn], network=model, deliver={"target": model})
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropyStep(nn.Module):
     """The step of a network that learns from labels alone."""
 
     def __init__(self, model: nn.Module) -> None:

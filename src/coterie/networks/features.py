@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from coterie.errors import UserError, unknown_name
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 
 _INPUT = ":in"
 
@@ -100,7 +100,7 @@ def described(network: nn.Module, paths: Sequence[str], example: Tensor, option:
         UserError: As for :class:`Sites`; or the features are neither maps (B, C, H, W) nor vectors (B, C).
     """
     sites = Sites(network, paths, option)
-    with undisturbed(network):
+    with preserve_state(network):
         network.eval()
         _, features = sites(_fitting(example, network))
     for path, value in features.items():
@@ -218,7 +218,7 @@ def _watched(network: nn.Module, example: Tensor) -> list[_Call]:
     handles = [module.register_forward_pre_hook(begin) for module in paths]
     handles += [module.register_forward_hook(end) for module in paths]
     try:
-        with undisturbed(network):
+        with preserve_state(network):
             network.eval()
             network.forward(images)
     finally:

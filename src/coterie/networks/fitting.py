@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.logits import Logits, find_answer
-from coterie.networks.preserve import first_line, undisturbed
+from coterie.networks.preserve import first_line, preserve_state
 from coterie.networks.weights import portable
 from coterie.outputs import PeerOutput
 
@@ -56,7 +56,7 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
     """
     images = images.to(_device(network))
     for mode in (True, False):
-        with _explained(network, images), undisturbed(network), torch.set_grad_enabled(finite and mode):
+        with _explained(network, images), preserve_state(network), torch.set_grad_enabled(finite and mode):
             output = network.train(mode)(images)
         logits = output.logits if isinstance(output, PeerOutput) else output
         count = logits.shape[1:2] if isinstance(output, PeerOutput) else ()
@@ -140,13 +140,13 @@ def _misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
         kind = str(weight.dtype).removeprefix("torch.")
         return (
             f"has {kind} weights, and the images are float32; call .float() on it (training in mixed precision is "
-            "--precision bf16)"
+            "⟨precision bf16⟩)"
         )
     stem = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
     channels, (height, width) = images.shape[1], images.shape[2:]
     if stem is not None and stem.in_channels != channels:
         return (
-            f"takes images of {stem.in_channels} channels, and the data have {channels}; use --data.channels "
+            f"takes images of {stem.in_channels} channels, and the data have {channels}; use ⟨data.channels⟩ "
             f"{stem.in_channels}, or give its first convolution {channels} (a factory is told in_channels)"
             if stem.in_channels in (1, 3)
             else f"takes images of {stem.in_channels} channels, and the data have {channels}; give its first "
@@ -154,7 +154,7 @@ def _misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
         )
     return (
         f"cannot take images of {channels}x{height}x{width}, channels x height x width "
-        f"({type(error).__name__}: {first_line(error)}); let it take them, or set --data.image_size"
+        f"({type(error).__name__}: {first_line(error)}); let it take them, or set ⟨data.image_size⟩"
     )
 
 

@@ -105,7 +105,7 @@ def make(
         if pretrained and isinstance(error, (OSError, RuntimeError)):
             raise UserError(
                 f"network '{library}/{name}': its published weights cannot be had ({_first_line(error)}); "
-                "use --network.weights FILE.safetensors"
+                "use ⟨network.weights FILE.safetensors⟩"
             ) from error
         if image_size is None or isinstance(error, OSError):
             raise
@@ -129,7 +129,7 @@ def _try(network: nn.Module, in_channels: int, image_size: tuple[int, int]) -> N
 def _wrong_size(library: str, name: str, image_size: tuple[int, int], error: Exception) -> UserError:
     return UserError(
         f"network '{library}/{name}' cannot take images of {image_size[0]}x{image_size[1]} pixels "
-        f"({_first_line(error)}); set another --data.image_size"
+        f"({_first_line(error)}); set another ⟨data.image_size⟩"
     )
 
 
@@ -199,7 +199,7 @@ def _fixed_size(name: str, image_size: tuple[int, int], pretrained: bool) -> dic
         if image_size != trained:
             raise UserError(
                 f"network 'torchvision/{name}': its published weights are for {trained[0]}x{trained[1]} pixels, "
-                f"not {height}x{width}; set --data.image_size {trained[0]}"
+                f"not {height}x{width}; set ⟨data.image_size {trained[0]}⟩"
             )
         return {}
     if name.startswith("maxvit_"):
@@ -207,7 +207,7 @@ def _fixed_size(name: str, image_size: tuple[int, int], pretrained: bool) -> dic
     if height != width:
         raise UserError(
             f"network 'torchvision/{name}' takes square images, not {height}x{width} pixels; "
-            f"set --data.image_size {max(image_size)}, or use one of timm's"
+            f"set ⟨data.image_size {max(image_size)}⟩, or use one of timm's"
         )
     return {"image_size": height}
 

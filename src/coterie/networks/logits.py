@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.layers import classifiers
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 
 LogitsAt = str | int | Callable[[Any], Tensor]
 
@@ -77,7 +77,7 @@ def find_answer(
     """
     places = []
     for mode in (True, False):
-        with undisturbed(model):
+        with preserve_state(model):
             output = model.train(mode)(images)
         places.append(_place(model, output, len(images), logits, num_classes, option))
     return Answer(*places)

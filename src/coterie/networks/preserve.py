@@ -11,7 +11,7 @@ from torch import fx, nn
 
 
 @contextmanager
-def undisturbed(*modules: nn.Module) -> Iterator[None]:
+def preserve_state(*modules: nn.Module) -> Iterator[None]:
     """Run a block after which modes, buffers, attributes and random generators are as before."""
     buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
     states = generators()

@@ -13,7 +13,7 @@ log = logging.getLogger("coterie")
 
 
 def load_matching(
-    network: nn.Module, path: Path, *, replace_classifier: bool = True, option: str = "--network.weights"
+    network: nn.Module, path: Path, *, replace_classifier: bool = True, option: str = "⟨network.weights⟩"
 ) -> None:
     """Load weights by name; a classifier of another class count stays fresh, and is said.
 

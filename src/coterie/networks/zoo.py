@@ -1,11 +1,11 @@
 """Networks by name: the papers' CIFAR families, and everything of timm's and torchvision's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
-from typing import Union
+from typing import Any, Union
 
 from torch import nn
 
@@ -23,11 +23,11 @@ from coterie.networks.fitting import fit
 from coterie.networks.libraries import Preprocessing
 from coterie.networks.weights import load_matching
 
-__all__ = ["OWN", "Entry", "Network", "NetworkLike", "Preprocessing", "build", "names"]
+__all__ = ["OWN", "Backbone", "BackboneLike", "Entry", "Preprocessing", "build", "names"]
 
 SMALLEST_IMAGE = 8
 
-NetworkLike = Union[str, "Network", nn.Module, Callable[..., nn.Module]]
+BackboneLike = Union[str, "Backbone", nn.Module, Callable[..., nn.Module]]
 
 
 @dataclass(frozen=True)
@@ -69,27 +69,38 @@ OWN: dict[str, Entry] = _resnets() | {
 
 
 @dataclass(frozen=True)
-class Network:
+class Backbone:
     """A backbone by name, or one of the user's own.
 
     Attributes:
-        name: For example ``resnet32``, ``timm/resnet18``, ``torchvision/resnet18``; or a module; or a factory, called
+        source: For example ``resnet32``, ``timm/resnet18``, ``torchvision/resnet18``; or a module; or a factory, called
             with ``num_classes`` and ``in_channels``.
         pretrained: Start from the library's published weights.
         weights: Start from a safetensors file; a classifier of another class count is left fresh, and said.
     """
 
-    name: str | nn.Module | Callable[..., nn.Module]
+    source: str | nn.Module | Callable[..., nn.Module]
     pretrained: bool = False
     weights: str | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, "--network.", skip=("name",))
+        check_fields(self, "network", skip=("source",))
 
     @classmethod
-    def of(cls, network: NetworkLike) -> "Network":
-        """Whatever names a network, as a Network."""
-        return network if isinstance(network, Network) else cls(network)
+    def of(cls, network: BackboneLike) -> "Backbone":
+        """Whatever names a network, as a Backbone."""
+        return network if isinstance(network, Backbone) else cls(network)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Backbone":
+        """The backbone that a file names, see :class:`~coterie.records.NetworkRecord`."""
+        return cls(record["name"], record.get("pretrained", False), record.get("weights"))
+
+    def to_record(self) -> dict[str, Any] | None:
+        """How a file names it; None for a module or factory of the user's own, which cannot be written down."""
+        if not isinstance(self.source, str):
+            return None
+        return {"name": self.source, "pretrained": self.pretrained, "weights": self.weights}
 
     def build(self, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None) -> nn.Module:
         """The network, with its weights where it has some. A module of the user's own is given as it is.
@@ -107,8 +118,8 @@ class Network:
                 network of the user's own does not take such images or tell so many classes apart.
         """
         self._check_weights()
-        if isinstance(self.name, nn.Module):
-            return self.name if image_size is None else fit(self.name, num_classes, in_channels, image_size)
+        if isinstance(self.source, nn.Module):
+            return self.source if image_size is None else fit(self.source, num_classes, in_channels, image_size)
         network = self._make(num_classes, in_channels, image_size, self.pretrained)
         if self.weights is not None:
             load_matching(network, user_path(self.weights))
@@ -121,7 +132,7 @@ class Network:
             UserError: The network is a module of the user's own, which only the user can build; or as for
                 :meth:`build`.
         """
-        if isinstance(self.name, nn.Module):
+        if isinstance(self.source, nn.Module):
             raise UserError("a module of your own cannot be built anew; give a factory")
         return self._make(num_classes, in_channels, image_size, pretrained=False)
 
@@ -131,16 +142,16 @@ class Network:
         Raises:
             UserError: The name is unknown.
         """
-        if not isinstance(self.name, str) or self.name in OWN or not (self.pretrained or self.weights):
+        if not isinstance(self.source, str) or self.source in OWN or not (self.pretrained or self.weights):
             return None
-        return libraries.preprocessing_of(*_library_and_name(self.name))
+        return libraries.preprocessing_of(*_library_and_name(self.source))
 
     def _check_weights(self) -> None:
         if self.pretrained and self.weights is not None:
-            raise UserError("--network.pretrained and --network.weights exclude each other; give one")
-        if self.pretrained and not isinstance(self.name, str):
+            raise UserError("⟨network.pretrained⟩ and ⟨network.weights⟩ exclude each other; give one")
+        if self.pretrained and not isinstance(self.source, str):
             raise UserError("a network of your own has no published weights; leave pretrained out")
-        if self.weights is not None and isinstance(self.name, nn.Module):
+        if self.weights is not None and isinstance(self.source, nn.Module):
             raise UserError("a module of your own takes no weights file; load it into the module, or give a factory")
 
     def _make(
@@ -149,18 +160,18 @@ class Network:
         if image_size is not None and min(image_size) < SMALLEST_IMAGE:
             raise UserError(
                 f"images of {image_size[0]}x{image_size[1]} pixels are too small; "
-                f"set --data.image_size {SMALLEST_IMAGE} or more"
+                f"set ⟨data.image_size {SMALLEST_IMAGE}⟩ or more"
             )
-        if not isinstance(self.name, str):
-            network = _from_factory(self.name, num_classes, in_channels)
+        if not isinstance(self.source, str):
+            network = _from_factory(self.source, num_classes, in_channels)
             return network if image_size is None else fit(network, num_classes, in_channels, image_size)
-        if self.name in OWN:
+        if self.source in OWN:
             if pretrained:
                 raise UserError(
-                    f"network '{self.name}' has no published weights; use --network.weights FILE.safetensors"
+                    f"network '{self.source}' has no published weights; use ⟨network.weights FILE.safetensors⟩"
                 )
-            return OWN[self.name].make(num_classes=num_classes, in_channels=in_channels)
-        library, name = _library_and_name(self.name)
+            return OWN[self.source].make(num_classes=num_classes, in_channels=in_channels)
+        library, name = _library_and_name(self.source)
         return libraries.make(library, name, num_classes, in_channels, image_size, pretrained)
 
 
@@ -187,7 +198,7 @@ def build(
         UserError: The name is unknown, or the weights cannot be had or do not fit.
     """
     check_arguments(build, {"name": name, "num_classes": num_classes, "in_channels": in_channels})
-    return Network(name, pretrained, weights).build(num_classes, in_channels, image_size)
+    return Backbone(name, pretrained, weights).build(num_classes, in_channels, image_size)
 
 
 def names(everything: bool = False) -> list[str]:

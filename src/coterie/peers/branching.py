@@ -13,7 +13,7 @@ from coterie.bounds import Count
 from coterie.checking import check_arguments, show_value
 from coterie.errors import UserError, unknown_name
 from coterie.networks.logits import Logits, LogitsAt, find_answer
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import Init, untrained
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import Segment
@@ -82,7 +82,7 @@ def branch(
     if isinstance(model, Logits):
         model.look(example)
     answer = find_answer(model, example, logits)
-    with undisturbed(model):
+    with preserve_state(model):
         model.eval()
         at = default_cut(model, example) if at is None else at
         ats = _known(model, (at,) if isinstance(at, str) else tuple(at))
@@ -142,7 +142,7 @@ def _versions(values: Values) -> list[int]:
 
 def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
     """Every module at which ``model`` can be branched, with its tail's share of the FLOPs."""
-    with undisturbed(model):
+    with preserve_state(model):
         model.eval()
         return list_cuts(model, example_images(model, example))
 

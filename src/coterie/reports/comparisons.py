@@ -36,7 +36,7 @@ def _line(
     gain = mean(base) - mean(ours)
     what = "an ensemble of the same network" if experiment.group.default == "ensemble" else "the same network"
     card = experiment.group.card
-    if card.get("cut"):
+    if card.get("pruned"):
         share = card["cost"]["target"]["flops"] / alone.group.card["cost"]["target"]["flops"]
         what = f"the same network, cut to {share:.0%} of its FLOPs,"
     options = experiment.group.settings, alone.group.settings

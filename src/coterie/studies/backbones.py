@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.methods.online.one import one_loss
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import without_memory
 from coterie.networks.split.verify import through_cuts
 from coterie.peers.branching import branch, cuts
@@ -159,7 +159,7 @@ def _study(name: str, found: dict[str, Any]) -> None:
 
 def _pass(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, mode: bool) -> dict[str, list[Tensor]]:
     """What a forward, and in training mode its backward, gives and leaves; the model is put back."""
-    with undisturbed(model), torch.set_grad_enabled(mode):
+    with preserve_state(model), torch.set_grad_enabled(mode):
         model.train(mode)
         torch.manual_seed(1)
         logits = forward(images)

@@ -13,7 +13,7 @@ from coterie.console.interrupt import Interrupted, worker
 from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, curves
 from coterie.studies.experiments import EXPERIMENTS
@@ -59,7 +59,7 @@ def configuration(cell: Cell) -> dict[str, Any]:
 
 def method_of(configuration: Mapping[str, Any]) -> Method:
     """The method of a cell, with its network."""
-    return make_method(configuration["method"], Network(**configuration["network"]), "method")
+    return make_method(configuration["method"], Backbone.from_record(configuration["network"]), "method")
 
 
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:

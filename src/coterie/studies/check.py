@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,8 @@ from coterie.checking import check_arguments, check_names, check_value
 from coterie.data import DATASETS, load
 from coterie.errors import UserError, unknown_name
 from coterie.networks.reinit import without_memory
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
+from coterie.records import NetworkRecord
 from coterie.studies.analyses import CURVES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
@@ -80,15 +80,15 @@ def check_data(content: Mapping[str, Any]) -> None:
     check_names("it", content, needed=("name",))
     if content["name"] not in DATASETS:
         raise unknown_name("data set", str(content["name"]), DATASETS)
-    check_arguments(load, content, "--data.")
+    check_arguments(load, content, "data")
 
 
 def _check_network(content: Mapping[str, Any]) -> None:
-    check_names("it", content, known=[field.name for field in fields(Network)], needed=("name",))
-    check_value("--network", content["name"], str)
-    check_value("--network.pretrained", content.get("pretrained", False), bool)
-    check_value("--network.weights", content.get("weights"), str | None)
-    network = Network(**content)
+    check_names("it", content, known=NetworkRecord.__annotations__, needed=("name",))
+    check_value("⟨network⟩", content["name"], str)
+    check_value("⟨network.pretrained⟩", content.get("pretrained", False), bool)
+    check_value("⟨network.weights⟩", content.get("weights"), str | None)
+    network = Backbone.from_record(content)
     without_memory(lambda: network.build_fresh(10, 3, (224, 224)))
     network.preprocessing()
 
@@ -100,7 +100,7 @@ def _check_training(config: Mapping[str, Any], measures: Collection[str]) -> Non
     method = method_of(config)
     for stage in method.epochs:
         if stage not in method.stage_names():
-            raise unknown_name(f"stage of --method.epochs of '{method.name}'", stage, method.stage_names())
+            raise unknown_name(f"stage of ⟨method.epochs⟩ of '{method.name}'", stage, method.stage_names())
     recipe_of(config)
     if CURVES in measures and "test_every" not in config:
         raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")

@@ -135,12 +135,12 @@ class RayExecutor(Executor):
         try:
             import ray
         except ImportError as error:
-            raise UserError("--ray needs Ray; install it with: pip install 'coterie[ray]'") from error
+            raise UserError("⟨ray⟩ needs Ray; install it with: pip install 'coterie[ray]'") from error
         try:
             with _own_handler():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--ray {address}: {' '.join(str(error).split())[:150]}") from error
+            raise UserError(f"⟨ray {address}⟩: {' '.join(str(error).split())[:150]}") from error
         self.ray = ray
         gpus = ray.cluster_resources().get("GPU", 0)
         self.workers = int(gpus or ray.cluster_resources()["CPU"])

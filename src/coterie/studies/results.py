@@ -146,7 +146,7 @@ def only_writer(path: Path) -> AbstractContextManager[object]:
     Raises:
         UserError: Another command is writing it, or its folder cannot be written.
     """
-    refusal = f"--out {path}: another coterie study is writing it; wait for it, or name another file"
+    refusal = f"⟨out {path}⟩: another coterie study is writing it; wait for it, or name another file"
     return locked(path.with_name(f".{path.name}.lock"), refusal)
 
 

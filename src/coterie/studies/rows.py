@@ -24,9 +24,9 @@ def load_rows(path: Path, make: Callable[..., R]) -> list[R]:
         content = read_json(path, "name another file")
         rows = [make(**{key: _tuple(value) for key, value in row.items()}) for row in content["rows"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"--out {path}: not a table of this study; name another file") from error
+        raise UserError(f"⟨out {path}⟩: not a table of this study; name another file") from error
     if len(content) > 1:  # what is said of all rows, see `save_rows`
-        raise UserError(f"--out {path}: this study is finished; name another file to run it again")
+        raise UserError(f"⟨out {path}⟩: this study is finished; name another file to run it again")
     return rows
 
 

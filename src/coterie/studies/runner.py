@@ -50,7 +50,7 @@ class Progress:
         before = load_results(path) if path.exists() else head
         if (before.study, before.scale) != (head.study, head.scale):
             raise UserError(
-                f"--out {path}: holds {before.study} at scale {before.scale}; name another file for {head.study}, "
+                f"⟨out {path}⟩: holds {before.study} at scale {before.scale}; name another file for {head.study}, "
                 f"scale {head.scale}"
             )
         # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.

@@ -10,9 +10,9 @@ import torch
 
 from coterie.data import DATASETS
 from coterie.errors import UserError, in_a_line, unknown_name
-from coterie.methods import Spec, Stage
+from coterie.methods import Stage, Task
 from coterie.methods.trained import Adapted
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.check import check_data
@@ -104,26 +104,26 @@ def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, s
     """Build all stages of a cell, and try a step of each that is of its own kind."""
     method = method_of(without_downloads(cell.configuration))
     opened = partial(_teacher, cell, known, classes, channels, side)
-    spec = Spec(classes, channels, (side, side), cell.configuration["epochs"], opened)
+    task = Task(classes, channels, (side, side), cell.configuration["epochs"], opened)
     torch.manual_seed(0)
     tried = set[tuple[Any, ...]]()
-    for stage in method.stages(spec):
+    for stage in method.stages(task):
         sizes = [sum(parameter.numel() for parameter in turn.parameters) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            _step(stage, spec, recipe_of(cell.configuration))
+            _step(stage, task, recipe_of(cell.configuration))
         tried.add(kind)
         if stage.finish is not None:
             stage.finish()
 
 
-def _step(stage: Stage, spec: Spec, recipe: Recipe) -> None:
+def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
     """A forward and a backward of every turn, with its optimiser and schedule; nothing is updated."""
-    views = tuple(torch.randn(_IMAGES, spec.channels, *spec.image_size) for _ in range(stage.views))
-    batch = Batch(views, torch.arange(_IMAGES) % spec.num_classes, torch.arange(_IMAGES))
+    views = tuple(torch.randn(_IMAGES, task.channels, *task.image_size) for _ in range(stage.views))
+    batch = Batch(views, torch.arange(_IMAGES) % task.num_classes, torch.arange(_IMAGES))
     for turn in stage.turns:
         optimiser = (turn.optimiser or recipe.make_optimiser)(list(turn.parameters))
-        (stage.schedule or recipe.make_schedule)(optimiser, spec.epochs)
+        (stage.schedule or recipe.make_schedule)(optimiser, task.epochs)
         turn.module.train()
         loss = turn.module(batch).loss.total
         if not loss.isfinite():
@@ -138,12 +138,12 @@ def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int,
     """An untrained network in place of a trained one: of the cell that trains it, or by its published name."""
     if not source.startswith("@"):
         name = source.partition("@")[0]
-        return Adapted(Network(name).build_fresh(classes, channels, (side, side)))
+        return Adapted(Backbone(name).build_fresh(classes, channels, (side, side)))
     name, _, part = source[1:].partition(":")
     teacher = next(known[need] for need in cell.needs if folder(known[need], Path()).name == name)
     method = method_of(without_downloads(teacher.configuration))
     opened = partial(_teacher, teacher, known, classes, channels, side)
-    delivered = method.deliverables(Spec(classes, channels, (side, side), teacher.configuration["epochs"], opened))
+    delivered = method.deliverables(Task(classes, channels, (side, side), teacher.configuration["epochs"], opened))
     part = part or next(iter(delivered))
     if part not in delivered:
         raise unknown_name(f"deliverable of {teacher.name}", part, delivered)

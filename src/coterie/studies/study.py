@@ -191,7 +191,7 @@ class Scale:
     Attributes:
         seeds: How many; 0, 1 and so on.
         data: By name, arguments of :func:`coterie.data.load`.
-        networks: By name, arguments of :class:`coterie.networks.Network`.
+        networks: By name, arguments of :class:`coterie.networks.Backbone`.
         rows: By name, what a cell has beside ``common``: a ``method`` with its options, or an ``experiment``.
         tables: What is run.
         common: What every cell's configuration has, such as ``epochs`` and ``recipe``.

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import without_memory
 from coterie.networks.split.points import default_cut
 from coterie.networks.split.segments import Cuts
@@ -76,7 +76,7 @@ def _branched_on_meta(name: str) -> dict[str, Any]:
     side = published_sides(f"timm/{name}")[-1]
     images = torch.zeros(2, 3, side, side, device="meta")
     graphs = Cuts((default_cut(model, images),))
-    with torch.no_grad(), undisturbed(model):
+    with torch.no_grad(), preserve_state(model):
         for mode in (True, False):
             shape = through_cuts(model.train(mode), graphs, images).shape
             if shape != (2, CLASSES):

@@ -140,12 +140,12 @@ def check_data(saved: SavedStage, data: ImageData, path: Path) -> None:
         if before.get(split) != now[split]:
             raise UserError(
                 f"data '{data.name}' has {now[split]} {split} images, and the run in {path} began with "
-                f"{before.get(split)}; restore them, or choose another --out"
+                f"{before.get(split)}; restore them, or choose another ⟨out⟩"
             )
     if before.get("digest") != now["digest"]:
         raise UserError(
             f"data '{data.name}' has other images or labels than the run in {path} began with; restore them, or choose "
-            "another --out"
+            "another ⟨out⟩"
         )
 
 

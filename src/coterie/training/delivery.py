@@ -14,7 +14,8 @@ from coterie.evaluation.predictions import measures
 from coterie.files import replacing, write_text
 from coterie.methods import Method, Stage
 from coterie.methods.trained import Adapted
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
+from coterie.records import FORMAT
 from coterie.run import Row, portable_state
 from coterie.training.distribution import predict_split
 from coterie.training.options import method_options
@@ -41,15 +42,15 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
         file = path / ("model.safetensors" if number == 0 else f"students/{name}.safetensors")
         with replacing(file) as temporary:
             save_file(portable_state(network), temporary)
-    data, backbone = setting.data, Network.of(method.network).name
+    data, backbone = setting.data, Backbone.of(method.network).source
     card = {
-        "format": 1,
+        "format": FORMAT,
         "coterie": __version__,
         "method": method.name,
         "network": backbone if isinstance(backbone, str) else None,
         "options": method_options(method),
         "deliverables": list(networks),
-        "cut": method.cuts,
+        "pruned": method.prunes,
         "peers": list(stage.group or stage.peers),
         "classes": list(data.classes),
         "channels": data.channels,

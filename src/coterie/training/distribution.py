@@ -52,7 +52,7 @@ def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
     """
     _check_cards(device)
     if not 0 < timeout_minutes <= _LONGEST:
-        raise UserError(f"--timeout_minutes is {timeout_minutes}; use more than 0 and at most {_LONGEST}")
+        raise UserError(f"⟨timeout_minutes⟩ is {timeout_minutes}; use more than 0 and at most {_LONGEST}")
     wait = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
     # A step need not use all parameters; buffers are shared after a step, by share_buffers, not before the next.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
@@ -70,7 +70,7 @@ def _check_cards(device: str) -> None:
     cards = torch.cuda.device_count()
     if processes > cards:
         devices = "1 CUDA device" if cards == 1 else f"{cards} CUDA devices"
-        raise UserError(f"{processes} processes share {devices} here; start {cards} at most, or use --device cpu")
+        raise UserError(f"{processes} processes share {devices} here; start {cards} at most, or use ⟨device cpu⟩")
 
 
 def _forget_device(cpu: bool) -> None:
@@ -98,11 +98,11 @@ def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[],
         held: Callable[[], bool] = path.is_dir
         refusal = ""
         if accelerator.is_main_process:
-            wanted = f"{path}: another coterie command trains into it; wait for it, or choose another --out"
+            wanted = f"{path}: another coterie command trains into it; wait for it, or choose another ⟨out⟩"
             try:
                 held = stack.enter_context(locked(path / LOCK, wanted))
             except UserError as error:
-                refusal = str(error)
+                refusal = str(error.args[0])  # options stay marked
         try:
             refusal = of_first(refusal)
             if refusal:
@@ -113,7 +113,7 @@ def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[],
                 raise
             raise UserError(
                 f"{path}: another process of this training has ended or does not answer; see what it said, then go on "
-                "with --resume (--timeout_minutes sets how long to wait)"
+                "with ⟨resume true⟩ (⟨timeout_minutes⟩ sets how long to wait)"
             ) from error
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.data import ImageData, load
-from coterie.networks.zoo import Network, NetworkLike
+from coterie.networks.zoo import Backbone, BackboneLike
 
 
-def load_for(network: NetworkLike, options: Mapping[str, Any]) -> ImageData:
+def load_for(network: BackboneLike, options: Mapping[str, Any]) -> ImageData:
     """A data set with the mean, std and image size of a pretrained network, where the options leave them open.
 
     Args:
@@ -18,7 +18,7 @@ def load_for(network: NetworkLike, options: Mapping[str, Any]) -> ImageData:
         UserError: The network's or data set's name is unknown, or an option is wrong.
     """
     found = dict(options)
-    preprocessing = Network.of(network).preprocessing()
+    preprocessing = Backbone.of(network).preprocessing()
     if preprocessing is not None:
         found["mean"] = found.get("mean") or preprocessing.mean
         found["std"] = found.get("std") or preprocessing.std

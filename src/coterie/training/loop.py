@@ -15,8 +15,8 @@ from coterie.data import ImageData, keep_split, write_split
 from coterie.errors import UserError, unknown_name
 from coterie.evaluation.costs import cost
 from coterie.files import user_path, write_text
-from coterie.methods import Method, Spec, Stage
-from coterie.networks.zoo import Network
+from coterie.methods import Method, Stage, Task
+from coterie.networks.zoo import Backbone
 from coterie.records import Configuration
 from coterie.run import Row, Run, write_metrics
 from coterie.seeds import mix
@@ -91,7 +91,7 @@ def train(
     path = user_path(out)
     accelerator = make_accelerator(device, timeout_minutes)
     if device in ("cuda", "mps") and accelerator.device.type != device:
-        raise UserError(f"--device {device}: not available here; use --device auto or --device cpu")
+        raise UserError(f"⟨device {device}⟩: not available here; use ⟨device auto⟩ or ⟨device cpu⟩")
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
     options = options.fitted(data, reporter.say)
@@ -116,14 +116,14 @@ def _train(
         options = options.reusing(previous)
     set_switches(options.threads, options.deterministic)
     _check_stage_names(method)
-    spec = Spec(
+    task = Task(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
     )
-    iterator = _stages(method, spec, options.seed)
+    iterator = _stages(method, task, options.seed)
     first = next(iterator)
     _check_validation(method, first, data)
     check_first_stage(first, data)
-    options = options.resolved(of_first(_resolve(options.precision, first, method, spec, data, accelerator)))
+    options = options.resolved(of_first(_resolve(options.precision, first, method, task, data, accelerator)))
     config = configuration(method, data, options)
     if previous is not None:
         for line in resume_differences(path, config, previous):
@@ -146,7 +146,7 @@ def _train(
         options.compile,
     )
     with tensorboard_writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
-        _Training(path, method, spec, setting, stop, writer, options.test_every, held, previous is not None).run(
+        _Training(path, method, task, setting, stop, writer, options.test_every, held, previous is not None).run(
             first, iterator
         )
     accelerator.wait_for_everyone()  # all is written
@@ -160,7 +160,7 @@ class _Training:
         self,
         path: Path,
         method: Method,
-        spec: Spec,
+        task: Task,
         setting: Setting,
         stop: list[int],
         writer: Any,
@@ -168,7 +168,7 @@ class _Training:
         held: Callable[[], bool],
         resume: bool,
     ) -> None:
-        self.path, self.method, self.spec, self.setting = path, method, spec, setting
+        self.path, self.method, self.task, self.setting = path, method, task, setting
         self.stop, self.writer, self.test_every, self.held = stop, writer, test_every, held
         self.main = setting.accelerator.is_main_process
         self.images = checkpoint.describe_data(setting.data)
@@ -198,7 +198,7 @@ class _Training:
     def _train_stage(self, stage: Stage, index: int) -> None:
         setting = self.setting
         _check_validation(self.method, stage, setting.data)
-        epochs = self.method.epochs.get(stage.name, stage.epochs or self.spec.epochs)
+        epochs = self.method.epochs.get(stage.name, stage.epochs or self.task.epochs)
         running = StageRun(stage, index, epochs, setting)
         if self.saved is not None and self.saved["stage"] == index:
             running.load(self.saved)
@@ -295,9 +295,9 @@ class _Training:
             )
 
 
-def _stages(method: Method, spec: Spec, seed: int) -> Iterator[Stage]:
+def _stages(method: Method, task: Task, seed: int) -> Iterator[Stage]:
     """The method's stages, each built from a seed of its own."""
-    stages = method.stages(spec)
+    stages = method.stages(task)
     index = 0
     while True:
         torch.manual_seed(mix(seed, "stage", index))
@@ -310,18 +310,18 @@ def _stages(method: Method, spec: Spec, seed: int) -> Iterator[Stage]:
 
 def _check_validation(method: Method, stage: Stage, data: ImageData) -> None:
     if stage.needs_validation and data.validation is None:
-        raise UserError(f"method '{method.name}' needs a validation split; add --data.validation 0.1")
+        raise UserError(f"method '{method.name}' needs a validation split; add ⟨data.validation 0.1⟩")
 
 
 def _check_stage_names(method: Method) -> None:
     for name in method.epochs:
         if name not in method.stage_names():
-            raise unknown_name(f"stage in --method.epochs (of method '{method.name}')", name, method.stage_names())
+            raise unknown_name(f"stage in ⟨method.epochs⟩ (of method '{method.name}')", name, method.stage_names())
 
 
 def _own(method: Method) -> nn.Module | Callable[..., nn.Module] | None:
     """A module or factory of the user's own, which no name can bring back."""
-    name = Network.of(method.network).name
+    name = Backbone.of(method.network).source
     return None if isinstance(name, str) else name
 
 
@@ -329,7 +329,7 @@ def _previous(path: Path, resume: bool, reporter: Reporter) -> Configuration | N
     """The configuration of the run to go on with, if there is one."""
     if not resume:
         if path.exists() and (not path.is_dir() or any(file.name != LOCK for file in path.iterdir())):
-            raise UserError(f"{path}: exists already; go on with --resume, or choose another --out")
+            raise UserError(f"{path}: exists already; go on with ⟨resume true⟩, or choose another ⟨out⟩")
         return None
     if not (path / "config.yaml").is_file():
         reporter.say(f"{path}: no run to resume there; starting from the beginning")
@@ -339,7 +339,7 @@ def _previous(path: Path, resume: bool, reporter: Reporter) -> Configuration | N
     return Run(path).config
 
 
-def _resolve(choice: str, stage: Stage, method: Method, spec: Spec, data: ImageData, accelerator: Accelerator) -> str:
+def _resolve(choice: str, stage: Stage, method: Method, task: Task, data: ImageData, accelerator: Accelerator) -> str:
     if choice == "trial":
         import copy
 
@@ -352,6 +352,6 @@ def _resolve(choice: str, stage: Stage, method: Method, spec: Spec, data: ImageD
     network = stage.network
     if network is None:  # the first stage trains no classifier: what is delivered is as large as what later ones train
         with torch.random.fork_rng(devices=[]):
-            network = next(iter(method.deliverables(spec).values()))
+            network = next(iter(method.deliverables(task).values()))
     flops = cost(network, data.channels, data.image_size).flops
     return resolve_precision(choice, accelerator.device, flops)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from coterie.checking import check_fields, check_value, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice
 from coterie.training.recipes import Recipe
@@ -39,7 +39,7 @@ class Options:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, "--")
+        check_fields(self, "")
 
     def fitted(self, data: ImageData, say: Callable[[str], None]) -> "Options":
         """Checked against the data, the default batch size shrunk to them.
@@ -56,7 +56,7 @@ class Options:
             return replace(self, batch_size=min(_DEFAULT_BATCH, count))
         if self.batch_size > count:
             raise UserError(
-                f"--batch_size is {self.batch_size}, and there are {count} training images; use {count} at most"
+                f"⟨batch_size⟩ is {self.batch_size}, and there are {count} training images; use {count} at most"
             )
         return self
 
@@ -88,17 +88,15 @@ def check_objects(method: Any, data: Any, out: Any, recipe: Any, **switches: Any
         if not isinstance(value, kind):
             raise UserError(f"{name} is {show_value(value)}; give {example}")
     for name, value in switches.items():
-        check_value(f"--{name}", value, bool)
+        check_value(f"⟨{name}⟩", value, bool)
 
 
 def configuration(method: Method, data: ImageData, options: Options) -> dict[str, Any]:
     """All that is needed to repeat a run, for ``config.yaml``."""
-    network = Network.of(method.network)
-    named = isinstance(network.name, str)
     return {
         "method": {"name": method.name, **method_options(method)},
-        # A module or factory of the user's own cannot be written down: repeating the run needs the object.
-        "network": asdict(network) if named else None,
+        # Repeating a run of a module or factory of the user's own needs the object.
+        "network": Backbone.of(method.network).to_record(),
         "data": dict(data.options),
         "epochs": options.epochs,
         "batch_size": options.batch_size,
@@ -149,10 +147,10 @@ def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any
     for option, *values in _differences(now, before):
         value, old = ("null" if each is None else each for each in values)  # as the shell and YAML write it
         if option in _ROUNDING:
-            lines.append(f"--{option} is {value}, and the run had {old}: results may differ in their last digits")
+            lines.append(f"{option} is {value}, and the run had {old}: results may differ in their last digits")
         elif option not in _FREE:
             raise UserError(
-                f"--{option} is {value}, and the run in {path} has {old}; give {old} to go on, or choose another --out"
+                f"⟨{option}⟩ is {value}, and the run in {path} has {old}; give {old} to go on, or choose another ⟨out⟩"
             )
     return lines
 

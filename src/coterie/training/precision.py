@@ -37,7 +37,7 @@ def resolve_precision(choice: PrecisionChoice, device: torch.device, flops: int)
         UserError: bfloat16 was asked for where PyTorch cannot compute it.
     """
     if choice == "bf16" and device.type == "mps":
-        raise UserError("--precision bf16: not used on this device (mps); use --precision fp32 or --device cpu")
+        raise UserError("⟨precision bf16⟩: not used on this device (mps); use ⟨precision fp32⟩ or ⟨device cpu⟩")
     if choice in ("bf16", "fp32"):
         return "bf16" if choice == "bf16" else "fp32"
     return "bf16" if has_native_bfloat16(device) and flops >= _WORTH_IT else "fp32"

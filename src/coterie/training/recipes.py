@@ -48,7 +48,7 @@ class Recipe:
     clip_norm: Positive | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, "--recipe.")
+        check_fields(self, "recipe")
 
     def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).

@@ -231,7 +231,7 @@ class StageRun:
             if not math.isfinite(value):
                 raise UserError(
                     f"stage {self.stage.name}, epoch {self.epoch + 1}: {name} became {value}; lower "
-                    "--recipe.learning_rate, set --recipe.clip_norm 1, or use --precision fp32"
+                    "⟨recipe.learning_rate⟩, set ⟨recipe.clip_norm 1⟩, or use ⟨precision fp32⟩"
                 )
         loss = sum(value for name, value in means.items() if name.startswith("loss_"))
         counted = {} if self.flops_per_image is None else {"training_flops": self.flops_per_image * images}
@@ -297,7 +297,7 @@ def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
 
 def _of_another_network(error: Exception) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-    return UserError(f"the checkpoint is of another network ({reason}); choose another --out")
+    return UserError(f"the checkpoint is of another network ({reason}); choose another ⟨out⟩")
 
 
 @contextmanager

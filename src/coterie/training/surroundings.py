@@ -10,7 +10,7 @@ from torch import nn
 
 from coterie.errors import UserError
 from coterie.methods import Method
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 
 # How cuBLAS is told to compute the same every time; it reads this once in a process.
 _WORKSPACE, _EXACT = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -28,7 +28,7 @@ def keep_surroundings(method: Method) -> Iterator[None]:
     threads, workspace = torch.get_num_threads(), os.environ.get(_WORKSPACE)
     kernels = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     exact, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    own = Network.of(method.network).name
+    own = Backbone.of(method.network).source
     device = _device(own) if isinstance(own, nn.Module) else None
     if device is not None and device.type == "meta":
         raise UserError(
@@ -68,7 +68,7 @@ def set_switches(threads: int | None, deterministic: bool) -> None:
         return
     told = os.environ.setdefault(_WORKSPACE, _EXACT[0])
     if told not in _EXACT:
-        raise UserError(f"--deterministic: {_WORKSPACE} is {told}; unset it, or set it to {_EXACT[0]}")
+        raise UserError(f"⟨deterministic⟩: {_WORKSPACE} is {told}; unset it, or set it to {_EXACT[0]}")
     torch.use_deterministic_algorithms(True)
 
 
@@ -81,10 +81,10 @@ def _explained(text: str) -> str | None:
     """The line for a kernel that ``--deterministic`` does not allow; None for any other error."""
     if "does not have a deterministic implementation" in text:
         kernel = text.split(" does not have", 1)[0].split()[-1]
-        return f"--deterministic: {kernel} computes in another order every time; leave --deterministic out"
+        return f"⟨deterministic⟩: {kernel} computes in another order every time; leave ⟨deterministic⟩ out"
     if _WORKSPACE in text:
         return (
-            "--deterministic: this process has used cuBLAS before; train in a new one, or start it with "
+            "⟨deterministic⟩: this process has used cuBLAS before; train in a new one, or start it with "
             f"{_WORKSPACE}={_EXACT[0]}"
         )
     return None

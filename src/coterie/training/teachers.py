@@ -14,7 +14,7 @@ from coterie.files import replacing, user_path
 from coterie.methods.trained import Adapted, Input, Teacher
 from coterie.networks import libraries
 from coterie.networks.weights import load_matching
-from coterie.networks.zoo import OWN, Network
+from coterie.networks.zoo import OWN, Backbone
 from coterie.outputs import PeerOutput
 from coterie.peers.combine import averaged
 from coterie.records import Card
@@ -23,7 +23,7 @@ from coterie.training.distribution import predict_split
 from coterie.training.precision import autocast
 from coterie.training.stages import Setting
 
-_OPTION = "--method.teacher"
+_OPTION = "⟨method.teacher⟩"
 _LIBRARIES = ("timm/", "torchvision/")
 # More than this is not remembered: a gigabyte is a million images of 256 classes.
 _LARGEST = 2**30
@@ -86,7 +86,7 @@ def _of_card(card: Card, network: nn.Module, source: str, data: ImageData, given
 def _with_weights(name: str, file: str, data: ImageData, given: Input) -> Adapted:
     wanted = _library_input(name) if name.startswith(_LIBRARIES) else None
     wanted = wanted or given
-    network = Network(name).build(len(data.classes), wanted.channels, wanted.image_size)
+    network = Backbone(name).build(len(data.classes), wanted.channels, wanted.image_size)
     load_matching(network, user_path(file), replace_classifier=False, option=_OPTION)
     return Adapted(network, given, wanted)
 
@@ -103,12 +103,12 @@ def _published(source: str, data: ImageData, given: Input) -> Adapted:
             f"{len(data.classes)}; fine-tune it first (coterie train --method vanilla --network {source} "
             "--network.pretrained true) and name that Run"
         )
-    network = Network(source, pretrained=True).build(classes, wanted.channels, wanted.image_size)
+    network = Backbone(source, pretrained=True).build(classes, wanted.channels, wanted.image_size)
     return Adapted(network, given, wanted)
 
 
 def _library_input(name: str) -> Input | None:
-    found = Network(name, pretrained=True).preprocessing()
+    found = Backbone(name, pretrained=True).preprocessing()
     return None if found is None else Input(len(found.mean), found.image_size, found.mean, found.std)
 
 

@@ -54,7 +54,7 @@ def read100(root: Path, download: bool = True) -> Source:
 def _read(layout: _Layout, root: Path, download: bool) -> Source:
     if not (root / layout.python).is_dir() and not (root / layout.binary).is_dir():
         if not download:
-            raise UserError(f"{root}: no {layout.python} there; leave out --data.download false, or unpack it there")
+            raise UserError(f"{root}: no {layout.python} there; leave out ⟨data.download false⟩, or unpack it there")
         _download(layout, root)
     if (root / layout.python).is_dir():
         folder = root / layout.python

@@ -27,9 +27,9 @@ def read(test_fraction: float | None = None, seed: int = 0) -> Source:
     everything = Resident(pixels, bunch.target.astype(np.int64))
     count, choice = (_TEST, 0) if test_fraction is None else (round(test_fraction * len(everything)), seed)
     if not 0 < count < len(everything):
-        raise UserError(f"--data.test_fraction {test_fraction} holds out {count} of {len(everything)} images")
+        raise UserError(f"⟨data.test_fraction {test_fraction}⟩ holds out {count} of {len(everything)} images")
     if count > most_held_out(everything.labels):
-        raise UserError(f"--data.test_fraction {test_fraction} leaves classes without training images; hold out fewer")
+        raise UserError(f"⟨data.test_fraction {test_fraction}⟩ leaves classes without training images; hold out fewer")
     test, train = stratified(everything.labels, count, choice)
     return Source(
         classes=tuple(str(digit) for digit in range(10)),

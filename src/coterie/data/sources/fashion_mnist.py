@@ -26,7 +26,7 @@ def read(root: Path, download: bool = True) -> Source:
     if found is None:
         if not download:
             raise UserError(
-                f"{root}: no Fashion-MNIST there; leave out --data.download false, install Debian's package "
+                f"{root}: no Fashion-MNIST there; leave out ⟨data.download false⟩, install Debian's package "
                 "dataset-fashion-mnist, or put its four idx files there"
             )
         _download(root)

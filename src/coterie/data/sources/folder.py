@@ -80,7 +80,7 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     """
     if not root.is_dir():
         raise UserError(
-            f"{shown(root)}: no such folder; --data.root names the folder that holds train/ and val/, or the classes"
+            f"{shown(root)}: no such folder; ⟨data.root⟩ names the folder that holds train/ and val/, or the classes"
         )
     left_out = LeftOut(root)
     folders = split_folders(root) if scan else {"train": root / "train", "test": root / "val"}
@@ -145,7 +145,7 @@ def _given(root: Path, folders: dict[str, Path], options: FolderOptions, left_ou
     """Classes and parts of a folder that holds them apart."""
     if options.test_fraction is not None:
         raise UserError(
-            f"--data.test_fraction: {shown(root)} has its own held-out images; only one folder of classes is split"
+            f"⟨data.test_fraction⟩: {shown(root)} has its own held-out images; only one folder of classes is split"
         )
     train = class_images(folders["train"], left_out)
     classes = list(options.classes or train.classes)
@@ -183,14 +183,14 @@ def _divided(root: Path, options: FolderOptions, left_out: LeftOut) -> tuple[lis
     count = round(fraction * len(labels))
     if not 0 < count < len(labels):
         raise UserError(
-            f"--data.test_fraction {fraction} holds out {count} of {len(labels)} images; give another fraction, or "
+            f"⟨data.test_fraction {fraction}⟩ holds out {count} of {len(labels)} images; give another fraction, or "
             "more images"
         )
     if count > most_held_out(labels):
         raise UserError(
             f"{shown(root)}: {counted(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
             "held out to test on, and classes would have none to train on; add images, or give a smaller "
-            "--data.test_fraction"
+            "⟨data.test_fraction⟩"
         )
     names = [relative(file, root) for file in part.files] if options.keyed else None
     test, train = stratified(labels, count, options.seed, names, every_class_in="rest" if options.keyed else None)
@@ -207,7 +207,7 @@ def _as_drawn(root: Path, parts: _Parts, split: Split, whole: bool) -> _Parts:
         are = "is" if len(gone) == 1 else "are"
         line = f"{shown(root)}: {counted(len(gone), 'image')} of the run {are} gone: {listed(gone, 10)}"
         if whole:
-            raise UserError(f"{line}; put back what is gone to go on, or choose another --out")
+            raise UserError(f"{line}; put back what is gone to go on, or choose another ⟨out⟩")
         say_once(line)
     new = sorted(here - {name for given in split.parts().values() for name in given})
     if len(new) > split.others:

@@ -35,7 +35,7 @@ def _read(root: Path, split: str, download: bool) -> Resident:
     path = root / f"{split}_32x32.mat"
     if not path.is_file():
         if not download:
-            raise UserError(f"{path}: missing; leave out --data.download false, or put it there")
+            raise UserError(f"{path}: missing; leave out ⟨data.download false⟩, or put it there")
         _download(root, split)
     try:
         content = loadmat(path)

@@ -13,7 +13,7 @@ largest γ that meet the budget, its batch norms' statistics are estimated anew,
 penalty. Three readings of "block-wise" are offered: A, all blocks shrink together; B, one after the other; C, as A, and
 every block's output map is matched to the teacher's.
 
-A gain over the original has a fair control only in ``--method.structure none``: the uncut network given the same extra
+A gain over the original has a fair control only in ``--method.importance none``: the uncut network given the same extra
 distillation. Every other structure but ``learned`` is given it too, without the penalty, and cut to the same budget.
 """
 
@@ -30,16 +30,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Spec, Stage, Turn
+from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.compact.resource import Resource
 from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
-from coterie.methods.kd import Distilling
+from coterie.methods.kd import DistillationStep
 from coterie.methods.teachers import Taught
 from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.prune.channels import Structure, Target, find_structure
 from coterie.networks.prune.removal import cut, ranked, rescale, within_budget
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 
 
 @dataclass(kw_only=True)
@@ -54,7 +54,7 @@ class Compact(Taught):
             the network's own weights otherwise.
         flops: The budget, as a share of the full network's FLOPs; 0.5 where neither this nor ``params`` is given.
         params: The budget, as a share of the full network's parameters.
-        structure: What decides which channels go: ``learned`` is the method; at equal cost and training ``magnitude``
+        importance: What decides which channels go: ``learned`` is the method; at equal cost and training ``magnitude``
             (|γ| without the penalty), ``uniform`` (all widths alike) and ``random`` (random widths) are its baselines,
             and ``none`` (nothing is cut) its control.
         blockwise: Reading A, ``joint``; B, ``sequential``; or C, ``matched``.
@@ -77,11 +77,11 @@ class Compact(Taught):
 
     name = "compact"
     summary = "cut to a budget while its former self teaches it (reconstruction of Ahmed et al. 2020)"
-    cuts: ClassVar[bool] = True
+    prunes: ClassVar[bool] = True
 
     flops: PositiveShare | None = None
     params: PositiveShare | None = None
-    structure: Literal["learned", "magnitude", "uniform", "random", "none"] = "learned"
+    importance: Literal["learned", "magnitude", "uniform", "random", "none"] = "learned"
     blockwise: Literal["joint", "sequential", "matched"] = "joint"
     blocks: dict[str, NonNegative] = field(default_factory=dict)
     match_weight: NonNegative = 1.0
@@ -100,14 +100,14 @@ class Compact(Taught):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.flops is not None and self.params is not None:
-            raise UserError("--method.flops and --method.params are both given; cut to one budget")
+            raise UserError("⟨method.flops⟩ and ⟨method.params⟩ are both given; cut to one budget")
         if self.blockwise == "matched" and self.teacher_network is not None:
             raise UserError(
-                "--method.blockwise matched needs a teacher of the network's own kind; leave out "
-                "--method.teacher_network"
+                "⟨method.blockwise⟩ matched needs a teacher of the network's own kind; leave out "
+                "⟨method.teacher_network⟩"
             )
-        if self.start == "scratch" and isinstance(Network.of(self.network).name, nn.Module):
-            raise UserError("--method.start scratch builds the network anew; give a factory, not a module of your own")
+        if self.start == "scratch" and isinstance(Backbone.of(self.network).source, nn.Module):
+            raise UserError("⟨method.start⟩ scratch builds the network anew; give a factory, not a module of your own")
 
     @property
     def target(self) -> Target:
@@ -121,26 +121,26 @@ class Compact(Taught):
 
     def stage_names(self) -> tuple[str, ...]:
         """The teacher's, if it is trained first, ``shrink``, ``prune`` where anything is cut, and ``finetune``."""
-        return (*self.teacher_stage_names(), "shrink", *(() if self.structure == "none" else ("prune",)), "finetune")
+        return (*self.teacher_stage_names(), "shrink", *(() if self.importance == "none" else ("prune",)), "finetune")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """Those of :meth:`stage_names`; the last delivers ``target``, the slim network."""
-        example = torch.zeros(2, spec.channels, *spec.image_size)
+        example = torch.zeros(2, task.channels, *task.image_size)
         with torch.random.fork_rng(devices=[]):  # the teacher is what `vanilla` trains with the same seed
-            student = self.build(spec)
+            student = self.build(task)
         structure = find_structure(student, example)
         self._kept(torch.ones(structure.channels), structure)  # refuses a budget that cannot be met
-        teacher = yield from self.teacher_stages(spec)
+        teacher = yield from self.teacher_stages(task)
         if not copied(student, teacher) and self.blockwise == "matched":
-            raise UserError("--method.blockwise matched needs a teacher of the network's own kind; give another")
+            raise UserError("⟨method.blockwise⟩ matched needs a teacher of the network's own kind; give another")
         yield self._shrink(student, teacher, structure)
         decay_scales(student, structure, 1.0)
-        if self.structure != "none":
+        if self.importance != "none":
             alive = self._kept(self._ranking(student, structure), structure)
             cut(student, structure, alive, example, fold=self.fold)
             yield from estimated(student)
             if self.start == "scratch":
-                student = Network.of(self.network).build_fresh(spec.num_classes, spec.channels, spec.image_size)
+                student = Backbone.of(self.network).build_fresh(task.num_classes, task.channels, task.image_size)
                 cut(student, structure, alive, example)
                 rescale(student, structure, alive)
         turn = Turn(self._learning(student, teacher, "finetune"), tuple(student.parameters()))
@@ -158,16 +158,16 @@ class Compact(Taught):
         how = f"soft labels, T = {self.temperature:g}"
         return [Edge(name, "target", how) for name in self.teacher_names() if self.distil != "neither"]
 
-    def _untrained_teacher(self, spec: Spec) -> nn.Module:
+    def _untrained_teacher(self, task: Task) -> nn.Module:
         # A module of the user's own is the student: its copy is trained first.
-        return copy.deepcopy(self.build(spec)) if self.teacher_network is None else super()._untrained_teacher(spec)
+        return copy.deepcopy(self.build(task)) if self.teacher_network is None else super()._untrained_teacher(task)
 
     def _shrink(self, student: nn.Module, teacher: Teacher, structure: Structure) -> Stage:
         decay_scales(student, structure, 0.0)  # it would shrink all channels alike
         sequential = self.blockwise == "sequential"
         settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
         pressure = Pressure(structure, Aim(self.target, self.budget, *settings), self.blocks)
-        learned = self.structure == "learned"
+        learned = self.importance == "learned"
         matching = None
         if learned and self.blockwise == "matched":
             matching = Matching(student, teacher.members[0].network, pressure.blocks, self.match_weight)
@@ -184,18 +184,18 @@ class Compact(Taught):
 
     def _learning(self, student: nn.Module, teacher: Teacher, stage: str) -> nn.Module:
         if self.distil in ("both", stage):
-            return Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
-        return CrossEntropy(student)
+            return DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
+        return CrossEntropyStep(student)
 
     def _kept(self, values: Tensor, structure: Structure) -> Tensor:
         return within_budget(values, structure, self.target, self.budget, self.least, self.multiple)
 
     def _ranking(self, student: nn.Module, structure: Structure) -> Tensor:
         values = Resource(structure, self.target).to(next(student.parameters()).device).values(student).detach()
-        if self.structure not in ("uniform", "random"):
+        if self.importance not in ("uniform", "random"):
             return values
         shares = torch.ones(len(structure.sizes))
-        return ranked(values, structure, shares if self.structure == "uniform" else shares.uniform_(0.25, 1))
+        return ranked(values, structure, shares if self.importance == "uniform" else shares.uniform_(0.25, 1))
 
     def _cosine(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         return LambdaLR(optimiser, lambda step: self.rate * 0.5 * (1 + cos(pi * min(step / steps, 1))))

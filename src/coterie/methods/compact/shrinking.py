@@ -17,7 +17,7 @@ from coterie.errors import unknown_name
 from coterie.methods.base import Stage, Turn
 from coterie.methods.compact.resource import Resource
 from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.prune.channels import Structure, Target, blocks_of
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32
 
@@ -74,7 +74,7 @@ class Pressure(nn.Module):
         places = [_block_of(layer.path, self.blocks) for layer in structure.layers]
         for index, name in enumerate(self.blocks):
             if index not in places:
-                raise unknown_name("block in --method.blocks", name, blocks_of(structure))
+                raise unknown_name("block in ⟨method.blocks⟩", name, blocks_of(structure))
         weights = [1.0 if place < 0 else blocks.get(self.blocks[place], 1.0) for place in places]
         self.register_buffer("block", torch.tensor(places), persistent=False)
         self.register_buffer("block_weight", torch.tensor(weights), persistent=False)
@@ -205,7 +205,7 @@ def estimated(network: nn.Module) -> Iterator[Stage]:
         norm.reset_running_stats()
         norm.momentum = None
     # A turn has parameters, and this one's stay as they are.
-    turn = Turn(CrossEntropy(network), tuple(network.parameters())[-1:], lambda parameters: SGD(parameters, lr=0.0))
+    turn = Turn(CrossEntropyStep(network), tuple(network.parameters())[-1:], lambda parameters: SGD(parameters, lr=0.0))
     yield Stage("prune", [turn], network=network, epochs=1, schedule=_constant, selects=False)
     for norm, momentum in norms.items():
         norm.momentum = momentum

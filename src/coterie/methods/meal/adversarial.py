@@ -59,7 +59,7 @@ class Objective:
     label_weight: float = 0.0
 
 
-class Imitating(nn.Module):
+class ImitationStep(nn.Module):
     """The student's step; the discriminators' too, unless these have a turn of their own before it.
 
     Args:
@@ -105,7 +105,7 @@ class Discriminating(nn.Module):
         step: The student's step of the same batch, which learns from the same teacher.
     """
 
-    def __init__(self, step: Imitating) -> None:
+    def __init__(self, step: ImitationStep) -> None:
         super().__init__()
         self.step = step
 

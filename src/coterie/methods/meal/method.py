@@ -29,8 +29,8 @@ from torch import nn
 
 from coterie.bounds import Count, NonNegative, PositiveInt
 from coterie.errors import UserError
-from coterie.methods.base import Spec, Stage, Turn
-from coterie.methods.meal.adversarial import Adversarial, Discriminating, Imitating, Objective, Similarity
+from coterie.methods.base import Stage, Task, Turn
+from coterie.methods.meal.adversarial import Adversarial, Discriminating, ImitationStep, Objective, Similarity
 from coterie.methods.meal.discriminators import Discriminator, Pair, Pooling, Vectors
 from coterie.methods.teachers import Taught
 from coterie.methods.trained import Teacher
@@ -96,19 +96,19 @@ class Meal(Taught):
             ("block_weights", self.block_weights, count + 1),
         ):
             if values is not None and len(values) != wanted:
-                raise UserError(f"--method.{option} has {len(values)} values, and {count} blocks want {wanted}")
+                raise UserError(f"⟨method.{option}⟩ has {len(values)} values, and {count} blocks want {wanted}")
         if self.block_weights is None and count >= len(_WEIGHTS):
-            raise UserError(f"--method.block_weights has no default for {count} blocks; give {count + 1} values")
+            raise UserError(f"⟨method.block_weights⟩ has no default for {count} blocks; give {count + 1} values")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teachers', if they are trained first, and ``student``."""
         return (*self.teacher_stage_names(), "student")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """The teachers', if they are trained first, and ``student``; it delivers ``target``, the student."""
-        lengths = (*self._block_lengths(spec), spec.num_classes)
-        teacher = yield from self.teacher_stages(spec)
-        student = self.build(spec)
+        lengths = (*self._block_lengths(task), task.num_classes)
+        teacher = yield from self.teacher_stages(task)
+        student = self.build(task)
         discriminators = nn.ModuleList(
             Discriminator(length, self.final_relu, self.discriminator_divisor)
             for length in lengths
@@ -118,22 +118,22 @@ class Meal(Taught):
             parameter.learning_rate = self.discriminator_rate  # type: ignore[attr-defined]
         weights = tuple(self.block_weights or _WEIGHTS[-len(lengths) :])
         objective = Objective(self.adversarial, self.similarity, weights, self.adversarial_weight, self.label_weight)
-        step = Imitating(self._pair(student, teacher, lengths[:-1]), discriminators, objective)
+        step = ImitationStep(self._pair(student, teacher, lengths[:-1]), discriminators, objective)
         turns = [Turn(step, tuple(step.parameters()))]
         if self.adversarial == "alternating":
             first = Turn(Discriminating(step), tuple(discriminators.parameters()))
             turns = [first, Turn(step, tuple(student.parameters()))]
         yield Stage("student", turns, network=student, deliver={"target": student}, teacher=teacher)
 
-    def _block_lengths(self, spec: Spec) -> tuple[int, ...]:
+    def _block_lengths(self, task: Task) -> tuple[int, ...]:
         """The d of each block; found before any stage, so that one that is not there is told at once."""
         if not self.blocks:
             return ()
-        example = torch.zeros(2, spec.channels, *spec.image_size)
+        example = torch.zeros(2, task.channels, *task.image_size)
         with torch.random.fork_rng(devices=[]):  # these networks must not change the random numbers of the next
-            sites = described(self.build(spec), self.blocks, example, "--method.blocks")
+            sites = described(self.build(task), self.blocks, example, "⟨method.blocks⟩")
             if self.teacher is None:
-                described(self._untrained_teacher(spec), self._teacher_blocks, example, "--method.teacher_blocks")
+                described(self._untrained_teacher(task), self._teacher_blocks, example, "⟨method.teacher_blocks⟩")
         return tuple(self.lengths or (prod(site.size) if site.size != (1, 1) else site.channels for site in sites))
 
     @property
@@ -141,9 +141,9 @@ class Meal(Taught):
         return self.blocks if self.teacher_blocks is None else self.teacher_blocks
 
     def _pair(self, student: nn.Module, teacher: Teacher, lengths: tuple[int, ...]) -> Pair:
-        own = Vectors(student, self.blocks, lengths, self.pooling, "--method.blocks")
+        own = Vectors(student, self.blocks, lengths, self.pooling, "⟨method.blocks⟩")
         theirs = [
-            Vectors(each.network, self._teacher_blocks, lengths, self.pooling, "--method.teacher_blocks")
+            Vectors(each.network, self._teacher_blocks, lengths, self.pooling, "⟨method.teacher_blocks⟩")
             for each in teacher.members
         ]
         return Pair(own, teacher, theirs if self.blocks else None, self.teacher_choice == "random")

@@ -35,10 +35,10 @@ from torch import Tensor, nn
 from coterie.bounds import Bounds, NonNegative, PositiveInt, Temperature
 from coterie.errors import UserError
 from coterie.functional import cross_entropy, kl_divergence, mean_squared_error
-from coterie.methods.base import Edge, Method, Spec, Stage, Turn
+from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.oem.slimmable import Adapters, BaseGradient, Maps, SlimmedEnsemble, slimmed_ensemble
 from coterie.methods.teachers import training_alone
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
 
@@ -107,15 +107,15 @@ class Oem(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.alone is not None and self.alone > self.num_students:
-            raise UserError(f"--method.alone is {self.alone}; students count from 1 to {self.num_students}")
+            raise UserError(f"⟨method.alone⟩ is {self.alone}; students count from 1 to {self.num_students}")
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``; it delivers ``target`` (student 1), ``student2`` to ``studentS``, and ``ensemble``."""
-        network, size = Network.of(self.network), (spec.num_classes, spec.channels, spec.image_size)
-        example = torch.zeros(2, spec.channels, *spec.image_size)
-        factory = None if isinstance(network.name, nn.Module) else lambda: network.build_fresh(*size)
+        network, size = Backbone.of(self.network), (task.num_classes, task.channels, task.image_size)
+        example = torch.zeros(2, task.channels, *task.image_size)
+        factory = None if isinstance(network.source, nn.Module) else lambda: network.build_fresh(*size)
         net = slimmed_ensemble(
-            self.build(spec), self.num_students, self.at, example, base_gradient=self.base_gradient, factory=factory
+            self.build(task), self.num_students, self.at, example, base_gradient=self.base_gradient, factory=factory
         )
         if self.alone is not None:
             student, name = net.students[self.alone - 1], f"{self._names[self.alone - 1]}-alone"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.methods.oem.slimming import plan_slimming, slim
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import cut, output_of
 from coterie.networks.split.points import list_cuts
@@ -138,7 +138,7 @@ class Adapters(nn.Module):
 
     def __init__(self, net: SlimmedEnsemble, example: Tensor) -> None:
         super().__init__()
-        with undisturbed(net):
+        with preserve_state(net):
             wide, *others = net.eval()(example_images(net.target, example)).blocks
         self.channels_last = [layout(value)[1] or value.dim() == 3 for value in wide]
         self.layers = nn.ModuleList(
@@ -177,7 +177,7 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
     if isinstance(stages, tuple) and isinstance(ends, tuple):
         at = at or stages[0]
         return at, ends[stages.index(at) :] if at in stages else ends
-    with undisturbed(model):
+    with preserve_state(model):
         model.eval()
         rest = {point.at: point.flops for point in list_cuts(model, example)}
         units = _units(rest)
@@ -230,14 +230,14 @@ def _ends(tail: list[str], flops: list[float], shapes: list[tuple[int, ...]]) ->
 
 def _check(net: SlimmedEnsemble, example: Tensor) -> None:
     """Every student in the group must be itself alone, bit for bit, in both modes, before anyone trains it."""
-    with undisturbed(net):
+    with preserve_state(net):
         graph = net.cuts[0].of(net.eval().target, example)
         crossing = graph.trunk(net.target, example)
         before = [value._version for value in crossing if isinstance(value, Tensor)]
         graph.tails[0].run(net.target, crossing)
     net.in_place = before != [value._version for value in crossing if isinstance(value, Tensor)]
     for mode in (True, False):
-        with undisturbed(net):
+        with preserve_state(net):
             net.train(mode)
             for student, cuts in zip(net.students, net.cuts, strict=True):
                 expected, got = _both_ways(net, student, cuts, example)
@@ -251,7 +251,7 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
 
 def _both_ways(net: SlimmedEnsemble, student: nn.Module, cuts: Cuts, example: Tensor) -> tuple[Tensor, Tensor]:
     """What a student says alone, and in the group; its base's modules are its own."""
-    with undisturbed(student):
+    with preserve_state(student):
         torch.manual_seed(0)
         alone = student(example)
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.prune.channels import dependencies, is_output
 from coterie.networks.reinit import untrained
 from coterie.networks.shapes import example_images
@@ -169,7 +169,7 @@ def _not_slimmed(model: nn.Module, at: str, error: Exception) -> UserError:
 def tail_paths(network: nn.Module, at: str) -> set[str]:
     """Paths of the modules (whole ones) and tensors that run from ``at`` on, in training or in evaluation mode."""
     paths: set[str] = set()
-    with undisturbed(network):
+    with preserve_state(network):
         for mode in (True, False):
             (tail,) = cut(trace(network.train(mode), around([at])), [at]).tails
             paths.update(tail.modules, tail.tensors)
@@ -206,7 +206,7 @@ def _prune(student: nn.Module, plan: Plan, share: Fraction, at: str, example: Te
     try:
         for (path, cut_off, dim), places in dead.items():
             _cut(student, path, cut_off, dim, places)
-        with undisturbed(student):
+        with preserve_state(student):
             student.train()(example)
     except Exception as error:  # whatever the library makes of an architecture that it does not know
         raise _not_slimmed(student, at, error) from error

@@ -1,7 +1,7 @@
 """Online distillation: peers that learn together and teach each other. One file for each published method."""
 
 from coterie.methods.online.cl_ilr import ClIlr
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.dml import Dml
 from coterie.methods.online.ffl import Ffl
 from coterie.methods.online.kdcl import Kdcl
@@ -14,6 +14,7 @@ from coterie.methods.online.peers import Branched, Independent
 __all__ = [
     "Branched",
     "ClIlr",
+    "Distillation",
     "Dml",
     "Ffl",
     "Independent",
@@ -21,8 +22,7 @@ __all__ = [
     "OkdDip",
     "One",
     "Online",
+    "OnlineConfig",
     "OnlineMethod",
     "Pcl",
-    "Point",
-    "Teaches",
 ]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.bounds import Count, Share, Temperature
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched
 
@@ -51,16 +51,18 @@ class ClIlr(OnlineMethod):
     rescale: bool = True
     detach_teacher: bool = True
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Rescaled branches, each taught by the others' mean."""
         okddip, squared = self.weights == "okddip-code", self.weights != "paper"
         weight = 1.0 if okddip else 1 - self.beta
-        return Point(
+        return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at, rescale=self.rescale),
             aggregator="mean",
-            teaches=(Teaches(source="others", weight=weight, squared=squared, detach=self.detach_teacher),),
+            distillations=(
+                Distillation(source="others", weight=weight, scale_by_t2=squared, detach=self.detach_teacher),
+            ),
             temperature=self.temperature,
             rampup=self.rampup if okddip else 0.0,
-            supervise=1.0 if okddip else self.beta,
-            supervise_ensemble=0.0,
+            ce_weight=1.0 if okddip else self.beta,
+            ensemble_ce_weight=0.0,
         )

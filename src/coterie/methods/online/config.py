@@ -16,122 +16,127 @@ Source = Literal["ensemble", "mean", "others", "each", "attention", "best", "lin
 Students = tuple[NonNegativeInt, ...] | Literal["all", "ensemble"]
 
 # Of 300 epochs of CIFAR in batches of 128, for which papers state the decay of their averages.
-AVERAGE_STEPS = 300 * 391
+EMA_STEPS = 300 * 391
 
 
 @dataclass(frozen=True, kw_only=True)
-class Teaches:
-    """One lesson: from whom, to whom, and how strongly.
+class Distillation:
+    """Who teaches whom, and how strongly.
 
     Attributes:
         source: What the soft targets are made of, see ``coterie.methods.online.targets``.
-        among: Which peers they are made from; None for all.
-        to: Who learns: ``all`` peers, the ``ensemble``, or peers by number.
-        temperature: T > 0; None for the point's.
+        teachers: The peers that they are made from, by number; None for all.
+        students: Who learns: ``all`` peers, the ``ensemble``, or peers by number.
+        temperature: T > 0; None for the method's.
         weight: v >= 0.
-        rampup: Share of the training over which the weight rises, 0 to 1; None for the point's.
-        detach: Whether the targets are held fixed; otherwise the lesson's gradient reaches the teachers too.
-        squared: Whether the lesson is multiplied by T².
-        averaged: Whether the teachers are the peers' moving averages.
+        rampup: Share of the training over which the weight rises, 0 to 1; None for the method's.
+        detach: Whether the targets are held fixed; otherwise the distillation's gradient reaches the teachers too.
+        scale_by_t2: Whether the distillation is multiplied by T².
+        from_ema: Whether the teachers are the peers' moving averages.
     """
 
     source: Source = "ensemble"
-    among: tuple[NonNegativeInt, ...] | None = None
-    to: Students = "all"
+    teachers: tuple[NonNegativeInt, ...] | None = None
+    students: Students = "all"
     temperature: Temperature | None = None
     weight: NonNegative = 1.0
     rampup: Share | None = None
     detach: bool = True
-    squared: bool = True
-    averaged: bool = False
+    scale_by_t2: bool = True
+    from_ema: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, "--method.teaches.")
+        check_fields(self, "method.distillations")
 
 
 @dataclass(kw_only=True)
-class Point:
-    """A point of the space.
+class OnlineConfig:
+    """An online method as its parts.
 
     Attributes:
         peers: Who learns together: :class:`Branched` or :class:`Independent`.
         aggregator: What combines the peers into an ensemble: ``gate`` and ``gate-softmax`` read the shared trunk,
             ``mean`` averages logits, ``fused-features`` and ``fused-maps`` classify what all peers see.
-        teaches: The lessons.
-        temperature: T > 0 of the lessons.
-        rampup: Share of the training over which the lessons' weight rises, 0 to 1; 0 for none.
-        supervise: a, the weight of every peer's cross-entropy.
-        supervise_ensemble: b, the weight of the ensemble's cross-entropy.
-        own_views: Whether every peer sees an augmentation of its own.
-        in_turn: Whether independent peers are updated one after another, each taught by what the others say by then.
-        average: The decay that the peers' moving averages reach in a training of ``average_steps`` steps, 0 to 1;
+        distillations: Who teaches whom, and how.
+        temperature: T > 0 of the distillations.
+        rampup: Share of the training over which the distillations' weight rises, 0 to 1; 0 for none.
+        ce_weight: a, the weight of every peer's cross-entropy.
+        ensemble_ce_weight: b, the weight of the ensemble's cross-entropy.
+        view_per_peer: Whether every peer sees an augmentation of its own.
+        sequential: Whether independent peers are updated one after another, each taught by what the others say by then.
+        ema_decay: The decay that the peers' moving averages reach in a training of ``ema_steps`` steps, 0 to 1;
             None without averages.
-        average_steps: In a training of another length, their window is the same share of the training; None for
-            ``average`` as it stands, whatever the length.
-        combiner_decay: Weight decay of the aggregator's own parameters, as a multiple of the recipe's.
+        ema_steps: In a training of another length, their window is the same share of the training; None for
+            ``ema_decay`` as it stands, whatever the length.
+        combiner_weight_decay: Weight decay of the aggregator's own parameters, as a multiple of the recipe's.
     """
 
     peers: Peers = field(default_factory=Branched)
     aggregator: Aggregator = "gate"
-    teaches: Sequence[Teaches] = (Teaches(),)
+    distillations: Sequence[Distillation] = (Distillation(),)
     temperature: Temperature = 3.0
     rampup: Share = 0.0
-    supervise: NonNegative = 1.0
-    supervise_ensemble: NonNegative = 1.0
-    own_views: bool = False
-    in_turn: bool = False
-    average: Share | None = None
-    average_steps: PositiveInt | None = AVERAGE_STEPS
-    combiner_decay: NonNegative = 1.0
+    ce_weight: NonNegative = 1.0
+    ensemble_ce_weight: NonNegative = 1.0
+    view_per_peer: bool = False
+    sequential: bool = False
+    ema_decay: Share | None = None
+    ema_steps: PositiveInt | None = EMA_STEPS
+    combiner_weight_decay: NonNegative = 1.0
 
     def __post_init__(self) -> None:
-        check_fields(self, "--method.", skip=("network",))
+        check_fields(self, "method", skip=("network",))
         if self.peers.count < 1:
             option = "num_branches" if isinstance(self.peers, Branched) else "num_peers"
-            raise UserError(f"--method.{option} is {self.peers.count}; use 1 or more")
+            raise UserError(f"⟨method.{option}⟩ is {self.peers.count}; use 1 or more")
         if self.aggregator.startswith("gate") and isinstance(self.peers, Independent):
             raise UserError("a gate reads a shared trunk, and independent peers have none; use aggregator='mean'")
-        if self.in_turn and not (isinstance(self.peers, Independent) and self.aggregator == "mean"):
+        if self.sequential and not (isinstance(self.peers, Independent) and self.aggregator == "mean"):
             raise UserError("peers are updated in turn only where they are independent and combined by their mean")
-        for lesson in self.teaches:
-            self._check(lesson)
+        for distillation in self.distillations:
+            self._check(distillation)
 
-    def _check(self, lesson: Teaches) -> None:
-        named = {*self.among(lesson), *self.students(lesson)}
+    def _check(self, distillation: Distillation) -> None:
+        named = {*self.teachers(distillation), *self.students(distillation)}
         if not named <= set(range(self.peers.count)):
-            raise UserError(f"a lesson names peer {max(named)}, and there are {self.peers.count}, counted from 0")
-        if lesson.averaged and self.average is None:
-            raise UserError("a lesson of the peers' moving averages needs average=, their decay, for example 0.999")
-        if lesson.averaged and self.in_turn:
-            raise UserError("moving averages teach only where all peers learn at once; leave in_turn out")
-        if lesson.source in ("others", "each") and len(self.among(lesson)) < 2:
-            raise UserError(f"'{lesson.source}' needs two peers or more; there is one")
+            raise UserError(f"a distillation names peer {max(named)}, and there are {self.peers.count}, counted from 0")
+        if distillation.from_ema and self.ema_decay is None:
+            raise UserError(
+                "a distillation of the peers' moving averages needs ema_decay=, their decay, for example 0.999"
+            )
+        if distillation.from_ema and self.sequential:
+            raise UserError("moving averages teach only where all peers learn at once; leave sequential out")
+        if distillation.source in ("others", "each") and len(self.teachers(distillation)) < 2:
+            raise UserError(f"'{distillation.source}' needs two peers or more; there is one")
 
-    def students(self, lesson: Teaches) -> tuple[int, ...]:
-        """Who learns from a lesson, by number; none where it is the ensemble."""
-        if lesson.to == "all":
+    def students(self, distillation: Distillation) -> tuple[int, ...]:
+        """Who learns from a distillation, by number; none where it is the ensemble."""
+        if distillation.students == "all":
             return tuple(range(self.peers.count))
-        return () if lesson.to == "ensemble" else tuple(lesson.to)
+        return () if distillation.students == "ensemble" else tuple(distillation.students)
 
-    def among(self, lesson: Teaches) -> tuple[int, ...]:
-        """Which peers a lesson's soft targets are made from."""
-        return tuple(range(self.peers.count)) if lesson.among is None else tuple(lesson.among)
+    def teachers(self, distillation: Distillation) -> tuple[int, ...]:
+        """Which peers a distillation's soft targets are made from."""
+        return tuple(range(self.peers.count)) if distillation.teachers is None else tuple(distillation.teachers)
 
     def edges(self) -> list[Edge]:
-        """The lessons as arrows between peers and what is made of them."""
+        """The distillations as arrows between peers and what is made of them."""
         names = self.peers.names
-        combined = any("ensemble" in (lesson.source, lesson.to) for lesson in self.teaches) or self.supervise_ensemble
+        combined = (
+            any("ensemble" in (distillation.source, distillation.students) for distillation in self.distillations)
+            or self.ensemble_ce_weight
+        )
         arrows = [Edge(name, "ensemble", self.aggregator, teaches=False) for name in names if combined]
-        for lesson in self.teaches:
-            students = [names[student] for student in self.students(lesson)] or ["ensemble"]
-            sources = [names[peer] for peer in self.among(lesson)]
-            temperature = self.temperature if lesson.temperature is None else lesson.temperature
-            over_time = ", averaged over time" if lesson.averaged else ""
-            label = f"{TARGETS[lesson.source].summary}{over_time}, T = {temperature:g}"
-            if lesson.source == "ensemble":
+        for distillation in self.distillations:
+            students = [names[student] for student in self.students(distillation)] or ["ensemble"]
+            sources = [names[peer] for peer in self.teachers(distillation)]
+            temperature = self.temperature if distillation.temperature is None else distillation.temperature
+            over_time = ", averaged over time" if distillation.from_ema else ""
+            label = f"{TARGETS[distillation.source].summary}{over_time}, T = {temperature:g}"
+            if distillation.source == "ensemble":
                 sources = ["ensemble"]
-            elif lesson.source not in ("each", "others") and len(sources) > 1:
-                made = TARGETS[lesson.source].summary
+            elif distillation.source not in ("each", "others") and len(sources) > 1:
+                made = TARGETS[distillation.source].summary
                 arrows += [Edge(source, made, teaches=False) for source in sources]
                 sources = [made]
             arrows += [Edge(source, to, label) for to in students for source in sources if source != to]

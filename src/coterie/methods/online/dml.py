@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.bounds import Count, Temperature
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Independent
 
@@ -29,7 +29,7 @@ class Dml(OnlineMethod):
         networks: Names of the other peers' networks, one for each; None for the same.
         temperature: T of the soft targets (paper: 1).
         updates: ``sequential`` (paper) or ``simultaneous``.
-        own_views: Whether every network sees an augmentation of its own.
+        view_per_peer: Whether every network sees an augmentation of its own.
     """
 
     name = "dml"
@@ -39,16 +39,16 @@ class Dml(OnlineMethod):
     networks: tuple[str, ...] | None = None
     temperature: Temperature = 1.0
     updates: Literal["sequential", "simultaneous"] = "sequential"
-    own_views: bool = False
+    view_per_peer: bool = False
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Independent peers, each taught by each of the others."""
-        return Point(
+        return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",
-            teaches=(Teaches(source="each"),),
+            distillations=(Distillation(source="each"),),
             temperature=self.temperature,
-            supervise_ensemble=0.0,
-            own_views=self.own_views,
-            in_turn=self.updates == "sequential",
+            ensemble_ce_weight=0.0,
+            view_per_peer=self.view_per_peer,
+            sequential=self.updates == "sequential",
         )

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from coterie.functional import cross_entropy, divergence, ramp_up
-from coterie.methods.base import Method, Spec, Stage, Turn
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.base import Method, Stage, Task, Turn
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.peers import Independent
 from coterie.methods.online.targets import TARGETS, Validated
 from coterie.networks.moving_average import MovingAverage
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.shapes import layout
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 from coterie.peers.combine import FusedFeatures, FusedMaps, GateForm, MeanLogits
@@ -20,17 +20,17 @@ from coterie.peers.independent import Group, Separate, frozen_statistics
 _GATES: dict[str, GateForm] = {"gate": "relu-softmax", "gate-softmax": "softmax"}
 
 
-def stage(method: Method, point: Point, spec: Spec) -> Stage:
+def stage(method: Method, point: OnlineConfig, task: Task) -> Stage:
     """The one stage of an online method."""
-    group = build(method, point, spec)
-    example = _example(group, spec)
+    group = build(method, point, task)
+    example = _example(group, task)
     average = _average(group, point)
     everyone = tuple(range(point.peers.count))
-    if point.in_turn:
+    if point.sequential:
         said: list[Tensor | None] = [None] * point.peers.count
-        turns = [_turn(InTurn(Loss(point, (own,), example), group, own, said)) for own in everyone]
+        turns = [_turn(SequentialStep(Loss(point, (own,), example), group, own, said)) for own in everyone]
     else:
-        turns = [_turn(Together(Loss(point, everyone, example), group, average))]
+        turns = [_turn(JointStep(Loss(point, everyone, example), group, average))]
     validated = [each for turn in turns for each in turn.module.modules() if isinstance(each, Validated)]
     return Stage(
         "train",
@@ -38,36 +38,36 @@ def stage(method: Method, point: Point, spec: Spec) -> Stage:
         network=group,
         peers=point.peers.names,
         deliver=_delivered(group, point, average),
-        views=point.peers.count if point.own_views else 1,
+        views=point.peers.count if point.view_per_peer else 1,
         needs_validation=bool(validated),
         after_step=None if average is None else _following(average, group),
         after_epoch=_renewing(validated) if validated else None,
         # Where all learn at once, the average is part of their turn.
-        state={"average": average} if average is not None and point.in_turn else {},
+        state={"average": average} if average is not None and point.sequential else {},
     )
 
 
-def build(method: Method, point: Point, spec: Spec) -> nn.Module:
+def build(method: Method, point: OnlineConfig, task: Task) -> nn.Module:
     """The peers of a point and what combines them: views of images to a PeerOutput with an ensemble."""
     read = point.aggregator == "fused-features" or any(
-        TARGETS[each.source].reads == "features" for each in point.teaches
+        TARGETS[each.source].reads == "features" for each in point.distillations
     )
     maps = point.aggregator == "fused-maps"
     if isinstance(point.peers, Independent):
-        peers: nn.Module = point.peers.build(method, spec, features=read, maps=maps)
+        peers: nn.Module = point.peers.build(method, task, features=read, maps=maps)
     else:
-        peers = point.peers.build(method, spec, gate=_GATES.get(point.aggregator, "uniform"), maps=maps)
+        peers = point.peers.build(method, task, gate=_GATES.get(point.aggregator, "uniform"), maps=maps)
     if point.aggregator in _GATES:
         return peers
     if point.aggregator == "mean":
         return Group(peers, MeanLogits())
-    example = _example(peers, spec)
+    example = _example(peers, task)
     if maps and example.maps is not None:
         combiner: nn.Module = FusedMaps(example, channels_last=layout(example.maps[0])[1])
     else:
         combiner = FusedMaps(example) if maps else FusedFeatures(example)
     for parameter in combiner.parameters():
-        parameter.decay_factor = point.combiner_decay  # type: ignore[attr-defined]
+        parameter.decay_factor = point.combiner_weight_decay  # type: ignore[attr-defined]
     return Group(peers, combiner)
 
 
@@ -80,17 +80,17 @@ class Loss(nn.Module):
         example: An output of the group, for the sizes of what it gives.
     """
 
-    def __init__(self, point: Point, learners: tuple[int, ...], example: PeerOutput) -> None:
+    def __init__(self, point: OnlineConfig, learners: tuple[int, ...], example: PeerOutput) -> None:
         super().__init__()
         self.point, self.learners = point, learners
-        self.lessons = [each for each in point.teaches if each.to == "ensemble" or self.taught(each)]
+        self.distillations = [each for each in point.distillations if each.students == "ensemble" or self.taught(each)]
         self.targets = nn.ModuleList(
-            TARGETS[each.source](point.among(each), self.taught(each), example) for each in self.lessons
+            TARGETS[each.source](point.teachers(each), self.taught(each), example) for each in self.distillations
         )
 
-    def taught(self, lesson: Teaches) -> tuple[int, ...]:
-        """Which of the learners a lesson is for."""
-        return tuple(student for student in self.point.students(lesson) if student in self.learners)
+    def taught(self, distillation: Distillation) -> tuple[int, ...]:
+        """Which of the learners a distillation is for."""
+        return tuple(student for student in self.point.students(distillation) if student in self.learners)
 
     def forward(
         self, output: PeerOutput, labels: Tensor, progress: float, averaged: PeerOutput | None = None
@@ -105,17 +105,17 @@ class Loss(nn.Module):
         """
         point = self.point
         supervised = [cross_entropy(output.logits[:, peer], labels) for peer in self.learners]
-        terms = {"cross_entropy": point.supervise * torch.stack(supervised).sum()}
-        if point.supervise_ensemble and output.ensemble is not None:
-            terms["cross_entropy_ensemble"] = point.supervise_ensemble * cross_entropy(output.ensemble, labels)
-        for number, (lesson, targets) in enumerate(zip(self.lessons, self.targets, strict=True)):
-            name = "distillation" if len(self.lessons) == 1 else f"distillation{number + 1}_{lesson.source}"
-            terms[name] = self._lesson(lesson, targets, output, labels, progress, averaged)
+        terms = {"cross_entropy": point.ce_weight * torch.stack(supervised).sum()}
+        if point.ensemble_ce_weight and output.ensemble is not None:
+            terms["cross_entropy_ensemble"] = point.ensemble_ce_weight * cross_entropy(output.ensemble, labels)
+        for number, (distillation, targets) in enumerate(zip(self.distillations, self.targets, strict=True)):
+            name = "distillation" if len(self.distillations) == 1 else f"distillation{number + 1}_{distillation.source}"
+            terms[name] = self._distillation(distillation, targets, output, labels, progress, averaged)
         return LossTerms(terms)
 
-    def _lesson(
+    def _distillation(
         self,
-        lesson: Teaches,
+        distillation: Distillation,
         targets: nn.Module,
         output: PeerOutput,
         labels: Tensor,
@@ -123,22 +123,24 @@ class Loss(nn.Module):
         averaged: PeerOutput | None,
     ) -> Tensor:
         point = self.point
-        temperature = point.temperature if lesson.temperature is None else lesson.temperature
-        weight = lesson.weight * ramp_up(progress, point.rampup if lesson.rampup is None else lesson.rampup)
-        if lesson.squared:
+        temperature = point.temperature if distillation.temperature is None else distillation.temperature
+        weight = distillation.weight * ramp_up(
+            progress, point.rampup if distillation.rampup is None else distillation.rampup
+        )
+        if distillation.scale_by_t2:
             weight *= temperature**2
-        taught: Tensor = targets(averaged if lesson.averaged else output, labels)
-        if lesson.detach:
+        taught: Tensor = targets(averaged if distillation.from_ema else output, labels)
+        if distillation.detach:
             taught = taught.detach()
-        if lesson.to == "ensemble":
+        if distillation.students == "ensemble":
             assert output.ensemble is not None
             students = output.ensemble[:, None]
         else:
-            students = output.logits[:, list(self.taught(lesson))]
+            students = output.logits[:, list(self.taught(distillation))]
         return weight * divergence(students, taught, temperature)
 
 
-class Together(nn.Module):
+class JointStep(nn.Module):
     """One turn for all peers: one forward, the sum of all terms."""
 
     def __init__(self, loss: Loss, group: nn.Module, average: MovingAverage | None) -> None:
@@ -155,7 +157,7 @@ class Together(nn.Module):
         return StepResult(self.loss(output, batch.labels, batch.progress, averaged), output)
 
 
-class InTurn(nn.Module):
+class SequentialStep(nn.Module):
     """One peer's turn: it learns from what the others say by now (DML, algorithm 1).
 
     Args:
@@ -192,22 +194,22 @@ class InTurn(nn.Module):
 
 
 def _turn(step: nn.Module) -> Turn:
-    learning = step.peers.networks[step.own] if isinstance(step, InTurn) else step
+    learning = step.peers.networks[step.own] if isinstance(step, SequentialStep) else step
     return Turn(step, tuple(parameter for parameter in learning.parameters() if parameter.requires_grad))
 
 
-def _example(group: nn.Module, spec: Spec) -> PeerOutput:
+def _example(group: nn.Module, task: Task) -> PeerOutput:
     """What the peers say of two black images, for the sizes."""
-    with undisturbed(group):
-        output: PeerOutput = group.eval()(torch.zeros(2, spec.channels, *spec.image_size))
+    with preserve_state(group):
+        output: PeerOutput = group.eval()(torch.zeros(2, task.channels, *task.image_size))
     return output
 
 
-def _average(group: nn.Module, point: Point) -> MovingAverage | None:
-    if point.average is None:
+def _average(group: nn.Module, point: OnlineConfig) -> MovingAverage | None:
+    if point.ema_decay is None:
         return None
-    teaches = any(lesson.averaged for lesson in point.teaches)
-    return MovingAverage(group, point.average, point.average_steps, runs=teaches)
+    teaches = any(distillation.from_ema for distillation in point.distillations)
+    return MovingAverage(group, point.ema_decay, point.ema_steps, runs=teaches)
 
 
 def _following(average: MovingAverage, group: nn.Module) -> Callable[[float], None]:
@@ -222,7 +224,7 @@ def _renewing(validated: Sequence[Validated]) -> Callable[[Tensor, Tensor], None
     return renew
 
 
-def _delivered(group: nn.Module, point: Point, average: MovingAverage | None) -> dict[str, nn.Module]:
+def _delivered(group: nn.Module, point: OnlineConfig, average: MovingAverage | None) -> dict[str, nn.Module]:
     peers = group.peers if isinstance(group, Group) else group
     deliver: dict[str, nn.Module] = {"target": peers.target}  # type: ignore[dict-item]
     if isinstance(peers, Separate):

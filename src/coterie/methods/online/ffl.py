@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from coterie.bounds import Count, NonNegative, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched, Independent
 
@@ -37,7 +37,7 @@ class Ffl(OnlineMethod):
         share: Whether the sub-networks share all but the last stage (FFL-S), or nothing.
         temperature: T of the soft targets (official code: 3).
         rampup: Share of the training over which the distillation's weight rises (official code: 80 of 300 epochs).
-        fusion_decay: The fusion module's weight decay, as a multiple of the networks' (official code: 0.1).
+        fusion_weight_decay: The fusion module's weight decay, as a multiple of the networks' (official code: 0.1).
     """
 
     name = "ffl"
@@ -48,17 +48,17 @@ class Ffl(OnlineMethod):
     share: bool = True
     temperature: Temperature = 3.0
     rampup: Share = 80 / 300
-    fusion_decay: NonNegative = 0.1
+    fusion_weight_decay: NonNegative = 0.1
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """The mean teaches the fused classifier, the fused classifier every sub-network."""
         if self.num_peers < 2:
-            raise UserError(f"--method.num_peers is {self.num_peers}; fusion needs 2 sub-networks or more")
-        return Point(
+            raise UserError(f"⟨method.num_peers⟩ is {self.num_peers}; fusion needs 2 sub-networks or more")
+        return OnlineConfig(
             peers=Branched(num=self.num_peers, at=self.at) if self.share else Independent(num=self.num_peers),
             aggregator="fused-maps",
-            teaches=(Teaches(source="ensemble"), Teaches(source="mean", to="ensemble")),
+            distillations=(Distillation(source="ensemble"), Distillation(source="mean", students="ensemble")),
             temperature=self.temperature,
             rampup=self.rampup,
-            combiner_decay=self.fusion_decay,
+            combiner_weight_decay=self.fusion_weight_decay,
         )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.bounds import Count, NonNegative, Temperature
-from coterie.methods.online.config import Point, Source, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig, Source
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Independent
 
@@ -42,7 +42,7 @@ class Kdcl(OnlineMethod):
         teacher: ``naive``, ``linear``, ``min-logit``, or ``general``, which needs ``--data.validation 0.1``.
         temperature: T of the soft targets (2).
         weight: λ of the distillation (1).
-        own_views: Whether every network sees an augmentation of its own (paper: yes).
+        view_per_peer: Whether every network sees an augmentation of its own (paper: yes).
     """
 
     name = "kdcl"
@@ -53,15 +53,15 @@ class Kdcl(OnlineMethod):
     teacher: Literal["naive", "linear", "min-logit", "general"] = "min-logit"
     temperature: Temperature = 2.0
     weight: NonNegative = 1.0
-    own_views: bool = True
+    view_per_peer: bool = True
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Independent peers with views of their own, all taught by the one teacher."""
-        return Point(
+        return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",
-            teaches=(Teaches(source=_SOURCES[self.teacher], weight=self.weight),),
+            distillations=(Distillation(source=_SOURCES[self.teacher], weight=self.weight),),
             temperature=self.temperature,
-            supervise_ensemble=0.0,
-            own_views=self.own_views,
+            ensemble_ce_weight=0.0,
+            view_per_peer=self.view_per_peer,
         )

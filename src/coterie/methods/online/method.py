@@ -2,7 +2,7 @@
 
 Every published online method is a point of one space: the peers (branches, or whole networks), the aggregator that
 combines them into an ensemble, and who teaches whom with which temperature, weight and ramp. With z (B, m, C) the
-peers' logits, e (B, C) the ensemble's, y (B,) the labels, and for each lesson soft targets q (B, s, t, C) of t
+peers' logits, e (B, C) the ensemble's, y (B,) the labels, and for each distillation soft targets q (B, s, t, C) of t
 teachers for each of s students:
 
     L = a Σ_i CE(z_i, y) + b CE(e, y) + Σ_lessons v w(t) T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T))
@@ -20,9 +20,9 @@ from typing import Any
 
 from coterie.checking import check_value, make_checked
 from coterie.errors import unknown_name
-from coterie.methods.base import Edge, Method, Spec, Stage
+from coterie.methods.base import Edge, Method, Stage, Task
 from coterie.methods.online import engine
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.peers import Branched, Independent
 
 
@@ -34,12 +34,12 @@ class OnlineMethod(Method):
         self.point()  # which checks itself
 
     @abstractmethod
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Where in the space the method is."""
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``; it delivers ``target``, independent peers by name, and ``ensemble``."""
-        yield engine.stage(self, self.point(), spec)
+        yield engine.stage(self, self.point(), task)
 
     def teaching(self) -> Sequence[Edge]:
         """Who teaches whom."""
@@ -47,7 +47,7 @@ class OnlineMethod(Method):
 
 
 @dataclass(kw_only=True)
-class Online(OnlineMethod, Point):
+class Online(OnlineMethod, OnlineConfig):
     """An online method of your own, composed of the parts of the published ones.
 
     Example: three branches, of which the target learns from the mean of the others, and they from its moving average:
@@ -56,28 +56,30 @@ class Online(OnlineMethod, Point):
             network="resnet32",
             peers=Branched(num=3),
             aggregator="mean",
-            teaches=(
-                Teaches(source="mean", among=(1, 2), to=(0,)),
-                Teaches(source="mean", among=(0,), to=(1, 2), temperature=1, averaged=True),
+            distillations=(
+                Distillation(source="mean", teachers=(1, 2), students=(0,)),
+                Distillation(source="mean", teachers=(0,), students=(1, 2), temperature=1, from_ema=True),
             ),
-            average=0.999,
+            ema_decay=0.999,
         )
     """
 
     name = "online"
     summary = "a method of your own: peers, an aggregator, and who teaches whom"
 
-    # Of the types of Point, or mappings of plain values, as a run's configuration holds them.
+    # Of the types of OnlineConfig, or mappings of plain values, as a run's configuration holds them.
     peers: Any = field(default_factory=Branched)
-    teaches: Sequence[Any] = (Teaches(),)
+    distillations: Sequence[Any] = (Distillation(),)
 
     def __post_init__(self) -> None:
-        self.peers = _make_part(self.peers, "--method.peers", Branched, Independent)
-        lessons = check_value("--method.teaches", self.teaches, list)
-        self.teaches = tuple(_make_part(lesson, "--method.teaches", Teaches) for lesson in lessons)
-        Point.__post_init__(self)
+        self.peers = _make_part(self.peers, "⟨method.peers⟩", Branched, Independent)
+        distillations = check_value("⟨method.distillations⟩", self.distillations, list)
+        self.distillations = tuple(
+            _make_part(distillation, "⟨method.distillations⟩", Distillation) for distillation in distillations
+        )
+        OnlineConfig.__post_init__(self)
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Itself."""
         return self
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 from coterie.bounds import Count, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.online.config import Point, Teaches
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched, Independent
 
@@ -51,20 +51,20 @@ class OkdDip(OnlineMethod):
     rampup: Share = 80 / 300
     detach_teacher: bool = False
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Auxiliaries taught by attention among them, the leader by their mean."""
         if self.num_peers < 3:
-            raise UserError(f"--method.num_peers is {self.num_peers}; use 3 or more, a leader and two auxiliaries")
+            raise UserError(f"⟨method.num_peers⟩ is {self.num_peers}; use 3 or more, a leader and two auxiliaries")
         auxiliaries = tuple(range(1, self.num_peers))
         detach = self.detach_teacher
-        return Point(
+        return OnlineConfig(
             peers=Branched(num=self.num_peers, at=self.at) if self.share else Independent(num=self.num_peers),
             aggregator="mean",
-            teaches=(
-                Teaches(source="attention", among=auxiliaries, to=auxiliaries, detach=detach),
-                Teaches(source="mean", among=auxiliaries, to=(0,), detach=detach),
+            distillations=(
+                Distillation(source="attention", teachers=auxiliaries, students=auxiliaries, detach=detach),
+                Distillation(source="mean", teachers=auxiliaries, students=(0,), detach=detach),
             ),
             temperature=self.temperature,
             rampup=self.rampup,
-            supervise_ensemble=0.0,
+            ensemble_ce_weight=0.0,
         )

@@ -24,7 +24,7 @@ from torch import Tensor
 from coterie.bounds import Count, Share, Temperature
 from coterie.errors import UserError
 from coterie.functional import cross_entropy, divergence
-from coterie.methods.online.config import Aggregator, Point, Teaches
+from coterie.methods.online.config import Aggregator, Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched
 from coterie.networks.reinit import Init
@@ -115,13 +115,13 @@ class One(OnlineMethod):
     detach_teacher: bool = True
     init: Init | None = None
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """Branches over a shared trunk, their gated ensemble teaching every branch; it delivers ONE and ONE-E."""
-        lesson = Teaches(source="ensemble", detach=self.detach_teacher)
-        return Point(
+        distillation = Distillation(source="ensemble", detach=self.detach_teacher)
+        return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at, share=self.share, init=self.init),
             aggregator=_AGGREGATORS[self.gate],
-            teaches=(lesson,) if self.distill else (),
+            distillations=(distillation,) if self.distill else (),
             temperature=self.temperature,
             rampup=self.rampup,
         )

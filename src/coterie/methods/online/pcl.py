@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from coterie.bounds import Count, PositiveInt, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.online.config import AVERAGE_STEPS, Point, Teaches
+from coterie.methods.online.config import EMA_STEPS, Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched
 
@@ -32,11 +32,11 @@ class Pcl(OnlineMethod):
         num_branches: m (paper: 3).
         at: The module with which the branched tail begins; None for the last stage.
         temperature: T of the soft targets (3).
-        rampup: Share of the training over which the ensemble's lesson gains weight (80 of 300 epochs).
-        average: The decay that the moving averages reach in a training of ``average_steps`` steps, 0 to 1 (0.999).
-        average_steps: In a training of another length, their window is the same share of the training (300 epochs of
-            CIFAR in batches of 128); None for ``average`` as it stands, whatever the length.
-        own_views: Whether every peer sees an augmentation of its own (paper: yes).
+        rampup: Share of the training over which the ensemble's distillation gains weight (80 of 300 epochs).
+        ema_decay: The decay that the moving averages reach in a training of ``ema_steps`` steps, 0 to 1 (0.999).
+        ema_steps: In a training of another length, their window is the same share of the training (300 epochs of
+            CIFAR in batches of 128); None for ``ema_decay`` as it stands, whatever the length.
+        view_per_peer: Whether every peer sees an augmentation of its own (paper: yes).
     """
 
     name = "pcl"
@@ -46,21 +46,21 @@ class Pcl(OnlineMethod):
     at: str | None = None
     temperature: Temperature = 3.0
     rampup: Share = 80 / 300
-    average: Share = 0.999
-    average_steps: PositiveInt | None = AVERAGE_STEPS
-    own_views: bool = True
+    ema_decay: Share = 0.999
+    ema_steps: PositiveInt | None = EMA_STEPS
+    view_per_peer: bool = True
 
-    def point(self) -> Point:
+    def point(self) -> OnlineConfig:
         """The fused ensemble teaches every peer, and each peer's moving average the others."""
         if self.num_branches < 2:
-            raise UserError(f"--method.num_branches is {self.num_branches}; peers teach each other, use 2 or more")
-        return Point(
+            raise UserError(f"⟨method.num_branches⟩ is {self.num_branches}; peers teach each other, use 2 or more")
+        return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at),
             aggregator="fused-features",
-            teaches=(Teaches(source="ensemble"), Teaches(source="each", averaged=True, rampup=0.0)),
+            distillations=(Distillation(source="ensemble"), Distillation(source="each", from_ema=True, rampup=0.0)),
             temperature=self.temperature,
             rampup=self.rampup,
-            own_views=self.own_views,
-            average=self.average,
-            average_steps=self.average_steps,
+            view_per_peer=self.view_per_peer,
+            ema_decay=self.ema_decay,
+            ema_steps=self.ema_steps,
         )

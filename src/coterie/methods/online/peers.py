@@ -12,9 +12,9 @@ from torch import nn
 from coterie.bounds import Count
 from coterie.checking import check_fields
 from coterie.errors import UserError
-from coterie.methods.base import Method, Spec
+from coterie.methods.base import Method, Task
 from coterie.networks.reinit import Init, untrained
-from coterie.networks.zoo import Network
+from coterie.networks.zoo import Backbone
 from coterie.peers.branching import branch
 from coterie.peers.combine import GateForm
 from coterie.peers.independent import Separate
@@ -40,7 +40,7 @@ class Branched:
     rescale: bool = False
 
     def __post_init__(self) -> None:
-        check_fields(self, "--method.peers.")
+        check_fields(self, "method.peers")
 
     @property
     def count(self) -> int:
@@ -52,21 +52,21 @@ class Branched:
         """The peers' names, the target first."""
         return ("target", *(f"branch{index}" for index in range(1, self.count)))
 
-    def build(self, method: Method, spec: Spec, *, gate: GateForm = "uniform", maps: bool = False) -> nn.Module:
+    def build(self, method: Method, task: Task, *, gate: GateForm = "uniform", maps: bool = False) -> nn.Module:
         """The method's network for this task, branched."""
-        network = Network.of(method.network)
-        size = (spec.num_classes, spec.channels, spec.image_size)
+        network = Backbone.of(method.network)
+        size = (task.num_classes, task.channels, task.image_size)
         return branch(
             network.build(*size),
             self.num,
             self.at,
-            torch.zeros(2, spec.channels, *spec.image_size),
+            torch.zeros(2, task.channels, *task.image_size),
             init=self.init or _init(network),
             gate=gate,
             share=self.share,
             rescale=self.rescale,
             maps=maps,
-            factory=None if isinstance(network.name, nn.Module) else lambda: network.build_fresh(*size),
+            factory=None if isinstance(network.source, nn.Module) else lambda: network.build_fresh(*size),
         )
 
 
@@ -83,7 +83,7 @@ class Independent:
     networks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self, "--method.peers.")
+        check_fields(self, "method.peers")
 
     @property
     def count(self) -> int:
@@ -95,19 +95,19 @@ class Independent:
         """The peers' names, the target first."""
         return ("target", *(f"peer{index}" for index in range(1, self.count)))
 
-    def build(self, method: Method, spec: Spec, *, features: bool = False, maps: bool = False) -> Separate:
+    def build(self, method: Method, task: Task, *, features: bool = False, maps: bool = False) -> Separate:
         """The method's network and its peers for this task."""
         if self.networks is not None and len(self.networks) != self.num - 1:
             raise UserError(
-                f"--method.networks names {len(self.networks)} networks, and the target has {self.num - 1} other peers"
+                f"⟨method.networks⟩ names {len(self.networks)} networks, and the target has {self.num - 1} other peers"
             )
-        size = (spec.num_classes, spec.channels, spec.image_size)
-        network = Network.of(method.network)
+        size = (task.num_classes, task.channels, task.image_size)
+        network = Backbone.of(method.network)
         target = network.build(*size)
         if self.networks is not None:
-            others = [Network(name).build(*size) for name in self.networks]
+            others = [Backbone(name).build(*size) for name in self.networks]
         else:
-            factory = None if isinstance(network.name, nn.Module) else lambda: network.build_fresh(*size)
+            factory = None if isinstance(network.source, nn.Module) else lambda: network.build_fresh(*size)
             others = [untrained(target, _init(network), factory) for _ in range(self.num - 1)]
         return Separate([target, *others], features=features, maps=maps)
 
@@ -115,5 +115,5 @@ class Independent:
 Peers = Branched | Independent
 
 
-def _init(network: Network) -> Init:
+def _init(network: Backbone) -> Init:
     return "copy" if network.pretrained or network.weights is not None else "fresh"

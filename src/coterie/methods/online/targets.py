@@ -20,7 +20,7 @@ class Targets(nn.Module):
     """Soft targets made from some of the peers.
 
     Args:
-        among: Which peers are read.
+        teachers: Which peers are read.
         students: Who is taught.
         example: An output of the peers, for the sizes of what they give.
     """
@@ -28,14 +28,14 @@ class Targets(nn.Module):
     summary: ClassVar[str]
     reads: ClassVar[str] = "logits"  # or "features"
 
-    def __init__(self, among: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
+    def __init__(self, teachers: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
         super().__init__()
-        self.among = among
+        self.teachers = teachers
         self.students = students
 
     def read(self, output: PeerOutput) -> Tensor:
         """The logits of the peers that are read, (B, n, C)."""
-        return output.logits[:, list(self.among)]
+        return output.logits[:, list(self.teachers)]
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s or 1, t, C)."""
@@ -70,7 +70,7 @@ class Others(Targets):
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, 1, C)."""
-        means = [output.logits[:, [peer for peer in self.among if peer != own]].mean(1) for own in self.students]
+        means = [output.logits[:, [peer for peer in self.teachers if peer != own]].mean(1) for own in self.students]
         return torch.stack(means, 1)[:, :, None]
 
 
@@ -81,7 +81,7 @@ class Each(Targets):
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, t, C), where each student has t others."""
-        others = [output.logits[:, [peer for peer in self.among if peer != own]] for own in self.students]
+        others = [output.logits[:, [peer for peer in self.teachers if peer != own]] for own in self.students]
         return torch.stack(others, 1)
 
 
@@ -95,8 +95,8 @@ class Attention(Targets):
     summary = "a mixture by attention"
     reads = "features"
 
-    def __init__(self, among: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
-        super().__init__(among, students, example)
+    def __init__(self, teachers: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
+        super().__init__(teachers, students, example)
         if example.features is None:
             raise UserError("attention reads what the classifiers read, and this network has no last linear layer")
         widths = {pool(feature).shape[1] for feature in example.features}
@@ -116,7 +116,7 @@ class Attention(Targets):
         features = [pool(feature).to(self.query.weight.dtype) for feature in output.features]
         with torch.autocast(output.logits.device.type, enabled=False):
             queries = self.query(torch.stack([features[peer] for peer in self.students], 1))
-            keys = self.key(torch.stack([features[peer] for peer in self.among], 1))
+            keys = self.key(torch.stack([features[peer] for peer in self.teachers], 1))
             return at_least_float32(queries @ keys.transpose(1, 2)).softmax(2)
 
 
@@ -209,9 +209,9 @@ class Validated(Targets):
 
     weights: Tensor
 
-    def __init__(self, among: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
-        super().__init__(among, students, example)
-        self.register_buffer("weights", torch.full((len(among),), 1 / len(among)))
+    def __init__(self, teachers: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
+        super().__init__(teachers, students, example)
+        self.register_buffer("weights", torch.full((len(teachers),), 1 / len(teachers)))
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, 1, 1, C)."""
@@ -220,7 +220,7 @@ class Validated(Targets):
     @torch.no_grad()
     def renew(self, logits: Tensor, labels: Tensor) -> None:
         """Weigh the peers by their answers (N, m, C) to validation images of these labels (N,)."""
-        read = logits[:, list(self.among)].double()
+        read = logits[:, list(self.teachers)].double()
         errors = read.softmax(2) - functional.one_hot(labels, logits.shape[2])[:, None]
         covariance = torch.einsum("bic,bjc->ij", errors, errors) / len(labels)
         count = len(covariance)

@@ -68,20 +68,20 @@ def paired(
     if sites is None and teacher_sites is None:
         found = matched(stage_ends(student, example), stage_ends(teacher.network, theirs))
     else:
-        options = ("--method.sites", "--method.teacher_sites")
+        options = ("⟨method.sites⟩", "⟨method.teacher_sites⟩")
         ours, others = sites or teacher_sites or (), teacher_sites or sites or ()
         if len(ours) != len(others):
-            raise UserError(f"--method.teacher_sites names {len(others)}, and --method.sites {len(ours)}; pair them")
+            raise UserError(f"⟨method.teacher_sites⟩ names {len(others)}, and ⟨method.sites⟩ {len(ours)}; pair them")
         first = described(student, ours, example, options[0] if sites else options[1])
         second = described(teacher.network, others, theirs, options[1] if teacher_sites else options[0])
         found = list(zip(first, second, strict=True))
     if not found:
-        raise UserError("no stages of student and teacher match; name --method.sites and --method.teacher_sites")
+        raise UserError("no stages of student and teacher match; name ⟨method.sites⟩ and ⟨method.teacher_sites⟩")
     pairs = [Pair(*each) for each in found]
     for pair in pairs:
         log.info("site %s", _said(pair))
         if pair.student.size != pair.teacher.size and not pool:
-            raise UserError(f"--method.unequal is refuse, and sizes differ: {_said(pair)}; name other --method.sites")
+            raise UserError(f"⟨method.unequal⟩ is refuse, and sizes differ: {_said(pair)}; name other ⟨method.sites⟩")
     return pairs
 
 
@@ -145,7 +145,7 @@ class LearningDictionaries(nn.Module):
         self.pairs, self.atoms = tuple(pairs), tuple(dictionary_size(width, mu) for width in widths)
         for pair, atoms in zip(pairs, self.atoms, strict=True):
             if atoms < 2:
-                raise UserError(f"--method.mu is {mu}: site {pair.teacher.path} would have {atoms} atoms; raise it")
+                raise UserError(f"⟨method.mu⟩ is {mu}: site {pair.teacher.path} would have {atoms} atoms; raise it")
         self.features = _Read(teacher, pairs, copy.deepcopy(teacher.members[0]) if drifting else None)
         self.codings = nn.ModuleList(
             SparseCoding(width, atoms, codes_kept(width, mu, lam))

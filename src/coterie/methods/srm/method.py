@@ -34,14 +34,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import NonNegative, Positive, PositiveShare, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Spec, Stage, Turn
-from coterie.methods.kd import Distilling
+from coterie.methods.base import Edge, Stage, Task, Turn
+from coterie.methods.kd import DistillationStep
 from coterie.methods.srm.linear_probe import Probe
 from coterie.methods.srm.matching import Initialising, LearningDictionaries, Target, paired
 from coterie.methods.srm.sparse_coding import PixelLogits
 from coterie.methods.teachers import Taught, training_alone
 from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropy
+from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.features import classifier
 
 
@@ -96,17 +96,17 @@ class Srm(Taught):
         super().__post_init__()
         self.sites, self.teacher_sites = _listed(self.sites), _listed(self.teacher_sites)
         if self.teachers > 1 or (self.teacher is not None and len(self.teacher) > 1):
-            raise UserError("method 'srm' reads one teacher's features; name one, and leave --method.teachers out")
+            raise UserError("method 'srm' reads one teacher's features; name one, and leave ⟨method.teachers⟩ out")
 
     def stage_names(self) -> tuple[str, ...]:
         """The teacher's, if it is trained first, ``dictionaries``, ``initialisation``, and the last."""
         return (*self.teacher_stage_names(), "dictionaries", "initialisation", self.last)
 
-    def stages(self, spec: Spec) -> Iterator[Stage]:
+    def stages(self, task: Task) -> Iterator[Stage]:
         """As the file says; the last delivers ``target``, the student. Two in between train no classifier."""
-        teacher = yield from self.teacher_stages(spec)
-        student = self.build(spec)
-        example, member = zeros(2, spec.channels, *spec.image_size), teacher.members[0]
+        teacher = yield from self.teacher_stages(task)
+        student = self.build(task)
+        example, member = zeros(2, task.channels, *task.image_size), teacher.members[0]
         pairs = paired(student, member, example, self.sites, self.teacher_sites, self.unequal == "pool")
         learning = LearningDictionaries(teacher, pairs, self.mu, self.lam, self.teacher_bn == "train")
         turn = Turn(learning, tuple(learning.codings.parameters()), partial(Adam, lr=self.dictionary_rate))
@@ -127,9 +127,9 @@ class Srm(Taught):
             return training_alone(self.last, student)
         if self.last == "probe":
             probe = Probe(student, classifier(student, example))
-            turn = Turn(CrossEntropy(probe), tuple(probe.classifier.parameters()))
+            turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))
             return Stage(self.last, [turn], network=probe)
-        step = Distilling(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
+        step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
         return Stage(self.last, [Turn(step, tuple(student.parameters()))], network=student, teacher=teacher)
 
     def _falling(self, *shares: float) -> Callable[[Optimizer, int], LambdaLR] | None:

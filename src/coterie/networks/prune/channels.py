@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 
 Target = Literal["flops", "params"]
 
@@ -233,7 +233,7 @@ def _positions(network: nn.Module, example: Tensor) -> dict[Any, int]:
     layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
     handles = [module.register_forward_hook(note) for module in layers]
     try:
-        with undisturbed(network):
+        with preserve_state(network):
             network.eval()(example.detach().to(next(network.parameters())))
     finally:
         for handle in handles:

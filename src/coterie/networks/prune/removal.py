@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.prune.channels import Structure, Target, dependencies
 
 # A budget of which so much is used is met; and used so little, it is not: one bundle may cost more than what is left.
@@ -40,8 +40,8 @@ def within_budget(
     smallest = structure.count(alive, target)
     if smallest > limit:
         raise UserError(
-            f"--method.{target} {share:g}: cut as far as it goes the network keeps {smallest * share / limit:.3g} of "
-            f"its {_NAMES[target]}; use that or more, or less of --method.least (now {least:g}) and --method.multiple "
+            f"⟨method.{target} {share:g}⟩: cut as far as it goes the network keeps {smallest * share / limit:.3g} of "
+            f"its {_NAMES[target]}; use that or more, or less of ⟨method.least⟩ (now {least:g}) and ⟨method.multiple⟩ "
             f"(now {multiple})"
         )
     low, high = kept, len(bundles)  # so many fit; so many may not
@@ -105,7 +105,7 @@ def cut(network: nn.Module, structure: Structure, alive: Tensor, example: Tensor
                 graph.get_pruning_group(layer, prune, indices).prune()
     count = sum(parameter.numel() for parameter in network.parameters())
     try:
-        with undisturbed(network):
+        with preserve_state(network):
             network.eval()(example.to(next(network.parameters())))
     except RuntimeError as error:
         raise _not_cut(network, " ".join(str(error).split())[:120]) from error
@@ -223,7 +223,7 @@ def _fold(network: nn.Module, structure: Structure, alive: Tensor, example: Tens
     heard: dict[nn.Module, Tensor] = {}
     handles = [module.register_forward_pre_hook(lambda m, x: heard.__setitem__(m, x[0])) for module in readers]
     try:
-        with undisturbed(network):
+        with preserve_state(network):
             reference = next(network.parameters())
             noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
             network.eval()(noise.to(reference))

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import UserError
 from coterie.networks.layers import LAYERS
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 from coterie.networks.split.tracing import RECOMPUTED
 
 
@@ -190,7 +190,7 @@ def last_map(graph: fx.Graph, model: nn.Module, images: torch.Tensor) -> fx.Node
                 shapes[n] = value.shape
             return value
 
-    with undisturbed(model):
+    with preserve_state(model):
         Shapes(model, graph=graph).run(images)
     wanted = {features}
     for node in reversed(list(graph.nodes)):

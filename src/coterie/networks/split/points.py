@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from coterie.errors import UserError
-from coterie.networks.preserve import undisturbed
+from coterie.networks.preserve import preserve_state
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
@@ -219,7 +219,7 @@ def _measured(model: nn.Module, example: Tensor) -> _Forward:
     """Run the model once, on shapes alone where it can."""
     if not example.is_meta:
         try:
-            with undisturbed(model), FakeTensorMode(allow_non_fake_inputs=True) as fake:
+            with preserve_state(model), FakeTensorMode(allow_non_fake_inputs=True) as fake:
                 return _run(model, fake.from_tensor(example))
         except Exception:  # the forward depends on values: it is run
             pass

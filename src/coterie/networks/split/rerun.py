@@ -208,20 +208,20 @@ class _Play:
         return output
 
     def _keep(self, path: str, output: Any) -> None:
-        leaves, spec = pytree.tree_flatten(output)
+        leaves, task = pytree.tree_flatten(output)
         self.tensors += [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.calls.append((path, (spec, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), generators()))
+        self.calls.append((path, (task, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), generators()))
         if path in self.taps[1:]:
             self.tapped[path] = output
 
     def _again(self, path: str) -> Any:
-        kept, (spec, fixed, is_tensor), state = self.earlier[self.replayed]
+        kept, (task, fixed, is_tensor), state = self.earlier[self.replayed]
         if kept != path:
             raise RuntimeError(f"the forward calls '{path}' where it called '{kept}' before")
         self.replayed += 1
         leaves = [next(self.given) if tensor else leaf for leaf, tensor in zip(fixed, is_tensor, strict=True)]
-        output = pytree.tree_unflatten(leaves, spec)
+        output = pytree.tree_unflatten(leaves, task)
         move_generators(state)
         if path in self.taps[1:]:
             self.tapped[path] = output

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from coterie.errors import UserError
 from coterie.networks.layers import LAYERS
 from coterie.networks.logits import Answer
-from coterie.networks.preserve import first_line, undisturbed
+from coterie.networks.preserve import first_line, preserve_state
 from coterie.networks.split.graph import CutGraph, classifier_input, cut, last_layer, last_map, output_of
 from coterie.networks.split.rerun import replayed
 from coterie.networks.split.tracing import Resists, around, frozen_facts, trace
@@ -81,7 +81,7 @@ class Cuts:
         try:
             if self.outputs:
                 raise UserError("the outputs of named modules are then not at hand")
-            with undisturbed(network):
+            with preserve_state(network):
                 return replayed(network, self.ats, images, self.maps, self.answer)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.preserve import first_line, generators, same_generators, undisturbed
+from coterie.networks.preserve import first_line, generators, preserve_state, same_generators
 from coterie.networks.split.segments import Cuts
 
 _DROP = 0.1
@@ -57,7 +57,7 @@ def check(model: nn.Module, graphs: Cuts, example: Tensor) -> Tensor | None:
 def _difference(model: nn.Module, graphs: Cuts, given: list[Tensor]) -> str:
     """What differs, in words; empty where nothing does."""
     for mode, images in itertools.product((True, False), given):
-        with undisturbed(model), _dropping(model):
+        with preserve_state(model), _dropping(model):
             model.train(mode)
             expected = _outcome(model, lambda images: graphs.answer.of(model, model(images)), images)
             try:
@@ -74,7 +74,7 @@ def _difference(model: nn.Module, graphs: Cuts, given: list[Tensor]) -> str:
 
 def _takes(model: nn.Module, images: Tensor) -> bool:
     """Whether the model takes images of this size, in both modes."""
-    with undisturbed(model):
+    with preserve_state(model):
         try:
             for mode in (True, False):
                 model.train(mode)(images)
@@ -102,7 +102,7 @@ class _Outcome:
 
 
 def _outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> _Outcome:
-    with undisturbed(model):
+    with preserve_state(model):
         torch.manual_seed(0)
         logits = forward(images)
         if not isinstance(logits, Tensor):
