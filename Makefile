@@ -32,6 +32,7 @@ lint: .venv/installed-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 format: .venv/installed-for-tests
 	$(BIN)/ruff check --fix .
@@ -47,7 +48,7 @@ docs: .venv/installed-for-docs
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[data,report]'  # what the demo needs
 	@touch $@
 
 .venv/installed-for-tests: .venv/bin/python pyproject.toml
