@@ -17,6 +17,6 @@ class Roles(griffe.Extension):
 
 
 def link(target: str, obj: griffe.Object) -> str:
-    """A link to a name in full, or beside this object; no link, and no error, where the reference has no such name."""
+    """A link to a name in full; no link, and no error, where the reference has no such name."""
     path = target if target.startswith("coterie.") else f"{obj.module.path}.{target}"
     return f'<autoref optional identifier="{path}"><code>{target.rpartition(".")[2]}</code></autoref>'

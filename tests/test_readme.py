@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 import coterie
 from coterie.cli import find_parts
 from coterie.cli.arguments import expanded
-from coterie.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,7 +110,7 @@ def test_the_branched_network_gives_what_the_docs_say(place):
 
 def test_the_composed_method_of_the_docs_trains(place):
     names = {}
-    exec(snippet("Composing a method", "docs/methods.md"), names)
+    exec(snippet("Composing a method", "docs/extending/compose.md"), names)
     run = names["run"]
     assert run.card["method"] == "online"
     assert {edge.to for edge in run.method().teaching()} == {
@@ -121,14 +120,6 @@ def test_the_composed_method_of_the_docs_trains(place):
         "ensemble",
         "the mean of the logits",
     }
-
-
-def test_every_method_is_on_the_page_of_methods_and_every_drawing_is_there():
-    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
-    for name, method in METHODS.items():
-        assert f"`{name}`" in page
-        drawn = (ROOT / "docs" / "teaching" / f"{name}.svg").is_file()
-        assert drawn == (bool(method().teaching()) and name != "online")
 
 
 def test_changelog_and_citation_know_this_version():
