@@ -9,7 +9,7 @@ from torch import nn
 
 from coterie import UserError, branch
 from coterie.networks import build
-from coterie.peers import cuts
+from coterie.peers import split_points
 
 
 def small(name, **options):
@@ -116,7 +116,7 @@ def test_any_named_module_can_begin_the_tail():
 
 
 def test_cuts_are_listed_with_their_share():
-    points = {point.at: point for point in cuts(build("resnet8", 6), torch.zeros(2, 3, 32, 32))}
+    points = {point.at: point for point in split_points(build("resnet8", 6), torch.zeros(2, 3, 32, 32))}
     assert 0 < points["layer3"].flops < points["layer2"].flops < 1
     assert [at for at, point in points.items() if point.default] == ["layer3"]
 
@@ -128,7 +128,7 @@ def test_without_sharing_every_branch_is_a_whole_network():
 
 
 class InPlace(nn.Module):
-    """Its tail overwrites what crosses the cut."""
+    """Its tail overwrites what crosses the split."""
 
     def __init__(self):
         super().__init__()
@@ -163,7 +163,7 @@ class Resists(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"Resists cannot be cut at fc: .*py:\d+.* cannot be traced") as caught:
+    with pytest.raises(UserError, match=r"Resists cannot be split at fc: .*py:\d+.* cannot be traced") as caught:
         branch(Resists(), 2, at="fc", example=torch.zeros(2, 3, 8, 8))
     assert "\n" not in str(caught.value)
 

@@ -73,7 +73,7 @@ def test_the_common_forms_are_found_and_the_model_keeps_its_own(name, decides):
     twin = copy.deepcopy(model)
     net = branch(model, 2, "tail", IMAGES)
     assert net.target is model
-    assert bool(net.cuts.resists) is decides
+    assert bool(net.splits.resists) is decides
     for mode in (True, False):
         output = net.train(mode)(IMAGES)
         expected = twin.train(mode)(IMAGES)

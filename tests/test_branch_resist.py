@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from coterie import UserError, branch
-from coterie.networks.split.verify import through_cuts
+from coterie.networks.split.verify import run_split
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -172,10 +172,10 @@ def same(model, net):
     for mode in (True, False):
         twin = copy.deepcopy(model)
         expected = outcomes(twin, twin, mode)
-        got = outcomes(model, lambda images: through_cuts(model, net.cuts, images), mode)
+        got = outcomes(model, lambda images: run_split(model, net.splits, images), mode)
         for what, ours in got.items():
             for a, b in zip(ours, expected[what], strict=True):
-                if what == "gradients" and net.cuts.resists:  # summed in another order
+                if what == "gradients" and net.splits.resists:  # summed in another order
                     torch.testing.assert_close(a, b)
                 else:
                     assert torch.equal(a, b), what
@@ -199,7 +199,7 @@ def test_branch_zero_is_exactly_the_model(kind, traced):
     model = kind()
     keys = list(model.state_dict())
     net = branch(model, 3, at="blocks.2", example=IMAGES)
-    assert bool(net.cuts.resists) is not traced
+    assert bool(net.splits.resists) is not traced
     assert same(model, net)
     assert list(model.state_dict()) == keys
     output = net(IMAGES)
@@ -238,7 +238,7 @@ def test_tensors_made_in_the_forward_are_on_the_models_device():
     net = branch(MakesTensors(), 2, at="blocks.2", example=IMAGES).eval()
     net(IMAGES)
     net.to("meta")
-    assert through_cuts(net.target, net.cuts, IMAGES.to("meta")).device.type == "meta"
+    assert run_split(net.target, net.splits, IMAGES.to("meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", [Toy, MakesTensors, OnSize, OnValues])
@@ -263,10 +263,10 @@ def test_shared_weights_stay_shared_in_every_branch():
 def test_what_resists_may_stand_whole_in_the_trunk_or_be_cut_inside():
     torch.manual_seed(0)
     model = Distant()
-    assert not branch(model, 2, at="middle", example=IMAGES).cuts.resists
+    assert not branch(model, 2, at="middle", example=IMAGES).splits.resists
     inside = branch(model, 2, at="inner.blocks.2", example=IMAGES)
-    assert "OnValues ('inner'" in inside.cuts.resists
-    assert "test_branch_resist.py:" in inside.cuts.resists
+    assert "OnValues ('inner'" in inside.splits.resists
+    assert "test_branch_resist.py:" in inside.splits.resists
     assert same(model, inside)
 
 
@@ -295,7 +295,7 @@ class Functional(nn.Module):
 @pytest.mark.parametrize(("model", "at"), [(Lists(), "blocks.2"), (Functional(), "fc")])
 def test_what_cannot_be_cut_is_refused_by_name_file_and_line(model, at):
     with pytest.raises(
-        UserError, match=rf"{type(model).__name__} cannot be cut at {at}: .*py:\d+\) cannot be traced"
+        UserError, match=rf"{type(model).__name__} cannot be split at {at}: .*py:\d+\) cannot be traced"
     ) as error:
         branch(model, 2, at=at, example=IMAGES)
     assert "\n" not in str(error.value)
@@ -312,14 +312,14 @@ class Drifts(Toy):
 
 
 def test_what_differs_from_itself_is_refused():
-    with pytest.raises(UserError, match="Drifts cut at blocks.2 has logits that differ by .* in training mode"):
+    with pytest.raises(UserError, match="Drifts split at blocks.2 has logits that differ by .* in training mode"):
         branch(Drifts(), 2, at="blocks.2", example=IMAGES)
 
 
 def test_what_a_trace_gets_wrong_at_another_size_is_found():
     net = branch(AsksOnLargeImages(), 2, at="blocks.2", example=IMAGES)
-    assert net.cuts.resists.startswith("what is traced has logits that differ")
-    assert "images 3x3x24x32" in net.cuts.resists
+    assert net.splits.resists.startswith("what is traced has logits that differ")
+    assert "images 3x3x24x32" in net.splits.resists
 
 
 class Sum(Toy):

@@ -103,7 +103,7 @@ def test_token_sequences_are_maps_too():
 
 def test_trees_that_do_not_fit_are_refused():
     example = torch.zeros(2, 3, 16, 16)
-    with pytest.raises(UserError, match="2 counts of branches and 1 cuts"):
+    with pytest.raises(UserError, match="2 counts of branches and 1 splits"):
         branch(build("resnet8", 6), (2, 2), "layer3", example)
     with pytest.raises(UserError, match="'layer2' does not come after"):
         branch(build("resnet8", 6), (2, 2), ("layer3", "layer2"), example)

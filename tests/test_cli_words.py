@@ -123,13 +123,13 @@ def test_the_batch_axis_is_called_batch(finished, tmp_path):
         assert value.type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
-def test_the_list_of_cuts_is_of_stages_and_blocks(capsys):
-    main(["list", "cuts", "--network", "resnet32"])
+def test_the_list_of_splits_is_of_stages_and_blocks(capsys):
+    main(["list", "splits", "--network", "resnet32"])
     useful = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in useful[:3]] == ["layer1.4", "layer2", "layer2.1"]
     assert sum(line.endswith("(default)") for line in useful) == 1
     assert len(useful) <= 21
-    main(["list", "cuts", "--network", "resnet32", "--all"])
+    main(["list", "splits", "--network", "resnet32", "--all"])
     every = capsys.readouterr().out.splitlines()
     assert useful[-1].split()[1] == str(len(every) - len(useful) + 1)
     assert any(line.startswith("layer3.0.relu") for line in every)
@@ -175,7 +175,7 @@ def test_a_table_in_a_pipe_is_as_wide_as_it_is(capsys, monkeypatch):
 
 
 def test_what_is_missing_is_named_with_all_that_it_may_be(capsys):
-    assert "WHAT (methods, networks, datasets, recipes or cuts) is missing" in refused(capsys, "list")
+    assert "WHAT (methods, networks, datasets, recipes or splits) is missing" in refused(capsys, "list")
     assert "oem, one, online" in refused(capsys, "study")
 
 

@@ -48,8 +48,8 @@ COMMANDS: dict[str, Command] = {
         "coterie report runs/one runs/alone --out report.html",
     ),
     "list": Command(
-        "List methods, networks, datasets, recipes, or a network's cuts.",
-        "coterie list cuts --network timm/resnet18",
+        "List methods, networks, datasets, recipes, or where a network can be split.",
+        "coterie list splits --network timm/resnet18",
     ),
     "study": Command(
         "Run what a paper's claims ask for, with seeds enough to tell, or see what it will cost.",

@@ -155,12 +155,14 @@ def print_runs(runs: Sequence[coterie.Run]) -> None:
 def list_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie list``."""
     parser = new_parser()
-    parser.add_argument("what", help="methods, networks, datasets, recipes or cuts")
-    about = "networks: every name of timm and torchvision too; cuts: every module where the network can be cut"
+    parser.add_argument("what", help="methods, networks, datasets, recipes or splits")
+    about = "networks: every name of timm and torchvision too; splits: every module where the network can be split"
     parser.add_argument("--all", action="store_true", help=about)
-    parser.add_argument("--network.name", type=str, default="resnet32", help="cuts: of which network; short: --network")
     parser.add_argument(
-        "--data.image_size", type=int | None, default=None, help="cuts: for square images of so many pixels"
+        "--network.name", type=str, default="resnet32", help="splits: of which network; short: --network"
+    )
+    parser.add_argument(
+        "--data.image_size", type=int | None, default=None, help="splits: for square images of so many pixels"
     )
     return parser
 
@@ -172,7 +174,7 @@ def run_list(given: Namespace) -> None:
         "networks": lambda: [(name, OWN[name].summary if name in OWN else "") for name in names(given.all)],
         "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
         "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
-        "cuts": lambda: _cuts(given.network.name, given.data.image_size, given.all),
+        "splits": lambda: _list_splits(given.network.name, given.data.image_size, given.all),
     }
     if given.what not in listings:
         raise unknown_name("listing", given.what, listings)
@@ -182,11 +184,11 @@ def run_list(given: Namespace) -> None:
         say("and timm/NAME and torchvision/NAME; --all lists them")
 
 
-def _cuts(name: str, image_size: int | None, every: bool) -> list[tuple[str, str]]:
+def _list_splits(name: str, image_size: int | None, every: bool) -> list[tuple[str, str]]:
     size = None if image_size is None else (image_size, image_size)
     network = coterie.networks.build(name, image_size=size)
     example = None if size is None else torch.zeros(2, 3, *size)
-    points = coterie.peers.cuts(network, example)
+    points = coterie.peers.split_points(network, example)
     shown = [point for point in points if every or point.useful or point.default]
     lines = [
         (

@@ -17,8 +17,8 @@ from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import Init, untrained
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import Segment
-from coterie.networks.split.points import CutPoint, default_cut, list_cuts
-from coterie.networks.split.segments import Cuts
+from coterie.networks.split.points import SplitPoint, default_split_point, list_split_points
+from coterie.networks.split.segments import SplitForwards
 from coterie.networks.split.verify import check
 from coterie.peers.combine import Gate, GateForm
 from coterie.peers.native_ensemble import NativeEnsemble, Values, principal
@@ -44,7 +44,7 @@ def branch(
         model: A classifier: images (B, channels, H, W) to logits (B, C), or to a dictionary, a tuple or an object that
             holds them. It goes on returning what it returns.
         num_branches: m >= 1, the model's own tail among them. A tree of branches is given as the copies made at each
-            cut, (2, 2) for four, with as many cuts in ``at``.
+            split, (2, 2) for four, with as many splits in ``at``.
         at: The module with which the branched tail begins, for example ``"layer3"``; None for the last stage. Several,
             in the order of the forward, for a tree.
         example: Images of the shape that the model is for; None for a size found on the model, else 224 x 224.
@@ -52,7 +52,7 @@ def branch(
             ``"clone"``, the classifier included.
         gate: The gate's form, see :class:`~coterie.peers.combine.Gate`.
         share: False makes every branch a whole network of its own (the gate still reads the model's trunk).
-        rescale: Divide gradients by the number of copies at each cut (collaborative learning's form).
+        rescale: Divide gradients by the number of copies at each split (collaborative learning's form).
         maps: Let the output hold each branch's last feature map too.
         factory: Makes a newly initialised model for fresh branches; None for the model's own
             name in its library, or its own initialisers and each layer's.
@@ -63,8 +63,8 @@ def branch(
         A module that maps images to a :class:`~coterie.outputs.PeerOutput`; train it, and ``model`` is trained.
 
     Raises:
-        UserError: The model cannot be cut there; what was cut does not compute exactly what the model computes; or it
-            is not to be told which of its outputs are the logits.
+        UserError: The model cannot be split there; its segments do not compute exactly what it computes; or nothing
+            tells which of its outputs are the logits.
 
     Example:
         >>> net = branch(model, 3, example=images[:2])
@@ -84,11 +84,11 @@ def branch(
     answer = find_answer(model, example, logits)
     with preserve_state(model):
         model.eval()
-        at = default_cut(model, example) if at is None else at
+        at = default_split_point(model, example) if at is None else at
         ats = _known(model, (at,) if isinstance(at, str) else tuple(at))
         if len(ats) != len(fans):
-            raise UserError(f"{len(fans)} counts of branches and {len(ats)} cuts; give one count for each cut")
-        graphs = Cuts(ats, maps, answer=answer)
+            raise UserError(f"{len(fans)} counts of branches and {len(ats)} splits; give one count for each split")
+        graphs = SplitForwards(ats, maps, answer=answer)
         resized = check(model, graphs, example)
         halves = graphs.of(model, example)
         values = crossing = halves.trunk(model, example)
@@ -140,11 +140,11 @@ def _versions(values: Values) -> list[int]:
     return [leaf._version for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-def cuts(model: nn.Module, example: Tensor | None = None) -> list[CutPoint]:
+def split_points(model: nn.Module, example: Tensor | None = None) -> list[SplitPoint]:
     """Every module at which ``model`` can be branched, with its tail's share of the FLOPs."""
     with preserve_state(model):
         model.eval()
-        return list_cuts(model, example_images(model, example))
+        return list_split_points(model, example_images(model, example))
 
 
 def _tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn.Module:

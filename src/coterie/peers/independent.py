@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from coterie.networks.split.segments import Cuts
+from coterie.networks.split.segments import SplitForwards
 from coterie.outputs import PeerOutput, at_least_float32
 from coterie.peers.native_ensemble import tapped
 
@@ -27,9 +27,9 @@ class Separate(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], *, features: bool = False, maps: bool = False) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.cuts: list[Cuts] | None = None
+        self.splits: list[SplitForwards] | None = None
         if features or maps:
-            self.cuts = [Cuts((), maps) for network in networks]
+            self.splits = [SplitForwards((), maps) for network in networks]
 
     @property
     def target(self) -> nn.Module:
@@ -45,9 +45,9 @@ class Separate(nn.Module):
     def ask(self, peer: int, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What one peer says of its view: logits (B, C), and what is tapped."""
         network, view = self.networks[peer], views[peer % len(views)]
-        if self.cuts is None:
+        if self.splits is None:
             return (network(view),)
-        return self.cuts[peer].of(network, view).trunk(network, view)
+        return self.splits[peer].of(network, view).trunk(network, view)
 
 
 class Group(nn.Module):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from coterie.errors import UserError
-from coterie.networks.split.graph import CutGraph
-from coterie.networks.split.segments import Cuts
+from coterie.networks.split.graph import SplitForward
+from coterie.networks.split.segments import SplitForwards
 from coterie.outputs import PeerOutput, at_least_float32
 from coterie.peers.combine import Gate, gated
 
@@ -27,14 +27,14 @@ class NativeEnsemble(nn.Module):
 
     Attributes:
         target: The user's own model. Training this module trains it; its state dict is a plain model's.
-        branches: The auxiliary tails (whole networks where nothing is shared), level by level where cuts are nested.
+        branches: The auxiliary tails (whole networks where nothing is shared), level by level where splits are nested.
         gate: Weighs the branches by the trunk's features.
-        cuts: Cuts the target's forward into the trunk and the tails' segments.
+        splits: Gives the target's forward as the trunk and the tails' segments.
         fans: How many copies each level makes of its segment; their product is m.
         depth: Dimensions of the tensor that the gate reads.
         share: Whether the branches share the trunk.
-        in_place: Whether a tail overwrites what crosses the cut, so that each needs its own copy.
-        rescale: Whether gradients are divided by the number of copies at each cut, so that what lies below learns
+        in_place: Whether a tail overwrites what crosses the split, so that each needs its own copy.
+        rescale: Whether gradients are divided by the number of copies at each split, so that what lies below learns
             from the branches' mean and not from their sum (Song, Chai 2018).
     """
 
@@ -46,7 +46,7 @@ class NativeEnsemble(nn.Module):
         target: nn.Module,
         branches: list[nn.Module],
         gate: Gate,
-        cuts: Cuts,
+        splits: SplitForwards,
         fans: tuple[int, ...],
         *,
         depth: int,
@@ -63,12 +63,12 @@ class NativeEnsemble(nn.Module):
         self.share = share
         self.in_place = in_place
         self.rescale = rescale
-        self.cuts = cuts
+        self.splits = splits
 
     @property
     def at(self) -> tuple[str, ...]:
         """The modules with which the branched tails begin, one for each level."""
-        return self.cuts.ats
+        return self.splits.ats
 
     def forward(self, *views: Tensor) -> PeerOutput:
         """One view of the images (B, channels, H, W), or one for each branch, to what all say.
@@ -89,7 +89,7 @@ class NativeEnsemble(nn.Module):
             ) from error
 
     def _answer(self, views: Sequence[Tensor]) -> PeerOutput:
-        graph = self.cuts.of(self.target, views[0])
+        graph = self.splits.of(self.target, views[0])
         together = len(views) == 1 and self.share
         crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
         features = principal(crossing, views[0].shape[0], self.depth)
@@ -99,8 +99,8 @@ class NativeEnsemble(nn.Module):
         ensemble = gated(logits, weights)
         return PeerOutput(logits, features=read, maps=maps, trunk=features, weights=weights, ensemble=ensemble)
 
-    def _together(self, graph: CutGraph, images: Tensor) -> tuple[Values, list[Values]]:
-        """Every segment once for each of its copies: what crosses the first cut, and what each tail gives."""
+    def _together(self, graph: SplitForward, images: Tensor) -> tuple[Values, list[Values]]:
+        """Every segment once for each of its copies: what crosses the first split, and what each tail gives."""
         crossing = graph.trunk(self.target, images)
         values = [crossing]
         for level, segment in enumerate(graph.tails):
@@ -110,8 +110,8 @@ class NativeEnsemble(nn.Module):
             ]
         return crossing, values
 
-    def _apart(self, graph: CutGraph, views: Sequence[Tensor]) -> tuple[Values, list[Values]]:
-        """Every branch from the images on, each from its own view; what crosses the target's cut, and the tails."""
+    def _apart(self, graph: SplitForward, views: Sequence[Tensor]) -> tuple[Values, list[Values]]:
+        """Every branch from the images on, each from its own view; what crosses the target's split, and the tails."""
         crossings, tails = [], []
         for leaf in range(prod(self.fans)):
             root = self.target if self.share or leaf == 0 else self.branches[leaf - 1]
@@ -132,7 +132,7 @@ class NativeEnsemble(nn.Module):
         return self.branches[before + copy - 1]
 
     def _entering(self, level: int, values: Values) -> Values:
-        """What crosses a cut, as one copy takes it: its own where tails begin with an operation in place."""
+        """What crosses a split, as one copy takes it: its own where tails begin with an operation in place."""
         if not self.in_place and not self.rescale:
             return values
         scale = 1 / self.fans[level] if self.rescale else 1.0
@@ -169,7 +169,7 @@ def principal(crossing: tuple[Any, ...], batch: int, depth: int | None = None) -
     """The tensor that the gate reads: the last computed of those that hold something for each image.
 
     Args:
-        crossing: What crosses the cut: tensors, and structures of tensors.
+        crossing: What crosses the split: tensors, and structures of tensors.
         batch: B; tables of positions and the like, which all images share, are passed over.
         depth: Its number of dimensions; None for the largest up to 4.
     """

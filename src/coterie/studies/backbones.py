@@ -19,8 +19,8 @@ from coterie.errors import UserError
 from coterie.methods.online.one import one_loss
 from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import without_memory
-from coterie.networks.split.verify import through_cuts
-from coterie.peers.branching import branch, cuts
+from coterie.networks.split.verify import run_split
+from coterie.peers.branching import branch, split_points
 from coterie.peers.native_ensemble import NativeEnsemble
 
 CLASSES = 10
@@ -137,15 +137,15 @@ def _study(name: str, found: dict[str, Any]) -> None:
     model = make()
     found["parameters"] = sum(p.numel() for p in model.parameters())
     images = torch.randn(2, 3, side, side)
-    chosen = next((point for point in cuts(model, images) if point.default), None)
+    chosen = next((point for point in split_points(model, images) if point.default), None)
     if chosen is not None:
         found |= {"tail_flops": round(chosen.flops, 4), "tail_parameters": round(chosen.parameters, 4)}
     untouched = [_pass(model, model, images, mode) for mode in (False, True)]
     net = branch(model, 2, example=images)
     found["at"] = net.at[0]
     with torch.no_grad():
-        found["crossing"] = len(net.cuts.of(model.eval(), images).trunk(model, images))
-    cut = partial(through_cuts, model, net.cuts)
+        found["crossing"] = len(net.splits.of(model.eval(), images).trunk(model, images))
+    cut = partial(run_split, model, net.splits)
     branched = [_pass(model, cut, images, mode) for mode in (False, True)]
     pairs = [(what, one[what], other[what]) for one, other in zip(untouched, branched, strict=True) for what in one]
     differ = {what for what, one, other in pairs if not all(map(torch.equal, one, other))}

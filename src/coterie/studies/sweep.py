@@ -13,9 +13,9 @@ import torch
 
 from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import without_memory
-from coterie.networks.split.points import default_cut
-from coterie.networks.split.segments import Cuts
-from coterie.networks.split.verify import through_cuts
+from coterie.networks.split.points import default_split_point
+from coterie.networks.split.segments import SplitForwards
+from coterie.networks.split.verify import run_split
 from coterie.studies.backbones import CLASSES, family_names, published_sides
 
 
@@ -75,10 +75,10 @@ def _branched_on_meta(name: str) -> dict[str, Any]:
     model = without_memory(partial(timm.create_model, name, num_classes=CLASSES)).eval()
     side = published_sides(f"timm/{name}")[-1]
     images = torch.zeros(2, 3, side, side, device="meta")
-    graphs = Cuts((default_cut(model, images),))
+    graphs = SplitForwards((default_split_point(model, images),))
     with torch.no_grad(), preserve_state(model):
         for mode in (True, False):
-            shape = through_cuts(model.train(mode), graphs, images).shape
+            shape = run_split(model.train(mode), graphs, images).shape
             if shape != (2, CLASSES):
                 return {"reason": f"logits of shape {tuple(shape)}"}
     return {"at": graphs.ats[0], "traced": not graphs.resists}

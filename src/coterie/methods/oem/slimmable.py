@@ -11,9 +11,9 @@ from coterie.errors import UserError
 from coterie.methods.oem.slimming import plan_slimming, slim
 from coterie.networks.preserve import preserve_state
 from coterie.networks.shapes import example_images, layout
-from coterie.networks.split.graph import cut, output_of
-from coterie.networks.split.points import list_cuts
-from coterie.networks.split.segments import Cuts
+from coterie.networks.split.graph import output_of, split_graph
+from coterie.networks.split.points import list_split_points
+from coterie.networks.split.segments import SplitForwards
 from coterie.networks.split.tracing import around, trace
 from coterie.outputs import PeerOutput, at_least_float32
 
@@ -45,7 +45,7 @@ class SlimmedEnsemble(nn.Module):
         self.students = nn.ModuleList(students)
         self.base_gradient = base_gradient
         self.in_place = False
-        self.cuts = [Cuts((at,), outputs=blocks) for _ in students]
+        self.cuts = [SplitForwards((at,), outputs=blocks) for _ in students]
         # A name that a tensor has a second time, and its first: the base's, in every student but the model.
         first: dict[int, str] = {}
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
@@ -179,7 +179,7 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
         return at, ends[stages.index(at) :] if at in stages else ends
     with preserve_state(model):
         model.eval()
-        rest = {point.at: point.flops for point in list_cuts(model, example)}
+        rest = {point.at: point.flops for point in list_split_points(model, example)}
         units = _units(rest)
         if at is None:
             at = min(
@@ -188,7 +188,9 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
         place = list(rest)
         tail = [unit for unit in units if at in rest and place.index(unit) >= place.index(at)]
         graph = trace(model, around([at, *tail]))
-        halves = cut(graph, [at], [output_of(graph, unit) for unit in tail])  # raises where there is no such module
+        halves = split_graph(
+            graph, [at], [output_of(graph, unit) for unit in tail]
+        )  # raises where there is no such module
         outputs = halves.tails[0].run(model, halves.trunk(model, example))[1:]
     blocks = _ends(tail, [units[unit] for unit in tail], [tuple(value.shape) for value in outputs])
     if not blocks:
@@ -249,7 +251,7 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
                     )
 
 
-def _both_ways(net: SlimmedEnsemble, student: nn.Module, cuts: Cuts, example: Tensor) -> tuple[Tensor, Tensor]:
+def _both_ways(net: SlimmedEnsemble, student: nn.Module, cuts: SplitForwards, example: Tensor) -> tuple[Tensor, Tensor]:
     """What a student says alone, and in the group; its base's modules are its own."""
     with preserve_state(student):
         torch.manual_seed(0)

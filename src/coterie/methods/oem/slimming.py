@@ -19,7 +19,7 @@ from coterie.networks.preserve import preserve_state
 from coterie.networks.prune.channels import dependencies, is_output
 from coterie.networks.reinit import untrained
 from coterie.networks.shapes import example_images
-from coterie.networks.split.graph import cut
+from coterie.networks.split.graph import split_graph
 from coterie.networks.split.tracing import around, trace
 
 
@@ -171,7 +171,7 @@ def tail_paths(network: nn.Module, at: str) -> set[str]:
     paths: set[str] = set()
     with preserve_state(network):
         for mode in (True, False):
-            (tail,) = cut(trace(network.train(mode), around([at])), [at]).tails
+            (tail,) = split_graph(trace(network.train(mode), around([at])), [at]).tails
             paths.update(tail.modules, tail.tensors)
     return paths
 

@@ -1,4 +1,4 @@
-"""A traced forward, cut in stretches and run against live modules.
+"""A traced forward, split in stretches and run against live modules.
 
 The graph holds no parameters, buffers or modules. Its stretches become plain functions that look every module up by
 its path on whatever root they are given, so the same code runs on the user's model and on a branch that holds copies
@@ -32,10 +32,10 @@ def module_path(node: fx.Node) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a forward that begins at a cut.
+    """A stretch of a forward that begins at a split.
 
     Attributes:
-        run: (root, values) -> the values that cross the next cut, as a tuple; of the last segment the logits and
+        run: (root, values) -> the values that cross the next split, as a tuple; of the last segment the logits and
             after them what is tapped.
         modules: Paths of the modules that it calls.
         tensors: Paths of the parameters and buffers that it reads itself.
@@ -47,19 +47,19 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class CutGraph:
+class SplitForward:
     """A forward in stretches.
 
     Attributes:
-        trunk: (root, images) -> the values that cross the first cut, as a tuple.
-        tails: What follows, one segment for each cut.
+        trunk: (root, images) -> the values that cross the first split, as a tuple.
+        tails: What follows, one segment for each split.
     """
 
     trunk: Callable[..., tuple[Any, ...]]
     tails: tuple[Segment, ...]
 
 
-def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> CutGraph:
+def split_graph(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> SplitForward:
     """Cut a graph before the first node of each of the modules ``ats``.
 
     Args:
@@ -74,7 +74,9 @@ def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> Cu
     starts = [_start(nodes, at) for at in ats]
     for before, after, name in zip(starts, starts[1:], ats[1:], strict=False):
         if after <= before:
-            raise UserError(f"'{name}' does not come after the cut before it; name cuts in the order of the forward")
+            raise UserError(
+                f"'{name}' does not come after the split before it; name splits in the order of the forward"
+            )
     place, steps = _steps(nodes, starts)
     used = {source for node in nodes for source in node.all_input_nodes} | set(taps)
     last_use = {node: max([place[user] for user in node.users], default=0) for node in used}
@@ -91,7 +93,7 @@ def cut(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = ()) -> Cu
         stretches[step.stretch][0].extend(mine)
         stretches[step.stretch][1].append(run)
     (_, trunk), *rest = stretches
-    return CutGraph(_chained(trunk), tuple(Segment(_chained(runs), *_reads(mine)) for mine, runs in rest))
+    return SplitForward(_chained(trunk), tuple(Segment(_chained(runs), *_reads(mine)) for mine, runs in rest))
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _start(nodes: list[fx.Node], at: str) -> int:
     if first is None:
         raise UserError(f"no module '{at}' runs in this network's forward; `at` names one of {_top_modules(nodes)}")
     if not any(node.op.startswith("call") for node in nodes[:first]):
-        raise UserError(f"nothing comes before '{at}', so no layer would be shared; cut later")
+        raise UserError(f"nothing comes before '{at}', so no layer would be shared; split later")
     return first
 
 
@@ -260,7 +262,7 @@ def _recomputed(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...
 
 
 def _on_copies(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
-    """The rest of a region that is cut: it may overwrite what enters it, which is still needed to compute it again."""
+    """The rest of a region that is split: it may overwrite what enters it, which is needed to compute it again."""
     return run(root, pytree.tree_map_only(torch.Tensor, torch.clone, values))
 
 

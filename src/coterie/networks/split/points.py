@@ -1,4 +1,4 @@
-"""Where a network can be cut, what each cut costs, and which one is taken by default."""
+"""Where a network can be split, what each split costs, and which one is taken by default."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -23,14 +23,14 @@ _MOST_USEFUL = 20  # lines: more are no overview
 
 
 @dataclass(frozen=True)
-class CutPoint:
-    """A legal cut.
+class SplitPoint:
+    """A legal split.
 
     Attributes:
         at: The module with which the branched tail begins.
         flops: The tail's share of the forward's FLOPs, in [0, 1].
         parameters: The tail's share of the parameters, in [0, 1].
-        default: Whether this is the cut taken where none is named.
+        default: Whether this is the split taken where none is named.
         useful: Whether it begins a stage or a block, and leaves enough on both of its sides.
     """
 
@@ -41,8 +41,8 @@ class CutPoint:
     useful: bool = False
 
 
-def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
-    """Every module before which the network can be cut, in the order of the forward.
+def list_split_points(model: nn.Module, example: Tensor) -> list[SplitPoint]:
+    """Every module before which the network can be split, in the order of the forward.
 
     Args:
         model: In evaluation mode.
@@ -53,7 +53,7 @@ def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
     every = max(sum(p.numel() for p in model.parameters()), 1)
     useful = _useful(model, forward)
     return [
-        CutPoint(
+        SplitPoint(
             at=call.path,
             flops=forward.share(call),
             parameters=_parameters_from(held, call) / every,
@@ -64,22 +64,22 @@ def list_cuts(model: nn.Module, example: Tensor) -> list[CutPoint]:
     ]
 
 
-def default_cut(model: nn.Module, example: Tensor) -> str:
+def default_split_point(model: nn.Module, example: Tensor) -> str:
     """The module with which the last stage begins.
 
     A network may name it itself (``last_stage``). Otherwise the last stage is what follows the last reduction of the
-    feature map's area; where there are no such stages, the cut whose tail carries closest to a third of the FLOPs.
+    feature map's area; where there are no such stages, the split whose tail carries closest to a third of the FLOPs.
 
     Args:
         model: In evaluation mode.
         example: Images of the shape that the model is for.
 
     Raises:
-        UserError: The network has no module before which it could be cut.
+        UserError: The network has no module before which it could be split.
     """
     at = _default(model, _measured(model, example))
     if at is None:
-        raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be cut")
+        raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be split")
     return at
 
 
@@ -165,7 +165,7 @@ def _default(model: nn.Module, forward: _Forward) -> str | None:
 
 
 def _useful(model: nn.Module, forward: _Forward) -> set[str]:
-    """Cuts worth a look: the outermost levels of modules, as many of them as make no more than a page.
+    """Split points worth a look: the outermost levels of modules, as many of them as make no more than a page.
 
     Of modules that begin at the same place the outermost stands for all. Networks nest differently deep, and what a
     block is called differs: so levels are counted, not kinds.
@@ -189,7 +189,7 @@ def _learns(model: nn.Module, call: _Call) -> bool:
 
 
 def _closest_to_a_third(forward: _Forward) -> str | None:
-    """Whole blocks are preferred to what is inside them: the outermost level at which a cut is near enough."""
+    """Whole blocks are preferred to what is inside them: the outermost level at which a split is near enough."""
     candidates = forward.candidates()
     near = [call for call in candidates if _WANTED_TAIL / 2 <= forward.share(call) <= 1.5 * _WANTED_TAIL]
     level = min((len(call.outer) for call in near), default=None)
@@ -206,11 +206,11 @@ def _parameters_of_calls(model: nn.Module, forward: _Forward) -> list[tuple[_Cal
     ]
 
 
-def _parameters_from(held: Sequence[tuple[_Call, dict[nn.Parameter, int]]], cut: _Call) -> int:
-    """How many parameters are in modules called from the cut on."""
+def _parameters_from(held: Sequence[tuple[_Call, dict[nn.Parameter, int]]], split: _Call) -> int:
+    """How many parameters are in modules called from the split on."""
     used: dict[nn.Parameter, int] = {}
     for call, parameters in held:
-        if call.began >= cut.began and call not in cut.outer:
+        if call.began >= split.began and call not in split.outer:
             used.update(parameters)
     return sum(used.values())
 

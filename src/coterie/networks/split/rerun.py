@@ -1,8 +1,8 @@
-"""A forward that cannot be traced, cut by running its own Python code once for each stretch.
+"""A forward that cannot be traced, split by running its own Python code once for each stretch.
 
 The trunk is the model's forward up to the first module of the tail, where it is left; what every module gave on the
 way is kept. A tail is the same forward from its start: modules of the trunk give at once what they gave before, with
-the random generators moved to where they then were, and from the cut on modules are called. Whatever the forward does
+the random generators moved to where they then were, and from the split on modules are called. Whatever the forward does
 between its modules, loops and conditions on values among it, is done again and comes out the same. That costs those
 operations once more for each branch, and torch.compile passes such a network by.
 
@@ -24,7 +24,7 @@ from coterie.networks.layers import LAYERS
 from coterie.networks.logits import Answer
 from coterie.networks.preserve import generators, move_generators
 from coterie.networks.split.checkpointing import watching_checkpoints
-from coterie.networks.split.graph import CutGraph, Segment
+from coterie.networks.split.graph import Segment, SplitForward
 from coterie.networks.split.tracing import around
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -33,7 +33,7 @@ _STRUCTURE = ("_modules", "_parameters", "_buffers")
 
 def replayed(
     model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool = False, answer: Answer | None = None
-) -> CutGraph:
+) -> SplitForward:
     """Cut a model's forward without a trace.
 
     Args:
@@ -44,7 +44,7 @@ def replayed(
         answer: Where the model's outputs hold the logits; None where they are the logits.
 
     Raises:
-        UserError: A cut is not reached, or no module comes before it.
+        UserError: A split is not reached, or no module comes before it.
     """
     inside = _with_containers(model, around(ats), ats)
     seen = _Seen(ats)
@@ -61,13 +61,13 @@ def replayed(
     if missing is not None:
         raise UserError(f"no module '{missing}' runs in the forward of {type(model).__name__} in this order")
     if seen.calls[0][0] > 0:
-        raise UserError(f"nothing comes before '{ats[0]}', so no layer would be shared; cut later")
+        raise UserError(f"nothing comes before '{ats[0]}', so no layer would be shared; split later")
     taps = [last, seen.last_map(last) if maps else None]
     taken = [tap for tap in taps if tap]
     stretches = [_Stretch(model, inside, at, taken, answer or Answer()) for at in (*ats, None)]
     reads = [(_paths(seen.calls, number), _paths(seen.reads, number)) for number in range(1, len(ats) + 1)]
     segments = [Segment(run.go_on, *read) for run, read in zip(stretches[1:], reads, strict=True)]
-    return CutGraph(stretches[0].begin, tuple(segments))
+    return SplitForward(stretches[0].begin, tuple(segments))
 
 
 @dataclass
@@ -113,7 +113,7 @@ class _Stretch:
 
 
 class _Left(Exception):
-    """The forward has come to the cut."""
+    """The forward has come to the split."""
 
 
 @dataclass
@@ -138,7 +138,7 @@ class _Seen:
 
     def called(self, path: str) -> None:
         if self.recomputing:  # what is run once for each stretch cannot be run yet again in the backward
-            raise UserError(f"activations are checkpointed around '{path}'; switch that off, or cut elsewhere")
+            raise UserError(f"activations are checkpointed around '{path}'; switch that off, or split elsewhere")
         self.reached += self.reached < len(self.ats) and path == self.ats[self.reached]
         self.calls.append((self.reached, path))
 

@@ -12,18 +12,18 @@ from coterie.errors import UserError
 from coterie.networks.layers import LAYERS
 from coterie.networks.logits import Answer
 from coterie.networks.preserve import first_line, preserve_state
-from coterie.networks.split.graph import CutGraph, classifier_input, cut, last_layer, last_map, output_of
+from coterie.networks.split.graph import SplitForward, classifier_input, last_layer, last_map, output_of, split_graph
 from coterie.networks.split.rerun import replayed
 from coterie.networks.split.tracing import Resists, around, frozen_facts, trace
 
 _REMEMBERED = 16  # a rate that follows a schedule asks for a new trace at each of its values
 
 
-class Cuts:
+class SplitForwards:
     """A network's forward in segments, made once for all that its modules are set to.
 
     Args:
-        ats: Where it is cut, see :func:`~coterie.networks.split.graph.cut`; nowhere for the whole forward.
+        ats: Where it is split, see :func:`~coterie.networks.split.graph.split_graph`; nowhere for the whole forward.
         maps: Whether the last feature map is tapped beside what the classifier reads.
         outputs: Modules whose outputs are tapped, in place of these two.
         answer: Where the network's outputs hold the logits; None where they are the logits.
@@ -43,13 +43,13 @@ class Cuts:
         self.ats, self.maps, self.outputs = ats, maps, outputs
         self.resists = ""
         self._inside = around((*ats, *outputs))
-        self._graphs: dict[tuple[Hashable, ...], CutGraph] = {}
+        self._graphs: dict[tuple[Hashable, ...], SplitForward] = {}
 
-    def of(self, network: nn.Module, images: Tensor) -> CutGraph:
+    def of(self, network: nn.Module, images: Tensor) -> SplitForward:
         """The segments for what ``network`` is set to; the last returns logits, features and the map.
 
         Raises:
-            UserError: The network cannot be cut there.
+            UserError: The network cannot be split there.
         """
         if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
             for known, made in reversed(self._graphs.items()):
@@ -72,7 +72,7 @@ class Cuts:
     def _key(self, network: nn.Module) -> tuple[Hashable, ...]:
         return (network.training,) if self.resists else frozen_facts(network, self._inside)
 
-    def _made(self, network: nn.Module, images: Tensor) -> CutGraph:
+    def _made(self, network: nn.Module, images: Tensor) -> SplitForward:
         if not self.resists:
             try:
                 return self._traced(network, images)
@@ -86,11 +86,11 @@ class Cuts:
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
-                f"{type(network).__name__} cannot be cut at {' and '.join(self.ats)}: {self.resists}; nor can it be "
+                f"{type(network).__name__} cannot be split at {' and '.join(self.ats)}: {self.resists}; nor can it be "
                 f"run in stretches ({reason}); call your layers as modules, in an order that no values change"
             ) from error
 
-    def _traced(self, network: nn.Module, images: Tensor) -> CutGraph:
+    def _traced(self, network: nn.Module, images: Tensor) -> SplitForward:
         if not self.outputs:
             self._inside |= with_classifier(network, self._inside, self.answer)
         graph = trace(network, self._inside, partial(self.answer.of, network))
@@ -99,13 +99,13 @@ class Cuts:
             taps.append(classifier_input(graph, network))
         if self.maps:
             taps.append(last_map(graph, network, images))
-        return cut(graph, self.ats, [tap for tap in taps if tap is not None])
+        return split_graph(graph, self.ats, [tap for tap in taps if tap is not None])
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions cannot be pickled; they are made again where they are needed.
         return {**vars(self), "_graphs": {}}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Cuts":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SplitForwards":
         # They hold no state, so that a copy keeps them: it may be exported or called functionally before it ever ran.
         # Only where the forward is run again do they know their model.
         twin = copy.copy(self)

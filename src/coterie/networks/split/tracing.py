@@ -1,6 +1,6 @@
 """A model's forward as a graph, traced with torch.fx.
 
-Only forwards around a cut are followed. Every other module is called as it is, so that nothing of it is frozen: no
+Only forwards around a split are followed. Every other module is called as it is, so that nothing of it is frozen: no
 mode, no shape, no branch of its Python code.
 """
 
@@ -128,7 +128,7 @@ def trace(
 
     Args:
         model: Any module that takes images.
-        inside: Paths of the modules whose forwards are followed, as :func:`around` a cut; all others are called
+        inside: Paths of the modules whose forwards are followed, as :func:`around` a split; all others are called
             as they are, so that nothing of them is frozen. None follows every module that torch.fx can.
         read: Takes the graph's output, the logits, from what the model returns.
 

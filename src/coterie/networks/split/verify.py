@@ -1,4 +1,4 @@
-"""Whether a model cut into segments computes exactly what the model computes, asked before anyone trains it."""
+"""Whether a model split into segments computes exactly what the model computes, asked before anyone trains it."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.networks.preserve import first_line, generators, preserve_state, same_generators
-from coterie.networks.split.segments import Cuts
+from coterie.networks.split.segments import SplitForwards
 
 _DROP = 0.1
 
 
-def through_cuts(model: nn.Module, graphs: Cuts, images: Tensor) -> Tensor:
+def run_split(model: nn.Module, graphs: SplitForwards, images: Tensor) -> Tensor:
     """Images (B, channels, H, W) to logits (B, C), by the model's segments one after the other."""
     graph = graphs.of(model, images)
     values = graph.trunk(model, images)
@@ -26,7 +26,7 @@ def through_cuts(model: nn.Module, graphs: Cuts, images: Tensor) -> Tensor:
     return values[0]
 
 
-def check(model: nn.Module, graphs: Cuts, example: Tensor) -> Tensor | None:
+def check(model: nn.Module, graphs: SplitForwards, example: Tensor) -> Tensor | None:
     """Compare a model with its segments; where a trace has frozen something, run the forward again instead.
 
     Both run in both modes, with drop rates above 0, on random images of the example's shape and of another batch and,
@@ -37,7 +37,7 @@ def check(model: nn.Module, graphs: Cuts, example: Tensor) -> Tensor | None:
         Images of another size that the model takes; None where it takes only the example's.
 
     Raises:
-        UserError: They differ, or the model cannot be cut there.
+        UserError: They differ, or the model cannot be split there.
     """
     usual, *others = _images(example)
     taken = next((images for images in others if _takes(model, images)), None)
@@ -48,20 +48,20 @@ def check(model: nn.Module, graphs: Cuts, example: Tensor) -> Tensor | None:
         wrong = _difference(model, graphs, given)
     if wrong:
         raise UserError(
-            f"{type(model).__name__} cut at {' and '.join(graphs.ats)} has {wrong} ({graphs.resists}); "
-            "cut at another module"
+            f"{type(model).__name__} split at {' and '.join(graphs.ats)} has {wrong} ({graphs.resists}); "
+            "split at another module"
         )
     return taken if taken is not None and taken.shape[2:] != example.shape[2:] else None
 
 
-def _difference(model: nn.Module, graphs: Cuts, given: list[Tensor]) -> str:
+def _difference(model: nn.Module, graphs: SplitForwards, given: list[Tensor]) -> str:
     """What differs, in words; empty where nothing does."""
     for mode, images in itertools.product((True, False), given):
         with preserve_state(model), _dropping(model):
             model.train(mode)
             expected = _outcome(model, lambda images: graphs.answer.of(model, model(images)), images)
             try:
-                found = expected.unlike(_outcome(model, partial(through_cuts, model, graphs), images))
+                found = expected.unlike(_outcome(model, partial(run_split, model, graphs), images))
             except UserError:
                 raise
             except Exception as error:  # where a shape is frozen, an operation may fail

@@ -1,4 +1,4 @@
-"""Which cut is taken by default, and what is said of the others."""
+"""Where a network can be split, and which point is the default."""
 
 import pytest
 import timm
@@ -8,7 +8,7 @@ from torch import nn
 
 from coterie import UserError, branch
 from coterie.networks import build
-from coterie.peers import cuts
+from coterie.peers import split_points
 
 # What the field calls each network's last stage; for networks without stages, the last third of the blocks.
 DEFAULTS = {
@@ -44,14 +44,14 @@ DEFAULTS = {
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
-def test_the_default_cut_is_the_last_stage(name):
+def test_the_default_split_is_the_last_stage(name):
     library, _, bare = name.partition("/")
     with torch.device("meta"):
         if library == "timm":
             model = timm.create_model(bare)
         else:
             model = torchvision.models.get_model(bare, **({"aux_logits": False} if bare == "googlenet" else {}))
-    points = cuts(model)
+    points = split_points(model)
     (default,) = (point for point in points if point.default)
     assert default.at == DEFAULTS[name]
     assert 0.05 <= default.flops <= 0.75
@@ -59,7 +59,7 @@ def test_the_default_cut_is_the_last_stage(name):
 
 
 def test_shares_fall_along_the_forward():
-    points = cuts(build("resnet20", 6), torch.zeros(2, 3, 32, 32))
+    points = split_points(build("resnet20", 6), torch.zeros(2, 3, 32, 32))
     shares = [point.flops for point in points]
     assert shares == sorted(shares, reverse=True)
     layers = {point.at: point for point in points}
