@@ -9,8 +9,8 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.methods import Kd, Task, Vanilla
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep, kd_loss
-from coterie.methods.trained import Teacher
 from coterie.networks import build
 from coterie.outputs import Batch
 from resuming import go, resumes_exactly

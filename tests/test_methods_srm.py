@@ -14,9 +14,9 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.methods import Srm, Task
+from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.srm.matching import Pair, paired
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
-from coterie.methods.trained import Adapted
 from coterie.networks.features import Site
 from coterie.outputs import Batch
 from coterie.training import Interrupted

@@ -15,7 +15,7 @@ from coterie import processor
 from coterie.data import evaluation_batches
 from coterie.data.transforms import normalise
 from coterie.methods import Task, Vanilla
-from coterie.methods.trained import Adapted, Input
+from coterie.methods.frozen_teacher import Adapted, Input
 from coterie.training.precision import has_native_bfloat16, resolve_precision
 from coterie.training.stages import place
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import coterie
 from coterie.methods import Task
-from coterie.methods.trained import Adapted
+from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of

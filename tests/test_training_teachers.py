@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 import coterie
 from coterie import Run, UserError
 from coterie.methods import Kd, Vanilla
-from coterie.methods.trained import Input
+from coterie.methods.frozen_teacher import Input
 from coterie.outputs import answer
 from coterie.training.teachers import open_teacher
 from resuming import go

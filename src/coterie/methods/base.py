@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from coterie.bounds import PositiveInt
 from coterie.checking import check_fields
 from coterie.errors import UserError
-from coterie.methods.trained import Adapted, Teacher
+from coterie.methods.frozen_teacher import Adapted, Teacher
 from coterie.networks.zoo import Backbone, BackboneLike
 
 
@@ -80,7 +80,7 @@ class Stage:
             the same both times.
         state: Modules beside the turns' whose state belongs into a checkpoint (averages, collected snapshots).
         teacher: What the stage learns from: its test error is said before training, and where images are not augmented
-            its answers are computed once and remembered (:meth:`~coterie.methods.trained.Teacher.answers`).
+            its answers are computed once and remembered (:meth:`~coterie.methods.frozen_teacher.Teacher.answers`).
         group: The names of the peers of delivered groups, in order; empty where they are those of ``peers``.
         selects: Whether a validation split chooses the epoch; False delivers the last.
     """

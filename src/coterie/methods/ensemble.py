@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from coterie.bounds import Count
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Method, Stage, Task
-from coterie.methods.teachers import training_alone
+from coterie.methods.vanilla import make_plain_stage
 from coterie.peers.combine import Average
 from coterie.peers.ensemble import Ensemble as Group
 
@@ -56,11 +56,11 @@ class Ensemble(Method):
         *others, last = self.stage_names()
         for name in others:
             members.append(self.build_another(task))
-            yield training_alone(name, members[-1])
+            yield make_plain_stage(name, members[-1])
         members.append(self.build_another(task))
         group = Group(members, self.average)
         deliver = {"ensemble": group, **dict(zip(self.stage_names(), members, strict=True))}
-        yield replace(training_alone(last, members[-1]), deliver=deliver, group=self.stage_names())
+        yield replace(make_plain_stage(last, members[-1]), deliver=deliver, group=self.stage_names())
 
     def teaching(self) -> Sequence[Edge]:
         """Nobody anybody: the members' mean is the ensemble."""

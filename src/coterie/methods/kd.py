@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from coterie.bounds import Share, Temperature
 from coterie.functional import cross_entropy, kl_divergence
 from coterie.methods.base import Edge, Stage, Task, Turn
-from coterie.methods.teachers import Taught
-from coterie.methods.trained import Teacher
+from coterie.methods.frozen_teacher import Teacher
+from coterie.methods.offline import OfflineMethod
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 from coterie.peers.combine import Average, averaged
 
@@ -56,7 +56,7 @@ def kd_loss(
 
 
 @dataclass(kw_only=True)
-class Kd(Taught):
+class Kd(OfflineMethod):
     """A student that learns from the softened answers of one or several trained teachers.
 
     Attributes:

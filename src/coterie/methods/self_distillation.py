@@ -28,9 +28,9 @@ from torch import nn
 
 from coterie.bounds import Count, NonNegative, Temperature
 from coterie.methods.base import Edge, Method, Stage, Task, Turn
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
-from coterie.methods.teachers import training_alone
-from coterie.methods.trained import Teacher
+from coterie.methods.vanilla import make_plain_stage
 from coterie.peers.ensemble import Ensemble
 
 
@@ -66,7 +66,7 @@ class SelfDistillation(Method):
         """One for each generation; the last delivers ``target``, the earlier ones, and ``ensemble`` if asked for."""
         first, *later = self.stage_names()
         networks = {first: self.build_another(task)}
-        yield training_alone(first, networks[first])
+        yield make_plain_stage(first, networks[first])
         for name in later:
             stage = self._taught(name, networks, self.build_another(task))
             yield self._delivering(stage, networks) if name == later[-1] else stage

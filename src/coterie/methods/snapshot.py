@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.bounds import Count, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.base import Method, Stage, Task
-from coterie.methods.teachers import training_alone
+from coterie.methods.vanilla import make_plain_stage
 from coterie.peers.combine import Average
 from coterie.peers.ensemble import Ensemble
 
@@ -73,7 +73,7 @@ class Snapshot(Method):
         group = Ensemble([copy.deepcopy(model) for _ in range(min(self.last or cycles, cycles))], self.average)
         collecting = _Collecting(model, group, cycles)
         yield replace(
-            training_alone("train", model),
+            make_plain_stage("train", model),
             peers=("target",),
             deliver={"ensemble": group, "target": model},
             schedule=collecting.schedule,

@@ -4,7 +4,7 @@ L = CE(z, y),   z: logits (B, C), y: labels (B,)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -28,8 +28,7 @@ class Vanilla(Method):
     def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``."""
         model = self.build(task)
-        turn = Turn(CrossEntropyStep(model), tuple(model.parameters()))
-        yield Stage("train", [turn], network=model, deliver={"target": model})
+        yield replace(make_plain_stage("train", model), peers=("target",), deliver={"target": model})
 
 
 class CrossEntropyStep(nn.Module):
@@ -44,3 +43,16 @@ class CrossEntropyStep(nn.Module):
         logits = self.model(batch.images)
         loss = LossTerms({"cross_entropy": cross_entropy(logits, batch.labels)})
         return StepResult(loss, PeerOutput(logits.unsqueeze(1)))
+
+
+def make_plain_stage(name: str, network: nn.Module) -> Stage:
+    """The stage that trains a network alone with cross-entropy.
+
+    Other methods use it too: for their teachers, members and baselines.
+
+    Args:
+        name: The stage's name, and that of its one peer.
+        network: Images (B, channels, H, W) to logits (B, C).
+    """
+    turn = Turn(CrossEntropyStep(network), tuple(network.parameters()))
+    return Stage(name, [turn], network=network, peers=(name,))

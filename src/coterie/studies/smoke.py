@@ -11,7 +11,7 @@ import torch
 from coterie.data import DATASETS
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Stage, Task
-from coterie.methods.trained import Adapted
+from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
 from coterie.studies.cell import method_of, recipe_of

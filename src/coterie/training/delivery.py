@@ -13,7 +13,7 @@ from coterie.evaluation.costs import cost
 from coterie.evaluation.predictions import measures
 from coterie.files import replacing, write_text
 from coterie.methods import Method, Stage
-from coterie.methods.trained import Adapted
+from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.records import FORMAT
 from coterie.run import Row, portable_state

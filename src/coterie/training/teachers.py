@@ -11,7 +11,7 @@ from coterie.data import ImageData, Resident, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll, predict_batches
 from coterie.files import replacing, user_path
-from coterie.methods.trained import Adapted, Input, Teacher
+from coterie.methods.frozen_teacher import Adapted, Input, Teacher
 from coterie.networks import libraries
 from coterie.networks.weights import load_matching
 from coterie.networks.zoo import OWN, Backbone

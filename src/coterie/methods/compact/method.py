@@ -33,9 +33,9 @@ from coterie.errors import UserError
 from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.compact.resource import Resource
 from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
-from coterie.methods.teachers import Taught
-from coterie.methods.trained import Teacher
+from coterie.methods.offline import OfflineMethod
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.prune.channels import Structure, Target, find_structure
 from coterie.networks.prune.removal import cut, ranked, rescale, within_budget
@@ -43,7 +43,7 @@ from coterie.networks.zoo import Backbone
 
 
 @dataclass(kw_only=True)
-class Compact(Taught):
+class Compact(OfflineMethod):
     """A network cut to a budget of FLOPs or parameters under its former self's guidance.
 
     Attributes:

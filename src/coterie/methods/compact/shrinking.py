@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.errors import unknown_name
 from coterie.methods.base import Stage, Turn
 from coterie.methods.compact.resource import Resource
-from coterie.methods.trained import Teacher
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.prune.channels import Structure, Target, blocks_of
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.methods.trained import Teacher
+from coterie.methods.frozen_teacher import Teacher
 from coterie.networks.features import Sites
 from coterie.outputs import Batch, answer, at_least_float32
 

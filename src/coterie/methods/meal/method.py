@@ -15,8 +15,8 @@ of all: of softmax in L_sim, of logits in L_D (V2, whose student starts pretrain
 they are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
 ``benchmarks/meal_modes.json`` can tell (ResNet-8, 300 digits, six seeds, test error in %, mean ± standard deviation):
 joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default is the released one.
-How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/guides/noisy-labels.md`` for MEAL
-soft-label refinement (reconstruction).
+How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/guides/noisy-labels.md`` for
+MEAL soft-label refinement (reconstruction).
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ from torch import nn
 from coterie.bounds import Count, NonNegative, PositiveInt
 from coterie.errors import UserError
 from coterie.methods.base import Stage, Task, Turn
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.meal.adversarial import Adversarial, Discriminating, ImitationStep, Objective, Similarity
 from coterie.methods.meal.discriminators import Discriminator, Pair, Pooling, Vectors
-from coterie.methods.teachers import Taught
-from coterie.methods.trained import Teacher
+from coterie.methods.offline import OfflineMethod
 from coterie.networks.features import described
 
 TeacherChoice = Literal["random", "mean"]
@@ -42,7 +42,7 @@ _WEIGHTS = (0.001, 0.01, 0.05, 0.1, 1.0)
 
 
 @dataclass(kw_only=True)
-class Meal(Taught):
+class Meal(OfflineMethod):
     """A student that learns to answer as trained teachers do, beside discriminators that tell it from them.
 
     Attributes:

@@ -37,7 +37,7 @@ from coterie.errors import UserError
 from coterie.functional import cross_entropy, kl_divergence, mean_squared_error
 from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.oem.slimmable import Adapters, BaseGradient, Maps, SlimmedEnsemble, slimmed_ensemble
-from coterie.methods.teachers import training_alone
+from coterie.methods.vanilla import make_plain_stage
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 
@@ -119,7 +119,7 @@ class Oem(Method):
         )
         if self.alone is not None:
             student, name = net.students[self.alone - 1], f"{self._names[self.alone - 1]}-alone"
-            yield replace(training_alone("train", student), peers=(name,), deliver={name: student})
+            yield replace(make_plain_stage("train", student), peers=(name,), deliver={name: student})
             return
         step = _Step(net, Adapters(net, example), self)
         deliver = dict(zip(self._names, net.students, strict=True)) | {"ensemble": net}

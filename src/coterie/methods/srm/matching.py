@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
+from coterie.methods.frozen_teacher import Adapted, Teacher
 from coterie.methods.srm.sparse_coding import (
     Codes,
     PixelLogits,
@@ -21,7 +22,6 @@ from coterie.methods.srm.sparse_coding import (
     pooled_to,
     reconstruction_loss,
 )
-from coterie.methods.trained import Adapted, Teacher
 from coterie.networks.features import Site, Sites, described, matched, stage_ends
 from coterie.outputs import Batch, LossTerms, StepResult
 

@@ -35,18 +35,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.bounds import NonNegative, Positive, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Stage, Task, Turn
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
+from coterie.methods.offline import OfflineMethod
 from coterie.methods.srm.linear_probe import Probe
 from coterie.methods.srm.matching import Initialising, LearningDictionaries, Target, paired
 from coterie.methods.srm.sparse_coding import PixelLogits
-from coterie.methods.teachers import Taught, training_alone
-from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropyStep
+from coterie.methods.vanilla import CrossEntropyStep, make_plain_stage
 from coterie.networks.features import classifier
 
 
 @dataclass(kw_only=True)
-class Srm(Taught):
+class Srm(OfflineMethod):
     """A student that first learns a trained teacher's sparse codes, without labels, and then its answers.
 
     Attributes:
@@ -124,7 +124,7 @@ class Srm(Taught):
 
     def _last(self, student: nn.Module, teacher: Teacher, example: Tensor) -> Stage:
         if self.last == "fine-tuning":
-            return training_alone(self.last, student)
+            return make_plain_stage(self.last, student)
         if self.last == "probe":
             probe = Probe(student, classifier(student, example))
             turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from coterie import UserError
+from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.meal.discriminators import (
     Discriminator,
     Pair,
@@ -19,7 +20,6 @@ from coterie.methods.meal.discriminators import (
     mean_of_bins,
     scaled_gradient,
 )
-from coterie.methods.trained import Teacher
 from coterie.networks import build
 from coterie.outputs import Batch
 

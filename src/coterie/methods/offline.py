@@ -1,11 +1,12 @@
-"""What every method that learns from trained teachers has in common: where they come from.
+"""Offline distillation: the base of methods whose teachers are trained first, and where these teachers come from.
 
-A method of this kind is a dataclass of its options over :class:`Taught`. Its ``stages`` begins with
+A method of this kind is a dataclass of its options over :class:`OfflineMethod`. Its ``stages`` begins with
 
     teacher = yield from self.teacher_stages(task)
 
-which trains the teachers where none is named, and gives them frozen, as a
-:class:`~coterie.methods.trained.Teacher`. The method's own stage then says ``Stage(…, teacher=teacher)``.
+which trains the teachers where none is named, and returns them as one module, the frozen
+:class:`~coterie.methods.frozen_teacher.Teacher`. The stage in which the student learns is then made by
+``Stage(…, teacher=teacher)``.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -16,14 +17,14 @@ from torch import nn
 
 from coterie.bounds import Count
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Method, Stage, Task, Turn
-from coterie.methods.trained import Teacher
-from coterie.methods.vanilla import CrossEntropyStep
+from coterie.methods.base import Edge, Method, Stage, Task
+from coterie.methods.frozen_teacher import Teacher
+from coterie.methods.vanilla import make_plain_stage
 from coterie.networks.zoo import Backbone
 
 
 @dataclass(kw_only=True)
-class Taught(Method):
+class OfflineMethod(Method):
     """A method whose student learns from teachers that were trained before it.
 
     Attributes:
@@ -82,7 +83,7 @@ class Taught(Method):
         trained = []
         for name in self.teacher_stage_names():
             trained.append(self._untrained_teacher(task))
-            yield training_alone(name, trained[-1])
+            yield make_plain_stage(name, trained[-1])
         return Teacher(trained, self.remember)
 
     def teaching(self) -> Sequence[Edge]:
@@ -97,9 +98,3 @@ class Taught(Method):
         if self.teacher_network is None:
             return self.build_another(task)
         return Backbone(self.teacher_network).build(task.num_classes, task.channels, task.image_size)
-
-
-def training_alone(name: str, network: nn.Module) -> Stage:
-    """The stage that trains a network alone with cross-entropy; its one peer is called as the stage is."""
-    turn = Turn(CrossEntropyStep(network), tuple(network.parameters()))
-    return Stage(name, [turn], network=network, peers=(name,))

@@ -1,4 +1,7 @@
-"""Trained networks that are only asked. Shapes: B images, t teachers, C classes."""
+"""Trained networks as a module that no training changes: :class:`Teacher`, and images as its networks want them.
+
+Where teachers come from is the matter of :mod:`coterie.methods.offline`. Shapes: B images, t teachers, C classes.
+"""
 
 import hashlib
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from torch import nn
 
 from coterie import UserError
 from coterie.data.transforms import normalise
-from coterie.methods.trained import Adapted, Input, Teacher
+from coterie.methods.frozen_teacher import Adapted, Input, Teacher
 from coterie.networks import build
 from coterie.outputs import Batch
 from coterie.peers.combine import averaged
