@@ -287,9 +287,13 @@ class _Cells:
 
 def folder(cell: Cell, runs: Path) -> Path:
     """Where a cell's Run is: the same place for the same configuration, whatever study asks for it."""
-    said = json.dumps(cell.configuration, sort_keys=True)
-    mark = hashlib.sha256(said.encode()).hexdigest()[:8]
-    return runs / f"{cell.row}-{cell.network}-{cell.data}-{cell.seed}-{mark}".replace("/", "-").replace(" ", "-")
+    return runs / run_name(cell.row, cell.network, cell.data, cell.seed, cell.configuration)
+
+
+def run_name(row: str, network: str, data: str, seed: int, configuration: Mapping[str, Any]) -> str:
+    """The name of the folder of a Run, other for other configurations."""
+    mark = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{row}-{network}-{data}-{seed}-{mark}".replace("/", "-").replace(" ", "-")
 
 
 def located(configuration: Mapping[str, Any], runs: Path) -> dict[str, Any]:
