@@ -6,7 +6,8 @@ date. A page asks for them by a line of its own:
     <!-- coterie train --help -->         what the command prints
     <!-- the options of every method -->  of each method its part of `coterie train --method NAME --help`
 
-The drawing of who teaches whom stands beside each method's page, as ``methods/NAME.svg``.
+The drawing of who teaches whom stands beside each method's page, as ``methods/NAME.svg``, and the studies' pages are
+``studies/NAME.html``.
 """
 
 import io
@@ -14,7 +15,10 @@ import os
 import re
 from contextlib import redirect_stdout
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from build_studies import build_studies
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -25,7 +29,7 @@ from coterie.reports.teaching import teaching
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a drawing for each method in which somebody teaches."""
+    """Add a drawing for each method in which somebody teaches, and a page for each study with results."""
     for name, method in METHODS.items():
         if edges := method().teaching():
             svg = teaching(edges, f"Who teaches whom in {name}")
@@ -33,6 +37,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             # An image in a page does not take the page's colours; this grey can be read on light and on dark.
             drawing = f'{head} color="#768390" style="background:none">{rest}'
             files.append(File.generated(config, f"methods/{name}.svg", content=drawing))
+    with TemporaryDirectory() as folder:
+        for page in build_studies(Path(folder)):
+            content = page.read_text(encoding="utf-8")
+            files.append(File.generated(config, f"studies/{page.name}", content=content))
     return files
 
 
