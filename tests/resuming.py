@@ -19,19 +19,19 @@ def stopping(method, stage, step):
 
     def stages(task):
         for each in whole(task):
-            yield replace(each, after_step=_both(each.after_step, stop)) if each.name == stage else each
+            yield replace(each, hooks=_both(each.hooks, stop)) if each.name == stage else each
 
     method.stages = stages
     return method
 
 
-def _both(hook, stop):
+def _both(hooks, stop):
     def after_step(done):
-        if hook is not None:
-            hook(done)
+        if hooks.after_step is not None:
+            hooks.after_step(done)
         stop(done)
 
-    return after_step
+    return replace(hooks, after_step=after_step)
 
 
 def resumes_exactly(make, data, folder, stage, step, **options):

@@ -27,7 +27,7 @@ def test_stages_are_the_ones_that_were_announced(name):
 def test_a_turn_never_holds_what_another_stage_trained(name):
     trained: set[int] = set()
     for stage in METHODS[name](network="resnet8").stages(TASK):
-        own = {id(parameter) for turn in stage.turns for parameter in turn.parameters if parameter.requires_grad}
+        own = {id(parameter) for turn in stage.turns for parameter in turn.trainable()}
         assert all(isinstance(turn.module, nn.Module) for turn in stage.turns)
         if stage.teacher is not None:
             taught_by = {id(parameter) for member in stage.teacher.members for parameter in member.parameters()}
@@ -48,4 +48,4 @@ def test_a_turn_never_holds_what_another_stage_trained(name):
 )
 def test_who_teaches_whom(options, expected):
     method = METHODS[options.pop("name")](**options)
-    assert {(edge.source, edge.students) for edge in method.teaching() if edge.teaches} == expected
+    assert {(edge.source, edge.to) for edge in method.teaching() if edge.teaches} == expected

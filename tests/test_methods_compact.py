@@ -12,7 +12,7 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.evaluation import cost
-from coterie.methods import Compact, Task, Vanilla
+from coterie.methods import Compact, Hooks, Task, Vanilla
 from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks import build
@@ -247,7 +247,7 @@ def test_the_control_is_not_cut_and_is_taught_as_long():
     assert method.stage_names() == ("teacher", "shrink", "finetune")
     stages = stages_of(method)
     assert cost(stages["finetune"].network, 1, (8, 8)) == FULL
-    assert stages["shrink"].after_step is None
+    assert stages["shrink"].hooks.after_step is None
     terms = stages["shrink"].turns[0].module(batch()).loss.terms
     assert set(terms) == {"cross_entropy", "distillation"}
 
@@ -331,14 +331,14 @@ class Stopping(Compact):
         stages = super().stages(task)
         for stage in stages:
             if self.at is not None and stage.name == self.at[0]:
-                own, stop = stage.after_step, interrupting(self.at[1])
+                own, stop = stage.hooks.after_step, interrupting(self.at[1])
 
                 def both(done, own=own, stop=stop):
                     if own is not None:
                         own(done)
                     stop(done)
 
-                object.__setattr__(stage, "after_step", both)
+                object.__setattr__(stage, "hooks", Hooks(after_step=both))
             yield stage
 
 

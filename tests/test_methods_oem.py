@@ -14,7 +14,7 @@ from coterie.cli import main
 from coterie.deploy import Exported
 from coterie.evaluation import latencies
 from coterie.functional import mean_squared_error
-from coterie.methods import Oem, Task
+from coterie.methods import Hooks, Oem, Task
 from coterie.methods.oem.method import oem_loss
 from coterie.outputs import Batch, PeerOutput
 from coterie.run import open_exported
@@ -159,7 +159,7 @@ class Stopped(Oem):
 
     def stages(self, task):
         for each in super().stages(task):
-            yield replace(each, after_step=interrupting(self.stop))
+            yield replace(each, hooks=Hooks(after_step=interrupting(self.stop)))
 
 
 @pytest.mark.parametrize("step", [3, 7])

@@ -73,7 +73,7 @@ def test_kdcls_general_teacher_renews_its_weights_on_validation(digits, tmp_path
         go(Kdcl(network="resnet8", teacher="general"), digits, tmp_path / "none", epochs=1)
     data = coterie.data.load("digits", train_samples=160, test_samples=50, validation=0.2)
     stage = next(Kdcl(network="resnet8", teacher="general").stages(TASK))
-    assert stage.needs_validation
+    assert stage.hooks.after_validation is not None
     run = go(Kdcl(network="resnet8", teacher="general"), data, tmp_path / "run", epochs=2)
     state = coterie.training.checkpoint.load(run.path / "checkpoints" / "last.safetensors")
     weights = state["modules"]["turn0"]["loss.targets.0.weights"]

@@ -61,7 +61,7 @@ def test_the_ends_of_the_last_cycles_are_kept(options, epochs, kept):
     for step in range(1, 11):
         with torch.no_grad():
             model.value.fill_(step)
-        stage.after_step(step / 10)
+        stage.hooks.after_step(step / 10)
     assert [member.value.item() for member in stage.deliver["ensemble"].members] == kept
     assert stage.deliver["target"] is model
     assert len(stage.group) == len(kept)

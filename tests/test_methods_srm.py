@@ -13,7 +13,7 @@ from torch import nn
 import coterie
 from coterie import UserError
 from coterie.cli import main
-from coterie.methods import Srm, Task
+from coterie.methods import Hooks, Srm, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.srm.matching import Pair, paired
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
@@ -208,7 +208,7 @@ class Cut(Srm):
     def stages(self, task):
         hook = interrupting(type(self).after)
         for stage in super().stages(task):
-            yield replace(stage, after_step=hook)
+            yield replace(stage, hooks=Hooks(after_step=hook))
 
 
 @pytest.mark.parametrize("last", ["distillation", "probe"])

@@ -145,11 +145,11 @@ def test_averages_follow_with_a_growing_decay(digits):
     for update, decay in enumerate((0.0, 0.5, 0.6, 0.6)):
         with torch.no_grad():
             weight += 1.0
-        stage.after_step((update + 1) / 4)
+        stage.hooks.after_step((update + 1) / 4)
         expected = weight.detach().clone() if update == 0 else decay * expected + (1 - decay) * weight.detach()
         torch.testing.assert_close(kept, expected)
     assert not any(parameter.requires_grad for parameter in average.parameters())
-    trained = {id(parameter) for parameter in stage.turns[0].parameters}
+    trained = {id(parameter) for parameter in stage.turns[0].trainable()}
     assert not trained & {id(parameter) for parameter in average.parameters()}
     assert stage.deliver["average"] is average.module.peers.target
 
@@ -232,13 +232,13 @@ def test_a_method_of_ones_own_is_written_down_and_opened_again(tmp_path):
 
 def test_who_teaches_whom_is_said_by_the_method():
     def arrows(name):
-        return {(edge.source, edge.students) for edge in METHODS[name]().teaching() if edge.teaches}
+        return {(edge.source, edge.to) for edge in METHODS[name]().teaching() if edge.teaches}
 
     assert arrows("one") == {("ensemble", peer) for peer in ("target", "branch1", "branch2")}
     assert arrows("dml") == {("target", "peer1"), ("peer1", "target")}
     assert ("target", "branch1") not in arrows("okddip")
     assert {to for _, to in arrows("ffl")} == {"target", "branch1", "ensemble"}
-    made = {(edge.source, edge.students) for edge in One().teaching() if not edge.teaches}
+    made = {(edge.source, edge.to) for edge in One().teaching() if not edge.teaches}
     assert made == {(peer, "ensemble") for peer in ("target", "branch1", "branch2")}
 
 

@@ -20,7 +20,7 @@ import coterie
 from coterie.cli import main
 from coterie.errors import UserError
 from coterie.files import locked, replacing, user_path
-from coterie.methods import Vanilla
+from coterie.methods import Hooks, Vanilla
 from coterie.studies import pools
 from test_studies_study import write
 from toys import Mutual, go
@@ -89,7 +89,7 @@ def test_two_trainings_into_one_folder_exclude_each_other(tmp_path, digits):
             except UserError as error:
                 said.append(str(error))
 
-    method.stages = lambda task: (replace(stage, after_step=beside) for stage in stages(task))
+    method.stages = lambda task: (replace(stage, hooks=Hooks(after_step=beside)) for stage in stages(task))
     run = go(method, digits, out, epochs=1)
     assert said == [f"{out}: another coterie command trains into it; wait for it, or choose another --out"] * 2
     assert run.config["method"]["name"] == run.card["method"] == "mutual"
@@ -261,7 +261,8 @@ def test_a_folder_that_is_removed_while_it_is_trained_into_is_one_line(tmp_path,
     out = tmp_path / "run"
     method = Mutual(network="resnet8")
     stages = method.stages
-    method.stages = lambda task: (replace(s, after_step=lambda done: shutil.rmtree(out, True)) for s in stages(task))
+    remove = Hooks(after_step=lambda done: shutil.rmtree(out, True))
+    method.stages = lambda task: (replace(stage, hooks=remove) for stage in stages(task))
     with pytest.raises(UserError, match=f"{out}: was removed while it was trained into; train again"):
         go(method, digits, out)
     assert not out.exists()
@@ -276,7 +277,7 @@ def test_without_its_tensorboard_folder_a_training_goes_on_and_says_so(tmp_path,
     def remove(done):
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
-    method.stages = lambda task: (replace(stage, after_step=remove) for stage in stages(task))
+    method.stages = lambda task: (replace(stage, hooks=Hooks(after_step=remove)) for stage in stages(task))
     run = go(method, digits, out, tensorboard=True, progress=True, epochs=2)
     said = capfd.readouterr().err
     assert len(run.metrics) == 2

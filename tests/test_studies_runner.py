@@ -18,6 +18,7 @@ from coterie.cli import main
 from coterie.cli.study import _left
 from coterie.console.interrupt import Worker
 from coterie.errors import UserError
+from coterie.methods import Hooks
 from coterie.run import read_metrics
 from coterie.studies import runner
 from coterie.studies.cell import command, run_cell
@@ -350,7 +351,7 @@ def test_a_workers_training_writes_its_checkpoint_however_often_it_is_told(tmp_p
             for _ in range(2):
                 os.kill(os.getpid(), signal.SIGTERM)
 
-        yield from (replace(each, after_step=stop) for each in whole(task))
+        yield from (replace(each, hooks=Hooks(after_step=stop)) for each in whole(task))
 
     twice.stages = stages
     with pytest.raises(Interrupted), worker.task():

@@ -12,7 +12,7 @@ from torch import nn
 
 import coterie
 from coterie import Interrupted, UserError
-from coterie.methods import Dml, One, Srm, Vanilla
+from coterie.methods import Dml, Hooks, One, Srm, Vanilla
 from toys import go, interrupting
 
 
@@ -153,7 +153,7 @@ class Stopping(Vanilla):
 
     def stages(self, task):
         for stage in super().stages(task):
-            object.__setattr__(stage, "after_step", interrupting(self.stop))
+            object.__setattr__(stage, "hooks", Hooks(after_step=interrupting(self.stop)))
             yield stage
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from coterie.checking import check_names, check_value
 from coterie.errors import UserError, unknown_name
-from coterie.methods.base import Edge, Method, Stage, Task, Turn
+from coterie.methods.base import Edge, Hooks, Method, ParameterGroup, Stage, Task, Turn
 from coterie.methods.compact import Compact
 from coterie.methods.ensemble import Ensemble
 from coterie.methods.kd import Kd
@@ -66,6 +66,7 @@ __all__ = [
     "Edge",
     "Ensemble",
     "Ffl",
+    "Hooks",
     "Independent",
     "Kd",
     "Kdcl",
@@ -77,6 +78,7 @@ __all__ = [
     "Online",
     "OnlineConfig",
     "OnlineMethod",
+    "ParameterGroup",
     "Pcl",
     "SelfDistillation",
     "Snapshot",

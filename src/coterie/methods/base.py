@@ -6,16 +6,16 @@ subclass of :class:`Method` in this folder, name it in ``coterie/methods/__init_
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Required, TypedDict
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.bounds import PositiveInt
-from coterie.checking import check_fields
+from coterie.checking import check_fields, check_names
 from coterie.errors import UserError
 from coterie.methods.frozen_teacher import Adapted, Teacher
 from coterie.networks.zoo import Backbone, BackboneLike
@@ -41,19 +41,77 @@ class Task:
     open: Callable[[str], Adapted] | None = None
 
 
+class ParameterGroup(TypedDict, total=False):
+    """Parameters with settings of their own, in the form of PyTorch's optimisers.
+
+    Attributes:
+        params: The parameters.
+        lr: The peak of their learning rate; the recipe's where it is left out.
+        decay_factor: Their weight decay, as a multiple of the recipe's; 1 where it is left out.
+    """
+
+    params: Required[Sequence[nn.Parameter]]
+    lr: float
+    decay_factor: float
+
+
+Parameters = Sequence[nn.Parameter] | Sequence[ParameterGroup]
+
+
 @dataclass(frozen=True)
 class Turn:
     """One forward, backward and step on a batch.
 
     Attributes:
         module: Maps a :class:`~coterie.outputs.Batch` to a :class:`~coterie.outputs.StepResult`.
-        parameters: What this turn updates. Everything else of the module is held still while the turn runs.
-        optimiser: Makes the turn's optimiser from its parameters; None for the run's own recipe.
+        parameters: What this turn updates: parameters, or groups of them with settings of their own. Everything else of
+            the module is held still while the turn runs.
+        optimiser: Makes the turn's optimiser from groups of parameters; None for the run's own recipe.
     """
 
     module: nn.Module
-    parameters: Sequence[nn.Parameter]
-    optimiser: Callable[[Sequence[nn.Parameter]], Optimizer] | None = None
+    parameters: Parameters
+    optimiser: Callable[[list[dict[str, Any]]], Optimizer] | None = None
+
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameters as groups, without those that need no gradient now."""
+        return parameter_groups(self.parameters)
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters of all groups in order, without those that need no gradient now."""
+        return [parameter for group in self.groups() for parameter in group["params"]]
+
+
+def parameter_groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    """Parameters, or groups of them, as groups, without those that need no gradient now.
+
+    Args:
+        parameters: All of them parameters, or all of them :class:`ParameterGroup`.
+
+    Raises:
+        UserError: A group has no ``params``, or a setting of another name.
+    """
+    groups: list[Any] = list(parameters)
+    if not groups or isinstance(groups[0], nn.Parameter):
+        groups = [{"params": groups}]
+    for group in groups:
+        check_names("a group of parameters", group, known=("params", "lr", "decay_factor"), needed=("params",))
+    return [{**group, "params": [each for each in group["params"] if each.requires_grad]} for group in groups]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a stage does beside its turns.
+
+    Attributes:
+        after_step: Called after the turns of every batch with the share of the stage's steps that are over, in
+            (0, 1]: moving averages.
+        after_validation: Called after every epoch with the network's logits (N, m, C) on the validation images and
+            their labels (N,). A stage that has it cannot do without a validation split.
+    """
+
+    after_step: Callable[[float], None] | None = None
+    after_validation: Callable[[Tensor, Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,13 +129,7 @@ class Stage:
         views: How many augmentations of each image a batch holds.
         schedule: Makes the stage's own learning-rate schedule from (optimiser, steps in the stage), stepped once a
             batch; None for the run's recipe.
-        needs_validation: The stage cannot do without a validation split.
-        after_step: Called after the turns of every batch with the share of the stage's steps that are over, in
-            (0, 1]: moving averages.
-        after_epoch: Called after every epoch with the network's logits (N, m, C) on the validation images and their
-            labels (N,).
-        finish: Called once when the stage's last epoch is over, and again when a later stage is resumed: it must do
-            the same both times.
+        hooks: What the stage does after a step, and with the validation images after an epoch.
         state: Modules beside the turns' whose state belongs into a checkpoint (averages, collected snapshots).
         teacher: What the stage learns from: its test error is said before training, and where images are not augmented
             its answers are computed once and remembered (:meth:`~coterie.methods.frozen_teacher.Teacher.answers`).
@@ -93,10 +145,7 @@ class Stage:
     epochs: int | None = None
     views: int = 1
     schedule: Callable[[Optimizer, int], LRScheduler] | None = None
-    needs_validation: bool = False
-    after_step: Callable[[float], None] | None = None
-    after_epoch: Callable[[Tensor, Tensor], None] | None = None
-    finish: Callable[[], None] | None = None
+    hooks: Hooks = Hooks()
     state: Mapping[str, nn.Module] = field(default_factory=dict)
     teacher: Teacher | None = None
     group: Sequence[str] = ()

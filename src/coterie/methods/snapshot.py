@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import Count, PositiveInt
 from coterie.errors import UserError
-from coterie.methods.base import Method, Stage, Task
+from coterie.methods.base import Hooks, Method, Stage, Task
 from coterie.methods.vanilla import make_plain_stage
 from coterie.peers.combine import Average
 from coterie.peers.ensemble import Ensemble
@@ -77,7 +77,7 @@ class Snapshot(Method):
             peers=("target",),
             deliver={"ensemble": group, "target": model},
             schedule=collecting.schedule,
-            after_step=collecting.after_step,
+            hooks=Hooks(after_step=collecting.after_step),
             state={"snapshots": group},
             group=tuple(f"snapshot{cycles - len(group.members) + index + 1}" for index in range(len(group.members))),
             selects=False,  # an epoch in the middle would leave the later snapshots out

@@ -108,13 +108,11 @@ def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, s
     torch.manual_seed(0)
     tried = set[tuple[Any, ...]]()
     for stage in method.stages(task):
-        sizes = [sum(parameter.numel() for parameter in turn.parameters) for turn in stage.turns]
+        sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
             _step(stage, task, recipe_of(cell.configuration))
         tried.add(kind)
-        if stage.finish is not None:
-            stage.finish()
 
 
 def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
@@ -122,7 +120,7 @@ def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
     views = tuple(torch.randn(_IMAGES, task.channels, *task.image_size) for _ in range(stage.views))
     batch = Batch(views, torch.arange(_IMAGES) % task.num_classes, torch.arange(_IMAGES))
     for turn in stage.turns:
-        optimiser = (turn.optimiser or recipe.make_optimiser)(list(turn.parameters))
+        optimiser = (turn.optimiser or recipe.make_optimiser)(turn.groups())
         (stage.schedule or recipe.make_schedule)(optimiser, task.epochs)
         turn.module.train()
         loss = turn.module(batch).loss.total
@@ -130,8 +128,8 @@ def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
             raise UserError(f"stage '{stage.name}': the loss of a first step is {loss.item()}")
         torch.autograd.backward(loss)
         turn.module.zero_grad()
-    if stage.after_step is not None:
-        stage.after_step(1.0)
+    if stage.hooks.after_step is not None:
+        stage.hooks.after_step(1.0)
 
 
 def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int, source: str) -> Adapted:

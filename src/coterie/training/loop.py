@@ -189,8 +189,6 @@ class _Training:
                 load_modules(all_modules(stage), checkpoint.load_states(self._stage_file(index)))
             else:
                 self._train_stage(stage, index)
-            if stage.finish is not None:
-                stage.finish()
             stage, index = next(rest, None), index + 1
         self._check_folder()
         deliver(self.path, self.method, last, self.setting, self.rows, self.best.get("epoch"))
@@ -233,17 +231,25 @@ class _Training:
         row = running.end_epoch()
         if running.stage.network is not None:
             if self.setting.data.validation is not None:
-                row |= running.measure("validation")
+                row |= self._validate(running)
                 if running.stage.selects:
                     self._keep_best(running, row)
             if running.epoch % self.test_every == 0 or running.epoch == running.epochs:
-                row |= running.measure("test")
+                row |= running.measure("test", running.predict("test"))
         self.rows.append(row)
         reporter.epoch(self.rows, running.epochs)
         if self.main:
             write_metrics(self.path / "metrics.csv", self.rows)
             self._to_tensorboard(row)
         self._checkpoint(running)
+
+    def _validate(self, running: StageRun) -> Row:
+        """Measure the validation images, and let the stage learn from its answers to them where it does."""
+        predictions = running.predict("validation")
+        learn = running.stage.hooks.after_validation
+        if learn is not None:
+            learn(predictions.logits, predictions.labels)
+        return running.measure("validation", predictions)
 
     def _keep_best(self, running: StageRun, row: Row) -> None:
         error = row[f"validation_error_{running.stage.peers[0]}"]
@@ -309,7 +315,7 @@ def _stages(method: Method, task: Task, seed: int) -> Iterator[Stage]:
 
 
 def _check_validation(method: Method, stage: Stage, data: ImageData) -> None:
-    if stage.needs_validation and data.validation is None:
+    if stage.hooks.after_validation is not None and data.validation is None:
         raise UserError(f"method '{method.name}' needs a validation split; add ⟨data.validation 0.1⟩")
 
 

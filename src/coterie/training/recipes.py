@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import cos, pi
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.bounds import Bounds, Positive, Share
 from coterie.checking import check_fields
 from coterie.errors import unknown_name
+from coterie.methods.base import parameter_groups
 
 # Beyond it nothing is trained: one step would undo the weights.
 Decay = Annotated[float, Bounds(least=0, most=100)]
@@ -50,20 +51,23 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self, "recipe")
 
-    def make_optimiser(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def make_optimiser(self, parameters: Iterable[Any]) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
 
-        A parameter may carry ``decay_factor``, a multiple of the recipe's weight decay, and ``learning_rate``, a peak
-        of its own, for it alone.
+        Args:
+            parameters: Parameters, or groups with a peak ``lr`` or a ``decay_factor`` of their own, see
+                :class:`~coterie.methods.base.ParameterGroup`. What needs no gradient is left out.
         """
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in wanted:
-            factor = getattr(parameter, "decay_factor", 1.0) if self.decay_everything or parameter.dim() > 1 else 0.0
-            rate = getattr(parameter, "learning_rate", self.learning_rate)
-            alike.setdefault((rate, self.weight_decay * factor), []).append(parameter)
+        for group in parameter_groups(parameters):
+            for parameter in group["params"]:
+                # The attributes are the old way to say it: MEAL's and compact's, until they give groups.
+                factor = group.get("decay_factor", getattr(parameter, "decay_factor", 1.0))
+                rate = group.get("lr", getattr(parameter, "learning_rate", self.learning_rate))
+                decay = self.weight_decay * factor if self.decay_everything or parameter.dim() > 1 else 0.0
+                alike.setdefault((rate, decay), []).append(parameter)
         groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in wanted)
+        fused = all(parameter.device.type in ("cpu", "cuda") for group in alike.values() for parameter in group)
         if self.optimiser != "sgd":
             adam = torch.optim.AdamW if self.optimiser == "adamw" else torch.optim.Adam
             return adam(groups, lr=self.learning_rate, fused=fused)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from coterie.console.progress import Reporter
 from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
-from coterie.evaluation.predictions import errors_and_nll
+from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
 from coterie.processor import memory_format
@@ -74,15 +74,12 @@ class StageRun:
         place(stage, accelerator.device)
         if setting.compile and stage.network is not None:
             stage.network.compile()
-        self.parameters = [[p for p in turn.parameters if p.requires_grad] for turn in stage.turns]
+        self.parameters = [turn.trainable() for turn in stage.turns]
         self.runners = []
         for turn, parameters in zip(stage.turns, self.parameters, strict=True):
             with only(turn.module, parameters):  # distribution looks at what requires gradients now
                 self.runners.append(prepared(turn.module, accelerator))
-        self.optimisers = [
-            (turn.optimiser or setting.recipe.make_optimiser)(parameters)
-            for turn, parameters in zip(stage.turns, self.parameters, strict=True)
-        ]
+        self.optimisers = [(turn.optimiser or setting.recipe.make_optimiser)(turn.groups()) for turn in stage.turns]
         make_schedule = stage.schedule or setting.recipe.make_schedule
         self.schedules: list[LRScheduler] = [make_schedule(each, self.total_steps) for each in self.optimisers]
 
@@ -187,8 +184,8 @@ class StageRun:
             self._note(result, turn, batch, number)
         for schedule in self.schedules:
             schedule.step()
-        if self.stage.after_step is not None:
-            self.stage.after_step((self.steps_done + 1) / self.total_steps)
+        if self.stage.hooks.after_step is not None:
+            self.stage.hooks.after_step((self.steps_done + 1) / self.total_steps)
 
     def _share(self, batch: Batch) -> float:
         """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
@@ -247,17 +244,15 @@ class StageRun:
             **means,
         }
 
-    def measure(self, split: str) -> Row:
-        """Error, NLL and mean gate weight of every peer and the ensemble on ``validation`` or ``test``.
-
-        What the stage learns from its answers to the validation images is renewed.
-        """
+    def predict(self, split: str) -> Predictions:
+        """The network's answers to the images of ``validation`` or ``test``."""
         assert self.stage.network is not None
         accelerator = self.setting.accelerator
         with autocast(accelerator.device, self.setting.precision):
-            predictions = predict_split(self.stage.network, self.setting.data, split, accelerator)
-        if split == "validation" and self.stage.after_epoch is not None:
-            self.stage.after_epoch(predictions.logits, predictions.labels)
+            return predict_split(self.stage.network, self.setting.data, split, accelerator)
+
+    def measure(self, split: str, predictions: Predictions) -> Row:
+        """Error, NLL and mean gate weight of every peer and the ensemble, named by ``validation`` or ``test``."""
         row: Row = {}
         for name, logits in predictions.by_name(self.stage.peers).items():
             for measure, value in errors_and_nll(logits, predictions.labels).items():

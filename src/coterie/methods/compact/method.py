@@ -30,7 +30,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
-from coterie.methods.base import Edge, Stage, Task, Turn
+from coterie.methods.base import Edge, Hooks, Stage, Task, Turn
 from coterie.methods.compact.resource import Resource
 from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
 from coterie.methods.frozen_teacher import Teacher
@@ -177,7 +177,7 @@ class Compact(OfflineMethod):
             [Turn(step, tuple(student.parameters()))],
             network=student,
             schedule=pressure.schedule,
-            after_step=(lambda done: pressure.step(student, done)) if learned else None,
+            hooks=Hooks(after_step=lambda done: pressure.step(student, done)) if learned else Hooks(),
             teacher=teacher if self.distil in ("both", "shrink") else None,
             selects=False,  # an epoch in the middle is of a network that is not yet shrunk
         )

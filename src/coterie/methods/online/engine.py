@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.functional import cross_entropy, divergence, ramp_up
-from coterie.methods.base import Method, Stage, Task, Turn
+from coterie.methods.base import Hooks, Method, ParameterGroup, Stage, Task, Turn
 from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.peers import Independent
 from coterie.methods.online.targets import TARGETS, Validated
@@ -28,9 +28,11 @@ def stage(method: Method, point: OnlineConfig, task: Task) -> Stage:
     everyone = tuple(range(point.peers.count))
     if point.sequential:
         said: list[Tensor | None] = [None] * point.peers.count
-        turns = [_turn(SequentialStep(Loss(point, (own,), example), group, own, said)) for own in everyone]
+        steps = [SequentialStep(Loss(point, (own,), example), group, own, said) for own in everyone]
+        turns = [Turn(step, tuple(step.peers.networks[step.own].parameters())) for step in steps]
     else:
-        turns = [_turn(JointStep(Loss(point, everyone, example), group, average))]
+        step = JointStep(Loss(point, everyone, example), group, average)
+        turns = [Turn(step, _groups(step, group, point.combiner_weight_decay))]
     validated = [each for turn in turns for each in turn.module.modules() if isinstance(each, Validated)]
     return Stage(
         "train",
@@ -39,9 +41,10 @@ def stage(method: Method, point: OnlineConfig, task: Task) -> Stage:
         peers=point.peers.names,
         deliver=_delivered(group, point, average),
         views=point.peers.count if point.view_per_peer else 1,
-        needs_validation=bool(validated),
-        after_step=None if average is None else _following(average, group),
-        after_epoch=_renewing(validated) if validated else None,
+        hooks=Hooks(
+            after_step=None if average is None else _following(average, group),
+            after_validation=_renewing(validated) if validated else None,
+        ),
         # Where all learn at once, the average is part of their turn.
         state={"average": average} if average is not None and point.sequential else {},
     )
@@ -66,8 +69,6 @@ def build(method: Method, point: OnlineConfig, task: Task) -> nn.Module:
         combiner: nn.Module = FusedMaps(example, channels_last=layout(example.maps[0])[1])
     else:
         combiner = FusedMaps(example) if maps else FusedFeatures(example)
-    for parameter in combiner.parameters():
-        parameter.decay_factor = point.combiner_weight_decay  # type: ignore[attr-defined]
     return Group(peers, combiner)
 
 
@@ -193,9 +194,13 @@ class SequentialStep(nn.Module):
         return StepResult(self.loss(output, batch.labels, batch.progress), output)
 
 
-def _turn(step: nn.Module) -> Turn:
-    learning = step.peers.networks[step.own] if isinstance(step, SequentialStep) else step
-    return Turn(step, tuple(parameter for parameter in learning.parameters() if parameter.requires_grad))
+def _groups(step: nn.Module, group: nn.Module, combiner_weight_decay: float) -> list[ParameterGroup]:
+    """What a joint step updates: the combiner's parameters apart, for their own weight decay."""
+    combiner = group.combiner if isinstance(group, Group) else group.gate
+    combining: list[nn.Parameter] = list(combiner.parameters())  # type: ignore[union-attr]
+    own = {id(parameter) for parameter in combining}
+    others = [parameter for parameter in step.parameters() if id(parameter) not in own]
+    return [{"params": others}, {"params": combining, "decay_factor": combiner_weight_decay}]
 
 
 def _example(group: nn.Module, task: Task) -> PeerOutput:
