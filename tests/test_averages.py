@@ -62,12 +62,12 @@ def test_buffers_follow_where_the_average_does_not_run_and_are_its_own_where_it_
 
 
 @pytest.mark.parametrize("average", [0.0, 0.999])
-@pytest.mark.parametrize("distillations", [True, False])
+@pytest.mark.parametrize("teaches", [True, False])
 def test_an_average_is_delivered_with_statistics_of_its_own(average, teaches, tmp_path):
     """Its running statistics are those of its own weights: so much so that a short training's average classifies."""
     data = coterie.data.load("digits", train_samples=400, test_samples=200)
     distillations = (Distillation(), AVERAGED[0]) if teaches else (Distillation(),)
-    method = Online(network="resnet8", peers=Branched(num=2), teaches=distillations, average=average)
+    method = Online(network="resnet8", peers=Branched(num=2), distillations=distillations, ema_decay=average)
     run = go(method, data, tmp_path / "run", epochs=8)
     trained = weights(run)
     for name in [key.removeprefix("target.") for key in trained if key.startswith("target.")]:
@@ -99,10 +99,10 @@ def test_averages_resume_exactly(options, digits, tmp_path):
 
 def test_averages_cannot_teach_in_turn_and_have_a_decay_and_a_length():
     with pytest.raises(UserError, match="all peers learn at once"):
-        Online(aggregator="mean", peers=Independent(num=2), sequential=True, ema_decay=0.9, teaches=AVERAGED)
-    with pytest.raises(UserError, match="--method.average is 1.5; use a number from 0 to 1"):
+        Online(aggregator="mean", peers=Independent(num=2), sequential=True, ema_decay=0.9, distillations=AVERAGED)
+    with pytest.raises(UserError, match="ema_decay is 1.5; use a number from 0 to 1"):
         Online(ema_decay=1.5)
-    with pytest.raises(UserError, match="--method.ema_steps is 0"):
+    with pytest.raises(UserError, match="ema_steps is 0"):
         Pcl(ema_steps=0)
 
 
@@ -122,7 +122,7 @@ def test_a_run_of_before_the_window_goes_on_with_its_decay(digits, tmp_path):
     assert "ema_steps: null\n" in text
     config.write_text(text.replace("  ema_steps: null\n", ""))
     card.unlink()  # as if it had been stopped before the end
-    with pytest.raises(UserError, match="--method.ema_steps is 117300, and the run in .* has null; give null to go"):
+    with pytest.raises(UserError, match="ema_steps is 117300, and the run in .* has null; give null to go"):
         go(Pcl(network="resnet8", num_branches=2), digits, run.path, resume=True, **options)
     again = go(Pcl(network="resnet8", num_branches=2, ema_steps=None), digits, run.path, resume=True, **options)
     assert again.card["deliverables"][-1] == "average"

@@ -62,13 +62,13 @@ def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--data.pixel_range", "0", "--data.pixel_range is 0; write a list"),
-        ("--data.mean", "x", "--data.mean is 'x'; write a list"),
+        ("pixel_range", "0", "--data.pixel_range is 0; write a list"),
+        ("mean", "x", "--data.mean is 'x'; write a list"),
         ("--method.epochs", "5", "--method.epochs is 5; write a mapping of names to values"),
         ("--method.epochs", "{train:0}", "--method.epochs, train:0 is empty; write a whole number"),
         ("--epochs", "many", "--epochs is 'many'; write a whole number"),
         ("--batch_size", "[]", "--batch_size is []; write a whole number"),
-        ("--data.image_size", "[8]", "--data.image_size"),
+        ("image_size", "[8]", "image_size"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys):
@@ -77,7 +77,7 @@ def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys
     assert "class" not in line
 
 
-@pytest.mark.parametrize("option", ["--method", "--data.root", "--epochs"])
+@pytest.mark.parametrize("option", ["--method", "root", "--epochs"])
 def test_an_option_without_its_value_is_named(option, capsys):
     assert refused(capsys, "train", option) == f"coterie: {option} has no value; write one behind it\n"
 
@@ -137,10 +137,10 @@ def test_the_list_of_splits_is_of_stages_and_blocks(capsys):
 
 def test_data_that_have_moved_are_found_by_export(capsys, moved, tmp_path):
     run, place = moved
-    assert "--data.root" in refused(capsys, "export", run.path, "--out", tmp_path / "m.safetensors")
-    main(["export", str(run.path), "--out", str(tmp_path / "m.safetensors"), "--data.root", str(place)])
+    assert "root" in refused(capsys, "export", run.path, "--out", tmp_path / "m.safetensors")
+    main(["export", str(run.path), "--out", str(tmp_path / "m.safetensors"), "root", str(place)])
     assert "largest difference" in capsys.readouterr().out
-    main(["evaluate", str(run.path), "--data.root", str(place)])
+    main(["evaluate", str(run.path), "root", str(place)])
     assert "error" in capsys.readouterr().out
 
 

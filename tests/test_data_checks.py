@@ -42,17 +42,17 @@ def test_a_large_class_does_not_take_a_small_class_from_validation():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"augment": "flop"}, "unknown --data.augment 'flop'"),
-        ({"channels": 2}, "--data.channels is 2"),
-        ({"root": ""}, "--data.root is empty; name a folder, '.' for this one"),
-        ({"std": (0.0,)}, "--data.std, item 1 is 0.0"),
-        ({"mean": (0.1, 0.2)}, "--data.mean has 2 values"),
-        ({"seed": -1}, "--data.seed is -1"),
-        ({"workers": -2}, "--data.workers is -2"),
-        ({"memory_gb": float("nan")}, "--data.memory_gb is nan"),
-        ({"image_size": (8, 8, 8)}, "--data.image_size has 3 values"),
-        ({"root": "somewhere"}, "--data.root"),
-        ({"test_fraction": 0.0001}, "--data.test_fraction 0.0001 holds out 0 of 1797 images"),
+        ({"augment": "flop"}, "unknown augment 'flop'"),
+        ({"channels": 2}, "channels is 2"),
+        ({"root": ""}, "root is empty; name a folder, '.' for this one"),
+        ({"std": (0.0,)}, "std, item 1 is 0.0"),
+        ({"mean": (0.1, 0.2)}, "mean has 2 values"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": -2}, "workers is -2"),
+        ({"memory_gb": float("nan")}, "memory_gb is nan"),
+        ({"image_size": (8, 8, 8)}, "image_size has 3 values"),
+        ({"root": "somewhere"}, "root"),
+        ({"test_fraction": 0.0001}, "test_fraction=0.0001 holds out 0 of 1797 images"),
     ],
 )
 def test_a_wrong_option_is_named(options, said):
@@ -61,7 +61,7 @@ def test_a_wrong_option_is_named(options, said):
 
 
 def test_a_batch_too_small_for_its_processes_is_named(digits):
-    with pytest.raises(UserError, match="--batch_size is 3; use 4 or more"):
+    with pytest.raises(UserError, match="batch_size is 3; use 4 or more"):
         next(training_batches(digits, batch_size=3, seed=0, stage=0, epoch=0, world=2))
 
 

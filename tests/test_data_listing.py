@@ -165,7 +165,7 @@ def test_three_folders_are_training_validation_and_test(tmp_path, memory):
     assert data.drawn is None
     noisy = load("folder", root=tmp_path, noise=0.5)
     assert (noisy.validation.labels != data.validation.labels).any()
-    with pytest.raises(UserError, match=r"--data.validation: .*a validation set of its own"):
+    with pytest.raises(UserError, match="validation: .*a validation set of its own"):
         load("folder", root=tmp_path, validation=0.2)
 
 

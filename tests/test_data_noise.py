@@ -101,13 +101,13 @@ def test_the_clean_labels_follow_their_images():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"noise": 1.5}, "--data.noise is 1.5; use a number from 0 to 1"),
-        ({"noise": (0.1, 0.2)}, "--data.noise has 2 shares, and there are 10 classes"),
-        ({"noise": 0.1, "noise_kind": "odd"}, "unknown --data.noise_kind 'odd'"),
-        ({"noise": 0.1, "noise_map": {1: 2}}, "add --data.noise_kind asymmetric"),
-        ({"noise_kind": "asymmetric", "noise_map": {1: 2}}, "--data.noise is 0"),
-        ({"noise": 0.1, "noise_kind": "asymmetric", "noise_map": {1: 10}}, "--data.noise_map has 1: 10"),
-        ({"noise": 0.1, "noise_kind": "asymmetric", "noise_map": {1: 1}}, "--data.noise_map has 1: 1"),
+        ({"noise": 1.5}, "noise is 1.5; use a number from 0 to 1"),
+        ({"noise": (0.1, 0.2)}, "noise has 2 shares, and there are 10 classes"),
+        ({"noise": 0.1, "noise_kind": "odd"}, "unknown noise_kind 'odd'"),
+        ({"noise": 0.1, "noise_map": {1: 2}}, "add noise_kind='asymmetric'"),
+        ({"noise_kind": "asymmetric", "noise_map": {1: 2}}, "noise is 0"),
+        ({"noise": 0.1, "noise_kind": "asymmetric", "noise_map": {1: 10}}, "noise_map has 1: 10"),
+        ({"noise": 0.1, "noise_kind": "asymmetric", "noise_map": {1: 1}}, "noise_map has 1: 1"),
     ],
 )
 def test_noise_that_cannot_be_is_refused(options, complaint):

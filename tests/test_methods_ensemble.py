@@ -79,5 +79,5 @@ def test_with_a_validation_split_each_member_has_its_own_best_epoch(tmp_path):
 
 
 def test_one_member_is_no_ensemble():
-    with pytest.raises(UserError, match="--method.members is 1"):
+    with pytest.raises(UserError, match="members is 1"):
         Ensemble(members=1)

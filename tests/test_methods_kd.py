@@ -124,13 +124,13 @@ def test_distillation_brings_the_student_to_its_teacher(digits, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"temperature": 0.0}, "--method.temperature is 0.0"),
-        ({"alpha": 1.5}, "--method.alpha is 1.5"),
-        ({"teachers": 0}, "--method.teachers is 0"),
-        ({"teacher": ""}, "--method.teacher names no teacher"),
-        ({"teacher": "a,,b"}, "--method.teacher names no teacher"),
-        ({"teacher": "a", "teachers": 2}, "--method.teachers"),
-        ({"teacher": "a", "teacher_network": "resnet8"}, "--method.teacher_network"),
+        ({"temperature": 0.0}, "temperature is 0.0"),
+        ({"alpha": 1.5}, "alpha is 1.5"),
+        ({"teachers": 0}, "teachers is 0"),
+        ({"teacher": ""}, "teacher names no teacher"),
+        ({"teacher": "a,,b"}, "teacher names no teacher"),
+        ({"teacher": "a", "teachers": 2}, "teachers"),
+        ({"teacher": "a", "teacher_network": "resnet8"}, "teacher_network"),
     ],
 )
 def test_wrong_options_are_one_line(options, said):

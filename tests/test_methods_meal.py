@@ -264,7 +264,7 @@ def test_a_run_of_before_the_widths_were_an_option_goes_on_with_them(digits, tea
     config.write_text(text.replace("  discriminator_divisor: 2\n", ""))
     (run.path / "model.json").unlink()  # as if it had been stopped before the end
     other = Meal(network="resnet8", teacher=teachers, discriminator_divisor=8)
-    with pytest.raises(UserError, match="--method.discriminator_divisor is 8, and the run in .* has 2; give 2"):
+    with pytest.raises(UserError, match="discriminator_divisor is 8, and the run in .* has 2; give 2"):
         go(other, digits, run.path, resume=True, epochs=1, batch_size=32)
     assert go(method, digits, run.path, resume=True, epochs=1, batch_size=32).card["epoch"] == 1
 
@@ -298,14 +298,14 @@ def test_the_documents_commands_are_understood():
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"adversarial": "gan"}, "--method.adversarial 'gan'; known: alternating, grl, joint, none"),
-        ({"similarity": "kl"}, "--method.similarity"),
-        ({"adversarial_weight": -1.0}, "--method.adversarial_weight is -1.0; use 0 or more"),
-        ({"blocks": ("a", "b"), "lengths": (3,)}, "--method.lengths has 1 values, and 2 blocks want 2"),
-        ({"blocks": ("a",), "block_weights": (1.0,)}, "--method.block_weights has 1 values, and 1 blocks want 2"),
-        ({"blocks": tuple("abcde")}, "--method.block_weights has no default for 5 blocks; give 6 values"),
-        ({"blocks": ("a",), "lengths": (0,)}, "--method.lengths, item 1 is 0; use 1 or more"),
-        ({"teachers": 2, "teacher": "runs/one"}, "leave out --method.teachers"),
+        ({"adversarial": "gan"}, "adversarial 'gan'; known: alternating, grl, joint, none"),
+        ({"similarity": "kl"}, "similarity"),
+        ({"adversarial_weight": -1.0}, "adversarial_weight is -1.0; use 0 or more"),
+        ({"blocks": ("a", "b"), "lengths": (3,)}, "lengths has 1 values, and 2 blocks want 2"),
+        ({"blocks": ("a",), "block_weights": (1.0,)}, "block_weights has 1 values, and 1 blocks want 2"),
+        ({"blocks": tuple("abcde")}, "block_weights has no default for 5 blocks; give 6 values"),
+        ({"blocks": ("a",), "lengths": (0,)}, "lengths, item 1 is 0; use 1 or more"),
+        ({"teachers": 2, "teacher": "runs/one"}, "leave out teachers"),
     ],
 )
 def test_options_that_cannot_be_are_refused(options, complaint):
@@ -316,8 +316,8 @@ def test_options_that_cannot_be_are_refused(options, complaint):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"blocks": ("layer7",)}, "--method.blocks 'layer7'"),
-        ({"blocks": ("layer1",), "teacher_blocks": ("layer7",)}, "--method.teacher_blocks 'layer7'"),
+        ({"blocks": ("layer7",)}, "blocks 'layer7'"),
+        ({"blocks": ("layer1",), "teacher_blocks": ("layer7",)}, "teacher_blocks 'layer7'"),
     ],
 )
 def test_blocks_that_are_not_there_are_told_before_any_stage(options, complaint):

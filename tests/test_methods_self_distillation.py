@@ -65,9 +65,9 @@ def test_a_run_resumes_exactly_in_a_later_generation(digits, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"generations": 0}, "--method.generations is 0"),
-        ({"temperature": -1.0}, "--method.temperature is -1"),
-        ({"label_weight": -0.1}, "--method.label_weight is -0.1"),
+        ({"generations": 0}, "generations is 0"),
+        ({"temperature": -1.0}, "temperature is -1"),
+        ({"label_weight": -0.1}, "label_weight is -0.1"),
     ],
 )
 def test_wrong_options_are_one_line(options, said):

@@ -230,7 +230,7 @@ def test_shell_train_evaluate_export_report_and_a_named_teacher(alone, tmp_path,
     given = ["train", "--method", "srm", "--network", "resnet8", "--data", "digits", "--data.train_samples", "60"]
     given += ["--data.test_samples", "60"]
     first, second = tmp_path / "first", tmp_path / "second"
-    main([*given, "--epochs", "1", "--method.teacher_network", "resnet14", "--out", str(first)])
+    main([*given, "--epochs", "1", "teacher_network", "resnet14", "--out", str(first)])
     run = coterie.Run(first)
     assert [row["stage"] for row in run.metrics] == [*STAGES, "distillation"]
     assert "test_error_target" not in run.metrics[1]
@@ -306,7 +306,7 @@ def test_maps_of_unequal_size_meet_at_the_smaller_or_are_refused():
     assert [tuple(each.codes.shape) for each in codes] == [(6, 128, 2, 2), (6, 32, 2, 2)]
     assert Pair(Site("a", 1, (4, 8)), Site("b", 1, (8, 2))).size == (4, 2)
     assert step(initial).loss.total.isfinite()
-    with pytest.raises(UserError, match=r"--method\.unequal is refuse.*layer1 \(16x8x8\).*layer3 \(64x2x2\)"):
+    with pytest.raises(UserError, match=r"unequal is refuse.*layer1 \(16x8x8\).*layer3 \(64x2x2\)"):
         stages(unequal="refuse", **options)
     with pytest.raises(UserError, match="names 2, and --method.sites 1"):
         stages(sites="layer1", teacher_sites="layer1,layer2")
@@ -317,14 +317,14 @@ def test_maps_of_unequal_size_meet_at_the_smaller_or_are_refused():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"mu": 0}, "--method.mu is 0"),
-        ({"mu": 0.05}, "--method.mu is 0.05: site layer1 would have 0 atoms"),
-        ({"lam": 0}, "--method.lam is 0"),
-        ({"lam": 1.5}, "--method.lam is 1.5"),
-        ({"alpha": 2}, "--method.alpha is 2"),
-        ({"temperature": 0}, "--method.temperature is 0"),
-        ({"initial_rate": -1}, "--method.initial_rate is -1"),
-        ({"initial_decay": -1}, "--method.initial_decay is -1"),
+        ({"mu": 0}, "mu is 0"),
+        ({"mu": 0.05}, "mu is 0.05: site layer1 would have 0 atoms"),
+        ({"lam": 0}, "lam is 0"),
+        ({"lam": 1.5}, "lam is 1.5"),
+        ({"alpha": 2}, "alpha is 2"),
+        ({"temperature": 0}, "temperature is 0"),
+        ({"initial_rate": -1}, "initial_rate is -1"),
+        ({"initial_decay": -1}, "initial_decay is -1"),
         ({"teachers": 2}, "reads one teacher's features"),
         ({"teacher": "a,b"}, "reads one teacher's features"),
     ],

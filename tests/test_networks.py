@@ -79,7 +79,7 @@ def test_libraries_networks_take_classes_and_channels(name):
 
 
 def test_small_images_are_refused():
-    with pytest.raises(UserError, match="--data.image_size"):
+    with pytest.raises(UserError, match="image_size"):
         Backbone("resnet8").build(10, 3, (4, 4))
 
 

@@ -107,7 +107,7 @@ def test_of_leaves_a_network_as_it_is():
         (Backbone(tiny, pretrained=True), "no published weights"),
         (Backbone(tiny(2, 3), pretrained=True), "no published weights"),
         (Backbone(tiny(2, 3), weights="w.safetensors"), "load it into the module"),
-        (Backbone("resnet8", pretrained=True), "'resnet8' has no published weights; use --network.weights FILE"),
+        (Backbone("resnet8", pretrained=True), "'resnet8' has no published weights; use weights='FILE.safetensors'"),
         (Backbone("timm/resnet18", pretrained=True, weights="w.safetensors"), "exclude each other"),
     ],
 )
@@ -160,11 +160,11 @@ def test_library_networks_are_the_libraries_own():
 @pytest.mark.parametrize(
     ("name", "size", "message"),
     [
-        ("torchvision/vit_b_16", (32, 64), "square images.*--data.image_size 64"),
-        ("torchvision/vit_b_16", (40, 40), "40x40 pixels .*; set another --data.image_size"),
-        ("torchvision/maxvit_t", (100, 100), "100x100 pixels .*; set another --data.image_size"),
-        ("torchvision/alexnet", (32, 32), "32x32 pixels .*; set another --data.image_size"),
-        ("timm/botnet26t_256", (28, 28), "28x28 pixels .*; set another --data.image_size"),
+        ("torchvision/vit_b_16", (32, 64), "square images.*image_size=64"),
+        ("torchvision/vit_b_16", (40, 40), "40x40 pixels .*; set another image_size"),
+        ("torchvision/maxvit_t", (100, 100), "100x100 pixels .*; set another image_size"),
+        ("torchvision/alexnet", (32, 32), "32x32 pixels .*; set another image_size"),
+        ("timm/botnet26t_256", (28, 28), "28x28 pixels .*; set another image_size"),
         ("timm/resnet18", (4, 4), "too small"),
     ],
 )
@@ -209,7 +209,7 @@ def test_published_inception_is_for_training_on_grey_images(monkeypatch):
 
 
 def test_published_weights_of_a_fixed_size():
-    with pytest.raises(UserError, match="for 224x224 pixels, not 32x32; set --data.image_size 224"):
+    with pytest.raises(UserError, match="for 224x224 pixels, not 32x32; set image_size=224"):
         build("torchvision/vit_b_16", image_size=(32, 32), pretrained=True)
 
 
@@ -219,7 +219,7 @@ def unreachable(*arguments, **options):
 
 def test_weights_that_cannot_be_fetched(monkeypatch):
     monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", unreachable)
-    with pytest.raises(UserError, match=r"'torchvision/resnet18'.*no route.*--network\.weights FILE") as caught:
+    with pytest.raises(UserError, match=r"'torchvision/resnet18'.*no route.*weights='FILE") as caught:
         build("torchvision/resnet18", pretrained=True)
     assert "\n" not in str(caught.value)
 
@@ -229,7 +229,7 @@ def test_weights_of_timm_that_cannot_be_fetched(monkeypatch):
         raise OSError  # with no message at all
 
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", silent)
-    with pytest.raises(UserError, match=r"'timm/resnet18'.*\(OSError\).*--network\.weights FILE"):
+    with pytest.raises(UserError, match=r"'timm/resnet18'.*\(OSError\).*weights='FILE"):
         build("timm/resnet18", pretrained=True)
 
 

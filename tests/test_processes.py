@@ -91,7 +91,7 @@ def test_two_trainings_into_one_folder_exclude_each_other(tmp_path, digits):
 
     method.stages = lambda task: (replace(stage, hooks=Hooks(after_step=beside)) for stage in stages(task))
     run = go(method, digits, out, epochs=1)
-    assert said == [f"{out}: another coterie command trains into it; wait for it, or choose another --out"] * 2
+    assert said == [f"{out}: another coterie command trains into it; wait for it, or choose another out"] * 2
     assert run.config["method"]["name"] == run.card["method"] == "mutual"
     assert ".lock" not in files_in(out)
 
@@ -134,7 +134,7 @@ def test_two_exports_to_one_file_exclude_each_other(tmp_path, finished, monkeypa
 
     monkeypatch.setattr(deploy, "load_weights", beside)
     coterie.export(finished, "safetensors", out)
-    assert said == [f"{out}: another coterie command is writing it; wait for it, or choose another --out"]
+    assert said == [f"{out}: another coterie command is writing it; wait for it, or choose another out"]
     assert not list(tmp_path.glob(".*"))
 
 
@@ -449,5 +449,5 @@ def test_a_folder_that_is_taken_is_refused_by_all_processes(tmp_path):
 
 def test_a_time_limit_that_is_none_is_refused(tmp_path, digits):
     for minutes in (0, -1, float("nan"), 1e9):
-        with pytest.raises(UserError, match="--timeout_minutes is"):
+        with pytest.raises(UserError, match="timeout_minutes is"):
             coterie.train(alone(), digits, out=tmp_path / "x", timeout_minutes=minutes)

@@ -212,7 +212,7 @@ def test_the_best_channels_are_kept():
     for part, worth in zip(alive.split(structure.sizes), values.split(structure.sizes), strict=True):
         assert part.any()
         assert worth[~part].tolist() == sorted(worth.tolist())[: int((~part).sum())]
-    with pytest.raises(UserError, match=r"--method.params 0.05: .* keeps 0\.\d+ of its parameters"):
+    with pytest.raises(UserError, match=r"params=0.05: .* keeps 0\.\d+ of its parameters"):
         within_budget(values, structure, "params", 0.05)
 
 

@@ -90,7 +90,7 @@ def test_bytes_that_are_no_utf8_are_refused_by_name(run):
         ({"std": [0.0]}, "std, item 1 is 0.0; use a number above 0"),
         ({"mean": [0.5, 0.5]}, "mean has 2 values; write 1, one a channel"),
         ({"deliverables": ["../../secret"]}, "deliverables has '../../secret'; write a plain name"),
-        ({"format": 2}, "written by coterie"),
+        ({"format": 3}, "written by coterie"),
         ({"cost": {"target": {"parameters": "many", "flops": 1}}}, "cost, target, parameters is 'many'"),
     ],
     ids=str,
@@ -109,7 +109,7 @@ def test_a_cards_wrong_field_is_named(run, change, said):
         ({"epochs": 0}, "epochs is 0; use 1 or more"),
         ({"method": {"name": "on"}}, "method: unknown method 'on'; did you mean"),
         ({"method": {"name": "one", "gat": "x"}}, "method: unknown option of method 'one' 'gat'; did you mean 'gate'"),
-        ({"method": {"name": "one", "gate": "x"}}, "method: unknown --method.gate 'x'"),
+        ({"method": {"name": "one", "gate": "x"}}, "method: unknown gate 'x'"),
         ({"method": {}}, "method: 'name' is missing"),
         ({"data": None}, "data is empty; write a mapping"),
         ({"network": {"nam": "x"}}, "network 'nam'; did you mean 'name'"),
@@ -223,7 +223,7 @@ def test_names_in_place_of_objects_are_refused_with_what_makes_the_object(digits
     assert "data is 'digits'; give what coterie.data.load" in line_of(lambda: coterie.train(one, "digits", out=out))
     line = line_of(lambda: coterie.train(one, digits, out=out, recipe="transformer"))
     assert "recipe is 'transformer'; give a recipe, for example coterie.training.Transformer()" in line
-    assert "--precision 'fp16'" in line_of(lambda: coterie.train(one, digits, out=out, precision="fp16"))
+    assert "unknown precision 'fp16'" in line_of(lambda: coterie.train(one, digits, out=out, precision="fp16"))
     assert not out.exists()
 
 
@@ -234,7 +234,7 @@ def test_weights_that_are_no_file_are_refused_at_once(kind, tmp_path):
     # A child: a pipe that is opened waits for ever, and no test may.
     code = f"from coterie.networks import Backbone; Backbone('resnet8', weights={str(path)!r}).build(10, 1, (8, 8))"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert child.stderr.splitlines()[-1].endswith(f"{path}: is no file; check --network.weights")
+    assert child.stderr.splitlines()[-1].endswith(f"{path}: is no file; check weights")
 
 
 def test_a_pipe_in_place_of_a_text_is_named_once(tmp_path):

@@ -32,11 +32,11 @@ SLIPS = [
     (lambda out, *_: coterie.losses.one(out, LABELS, weight=-1), "weight is -1; use a finite number of 0 or more"),
     (lambda out, *_: coterie.losses.one(out.logits, LABELS), "needs an ensemble; give it the output of branch"),
     (lambda *_: coterie.networks.build("resnet8", num_classes="ten"), "num_classes is 'ten'; write a whole number"),
-    (lambda *_: coterie.networks.Backbone("resnet8", pretrained="yes"), "--network.pretrained is 'yes'"),
-    (lambda out, run, *_: coterie.evaluate(run, split="tset"), "unknown --split 'tset'; did you mean 'test'"),
-    (lambda out, run, *_: coterie.evaluate(run, splt="test"), "unknown option --data 'splt'"),
+    (lambda *_: coterie.networks.Backbone("resnet8", pretrained="yes"), "pretrained is 'yes'"),
+    (lambda out, run, *_: coterie.evaluate(run, split="tset"), "unknown split 'tset'; did you mean 'test'"),
+    (lambda out, run, *_: coterie.evaluate(run, splt="test"), "unknown option of data 'splt'"),
     (lambda out, run, *_: coterie.predict(run, "a.png"), "a.png: no such file"),
-    (lambda out, run, *_: coterie.predict(run, ["a.png"], top=0), "--top is 0; use 1 or more"),
+    (lambda out, run, *_: coterie.predict(run, ["a.png"], top=0), "top is 0; use 1 or more"),
     (lambda out, run, *_: coterie.report([], "r.html"), "nothing to report"),
     (
         lambda out, run, digits, folder: coterie.train(One(network=3), digits, out=folder / "x"),
@@ -44,7 +44,7 @@ SLIPS = [
     ),
     (
         lambda out, run, digits, folder: coterie.train(One(network="resnet8"), digits, out=folder / "x", resume="yes"),
-        "--resume is 'yes'; write true or false",
+        "resume is 'yes'; write true or false",
     ),
 ]
 

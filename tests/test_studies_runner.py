@@ -159,7 +159,7 @@ def test_a_failed_cell_says_why_and_stops_only_those_who_learn_from_it(tmp_path,
     }
     tables = [half["tables"][0] | {"rows": ["kd", "alone", "plain"]}]
     found = go(progress(tmp_path, small=half | {"rows": rows, "tables": tables}))
-    assert found["digits/resnet8/alone/0"].failed.startswith("--batch_size is 9999")
+    assert found["digits/resnet8/alone/0"].failed.startswith("batch_size is 9999")
     assert found["digits/resnet8/kd/0"].failed == "its teacher failed: digits/resnet14/alone/0"
     assert found["digits/resnet8/plain/0"].failed is None
     again = progress(tmp_path, small=half | {"rows": rows, "tables": tables})

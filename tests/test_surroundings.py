@@ -91,7 +91,7 @@ def test_a_run_of_before_the_switch_goes_on(digits, tmp_path, capsys):
     [
         (
             "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set ...",
-            "--deterministic: adaptive_avg_pool2d_backward_cuda computes in another order",
+            "deterministic: adaptive_avg_pool2d_backward_cuda computes in another order",
         ),
         ("... set an environment variable: CUBLAS_WORKSPACE_CONFIG=:4096:8 ...", "start it with CUBLAS_WORKSPACE"),
     ],
@@ -129,7 +129,7 @@ def test_more_processes_than_cards_are_refused_in_each(variables, monkeypatch):
         monkeypatch.setenv(name, value)
     for device in ("auto", "cuda"):
         with pytest.raises(
-            UserError, match="2 processes share 1 CUDA device here; start 1 at most, or use --device cpu"
+            UserError, match="2 processes share 1 CUDA device here; start 1 at most, or use device='cpu'"
         ):
             make_accelerator(device, 1.0)
 

@@ -70,5 +70,5 @@ def test_the_test_images_are_looked_at_as_often_as_asked(digits, tmp_path):
     assert [row["epoch"] for row in seldom.metrics if "test_error_target" in row] == [2, 4, 5]
     assert seldom.card["test"] == often.card["test"]
     assert seldom.metrics[3]["test_error_target"] == often.metrics[3]["test_error_target"]
-    with pytest.raises(UserError, match="--test_every is 0"):
+    with pytest.raises(UserError, match="test_every is 0"):
         coterie.train(Vanilla(network="resnet8"), digits, epochs=1, out=tmp_path / "never", test_every=0, **options)

@@ -74,7 +74,7 @@ MISFITS = {
     "many": (partial(Net, 20), "network Net gives 20 outputs, and the data have 10 classes"),
     "colour": (
         partial(Net, 10, 3),
-        "network Net takes images of 3 channels, and the data have 1; use --data.channels 3",
+        "network Net takes images of 3 channels, and the data have 1; use channels 3",
     ),
     "half": (
         lambda: Net().half(),

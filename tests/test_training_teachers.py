@@ -80,7 +80,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(digits, finished, tmp_
     (tmp_path / "bad.safetensors").write_bytes(b"no")
     bare = finished.path / "model.safetensors"
     for source, expected in (
-        ("nowhere", "--method.teacher nowhere: no such Run folder or file"),
+        ("nowhere", "teacher nowhere: no such Run folder or file"),
         (unfinished, "has not finished"),
         (tmp_path, "not a Run folder"),
         (f"{finished.path}:peer9", "unknown student 'peer9'"),

@@ -101,7 +101,7 @@ def check_arguments(
     hints, known = hints_of(function), signature(function).parameters
     for name in arguments:
         if name not in known:
-            raise unknown_name("option" if not section else f"option ⟨{section}⟩", name, known)
+            raise unknown_name("option" if not section else f"option of ⟨{section}⟩", name, known)
     return {name: check_value(option_of(section, name), value, hints[name]) for name, value in arguments.items()}
 
 
