@@ -463,7 +463,7 @@ def test_wrong_options_of_a_study_are_one_line(tmp_path, half, capsys):
     for line, message in (
         ([file, "--only", "cifar"], "--only cifar: no cell of study 's'; cells are named as digits/resnet14/alone/0"),
         ([file, "--workers", "0"], "--workers is 0; use 1 or more"),
-        ([file, "--sweep"], "--sweep is an option of the study 'backbones'"),
+        ([file, "--sweep"], "unknown option --sweep"),
         ([file, "--scale", "large"], "unknown scale of study 's' 'large'"),
         (["oen"], "unknown study 'oen'; did you mean 'one'"),
     ):

@@ -1,5 +1,6 @@
-"""``coterie study``: run a study, see what it will cost, or measure again which backbones branch."""
+"""``coterie study``: run a study, or see what it will cost."""
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -12,9 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from coterie.cli.arguments import new_parser
-from coterie.cli.backbones import expression, run_backbones
 from coterie.console.terminal import table_console
-from coterie.errors import UserError, unknown_name
+from coterie.errors import UserError
 from coterie.files import user_path
 from coterie.studies import runner, smoke
 from coterie.studies.check import check_scale
@@ -24,14 +24,12 @@ from coterie.studies.results import Result, Results
 from coterie.studies.study import Cell, Key, Scale, Study
 
 console = Console(highlight=False)
-_BACKBONES = "backbones"
 
 
 def study_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie study``."""
     parser = new_parser()
-    names = ", ".join([*study_names(), _BACKBONES])
-    parser.add_argument("study", help=f"one of: {names}; or a YAML file of your own")
+    parser.add_argument("study", help=f"one of: {', '.join(study_names())}; or a YAML file of your own")
     parser.add_argument(
         "--scale", type=str, default="small", help="small fits two cores; paper is the published protocol"
     )
@@ -45,7 +43,7 @@ def study_parser(given: list[str]) -> ArgumentParser:
         "--out",
         type=str | None,
         default=None,
-        help="JSON file of results, gone on with if there; default STUDY-SCALE.json, backbones.json",
+        help="JSON file of results, gone on with if there; default STUDY-SCALE.json",
     )
     parser.add_argument("--runs", type=str, default="runs/studies", help="folder of the trainings")
     parser.add_argument(
@@ -54,23 +52,14 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument(
         "--ray", type=str | None, default=None, help="address of a Ray cluster over the same folders; auto, or local"
     )
-    parser.add_argument("--sweep", action="store_true", help="of backbones: every architecture of timm's, by shapes")
     return parser
 
 
 def run_study(given: Namespace) -> None:
     """Run a study's missing cells, or say what it will cost."""
     out = user_path(given.out) if given.out else None
-    if given.study == _BACKBONES:
-        _refuse(given, ("scale", "plan", "smoke", "seeds", "runs", "workers", "ray"))
-        run_backbones(out, given.only, given.sweep)
-        return
-    if given.sweep:
-        raise UserError("--sweep is an option of the study 'backbones'; leave it out")
-    if given.study not in study_names() and not given.study.endswith((".yaml", ".yml")):
-        raise unknown_name("study", given.study, [*study_names(), _BACKBONES])
     study = load_study(given.study)
-    scale, only = study.scale(given.scale), expression(given.only)
+    scale, only = study.scale(given.scale), _compile_pattern(given.only)
     if given.seeds is not None and given.seeds < 1:
         raise UserError(f"--seeds is {given.seeds}; use 1 or more")
     runs = user_path(given.runs)
@@ -100,12 +89,11 @@ def run_study(given: Namespace) -> None:
     _run(progress, todo, given.workers, given.ray)
 
 
-def _refuse(given: Namespace, options: Sequence[str]) -> None:
-    """Refuse options of studies that train, where there is nothing to train."""
-    default = study_parser([]).get_defaults()
-    for option in options:
-        if given[option] != default[option]:
-            raise UserError(f"--{option} is no option of the study '{_BACKBONES}'; leave it out")
+def _compile_pattern(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"⟨only {pattern}⟩: no regular expression ({error})") from error
 
 
 def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, ray: str | None) -> None:

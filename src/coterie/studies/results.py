@@ -113,7 +113,7 @@ def load_results(path: str | Path) -> Results:
     mend = "name a file that coterie study wrote"
     content = read_json(path, mend)
     if isinstance(content, dict) and "rows" in content and "cells" not in content:
-        raise UserError(f"{path}: results of `coterie study backbones` or a benchmark, which have no page; {mend}")
+        raise UserError(f"{path}: results of a benchmark, which have no page; {mend}")
     try:
         results = make_checked(Results, "results", content)
     except UserError as error:

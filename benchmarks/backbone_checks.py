@@ -1,4 +1,4 @@
-"""Which backbones can be branched, and whether each branches exactly.
+"""Which backbones can be branched, and whether each branches exactly; ``backbones.py`` asks it.
 
 The smallest architecture of every family of timm's and every classifier of torchvision's is branched with drop rates
 above 0, and compared with what it was before: logits, gradients, buffers and the random generator's state, in both
@@ -35,7 +35,7 @@ _DROPS: tuple[dict[str, Any], ...] = (
 
 
 @dataclass(frozen=True)
-class Row:
+class CheckedBackbone:
     """What became of one network.
 
     Attributes:
@@ -78,14 +78,14 @@ class Row:
         return self.exact and self.gradients and self.steps and self.state
 
 
-def family_names() -> list[str]:
+def list_families() -> list[str]:
     """Timm's modules with registered classifiers."""
     import timm
 
     return [module for module in timm.list_modules() if timm.list_models(module=module)]
 
 
-def smallest(module: str) -> str:
+def find_smallest(module: str) -> str:
     """The architecture of one of timm's modules with the fewest parameters."""
     import timm
 
@@ -99,62 +99,62 @@ def smallest(module: str) -> str:
     return min(sizes, key=lambda name: sizes[name])
 
 
-def torchvision_names() -> list[str]:
+def list_torchvision() -> list[str]:
     """Every classifier of torchvision's, as ``torchvision/…``."""
     import torchvision
 
     return [f"torchvision/{name}" for name in torchvision.models.list_models(module=torchvision.models)]
 
 
-def backbones(names: Iterable[tuple[str, str]]) -> Iterator[Row]:
+def check_backbones(names: Iterable[tuple[str, str]]) -> Iterator[CheckedBackbone]:
     """Branch networks and compare each with an untouched copy.
 
     Args:
         names: (family, name), the name as ``timm/…`` or ``torchvision/…``.
     """
     for family, name in names:
-        yield _row(family, name)
+        yield _check_backbone(family, name)
 
 
-def _row(family: str, name: str) -> Row:
+def _check_backbone(family: str, name: str) -> CheckedBackbone:
     began = time.perf_counter()
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _study(name, found)
+            _check(name, figures)
     except UserError as error:
-        found["reason"] = str(error)
-    except Exception as error:  # a study of what fails goes on when something does
-        found["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
-    return Row(family, name, seconds=round(time.perf_counter() - began, 1), **found)
+        figures["reason"] = str(error)
+    except Exception as error:  # a check of what fails goes on when something does
+        figures["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
+    return CheckedBackbone(family, name, seconds=round(time.perf_counter() - began, 1), **figures)
 
 
-def _study(name: str, found: dict[str, Any]) -> None:
-    make, found["drop"] = _maker(name)
-    found["image_size"] = side = _side(name, make)
+def _check(name: str, figures: dict[str, Any]) -> None:
+    make, figures["drop"] = _maker(name)
+    figures["image_size"] = side = _side(name, make)
     torch.manual_seed(0)
     model = make()
-    found["parameters"] = sum(p.numel() for p in model.parameters())
+    figures["parameters"] = sum(p.numel() for p in model.parameters())
     images = torch.randn(2, 3, side, side)
     chosen = next((point for point in split_points(model, images) if point.default), None)
     if chosen is not None:
-        found |= {"tail_flops": round(chosen.flops, 4), "tail_parameters": round(chosen.parameters, 4)}
+        figures |= {"tail_flops": round(chosen.flops, 4), "tail_parameters": round(chosen.parameters, 4)}
     untouched = [_pass(model, model, images, mode) for mode in (False, True)]
     net = branch(model, 2, example=images)
-    found["at"] = net.at[0]
+    figures["at"] = net.at[0]
     with torch.no_grad():
-        found["crossing"] = len(net.splits.of(model.eval(), images).trunk(model, images))
+        figures["crossing"] = len(net.splits.of(model.eval(), images).trunk(model, images))
     cut = partial(run_split, model, net.splits)
     branched = [_pass(model, cut, images, mode) for mode in (False, True)]
     pairs = [(what, one[what], other[what]) for one, other in zip(untouched, branched, strict=True) for what in one]
     differ = {what for what, one, other in pairs if not all(map(torch.equal, one, other))}
     del untouched, branched, pairs
-    found["exact"], found["gradients"] = not differ - {"gradients"}, "gradients" not in differ
-    found["state"] = _state_is_plain(net, make)
-    found["steps"] = _steps(net, images)
+    figures["exact"], figures["gradients"] = not differ - {"gradients"}, "gradients" not in differ
+    figures["state"] = _state_is_plain(net, make)
+    figures["steps"] = _steps(net, images)
     if differ:
-        found["reason"] = f"differ: {', '.join(sorted(differ))}"
+        figures["reason"] = f"differ: {', '.join(sorted(differ))}"
 
 
 def _pass(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor, mode: bool) -> dict[str, list[Tensor]]:
@@ -163,13 +163,13 @@ def _pass(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor,
         model.train(mode)
         torch.manual_seed(1)
         logits = forward(images)
-        found = {"logits": [logits.detach()], "random state": [torch.get_rng_state()]}
-        found["buffers"] = [buffer.clone() for buffer in model.buffers()]
+        figures = {"logits": [logits.detach()], "random state": [torch.get_rng_state()]}
+        figures["buffers"] = [buffer.clone() for buffer in model.buffers()]
         if mode:
             torch.autograd.backward(logits.square().sum())
-            found["gradients"] = [torch.empty(0) if p.grad is None else p.grad for p in model.parameters()]
+            figures["gradients"] = [torch.empty(0) if p.grad is None else p.grad for p in model.parameters()]
             model.zero_grad()
-    return found
+    return figures
 
 
 def _maker(name: str) -> tuple[Callable[[], nn.Module], tuple[str, ...]]:
@@ -201,7 +201,7 @@ def _torchvision_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Mo
 
 def _side(name: str, make: Callable[[], nn.Module]) -> int:
     """The smallest of a few image sizes that a network takes, tried on shapes alone."""
-    published = published_sides(name)
+    published = list_published_sides(name)
     model = without_memory(make).train()
     with torch.device("meta"):
         for side in (*_SIZES, *published[:-1]):
@@ -214,7 +214,7 @@ def _side(name: str, make: Callable[[], nn.Module]) -> int:
     return published[-1]
 
 
-def published_sides(name: str) -> list[int]:
+def list_published_sides(name: str) -> list[int]:
     """The smallest and the usual size of images that timm gives for a network; 224 pixels for torchvision's."""
     library, _, bare = name.partition("/")
     if library != "timm":

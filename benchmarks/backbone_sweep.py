@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
+from backbone_checks import CLASSES, list_families, list_published_sides
 from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import without_memory
 from coterie.networks.split.points import default_split_point
 from coterie.networks.split.segments import SplitForwards
 from coterie.networks.split.verify import run_split
-from coterie.studies.backbones import CLASSES, family_names, published_sides
 
 
 @dataclass(frozen=True)
-class SweepRow:
+class SweptBackbone:
     """Whether one architecture branches, asked on the meta device.
 
     Attributes:
@@ -40,40 +40,40 @@ class SweepRow:
     reason: str = ""
 
 
-def architectures() -> list[tuple[str, str]]:
+def list_architectures() -> list[tuple[str, str]]:
     """Every registered architecture of timm's, as (family, name)."""
     import timm
 
-    return [(module, name) for module in family_names() for name in timm.list_models(module=module)]
+    return [(module, name) for module in list_families() for name in timm.list_models(module=module)]
 
 
-def sweep(names: Iterable[tuple[str, str]], seconds: float = 60.0) -> Iterator[SweepRow]:
+def sweep_backbones(names: Iterable[tuple[str, str]], seconds: float = 60.0) -> Iterator[SweptBackbone]:
     """Cut architectures on the meta device, where nothing is computed and no weight takes memory.
 
-    An architecture branches if it has a default cut and its trunk and tail, run one after the other in both modes, give
-    logits of the right shape. That they are exact is for :func:`backbones` to say, and for :func:`branch` itself.
+    An architecture branches if it has a default split and its trunk and tail, run one after the other in both modes,
+    give logits of the right shape. That they are exact is for :mod:`backbone_checks` and :func:`branch` to say.
 
     Args:
         names: (family, timm's name).
-        seconds: What an architecture may take; a longer one is left, and its row says so.
+        seconds: What an architecture may take; a longer one is left, and its result says so.
     """
     for family, name in names:
         began = time.perf_counter()
-        found: dict[str, Any] = {}
+        answer: dict[str, Any] = {}
         try:
             with warnings.catch_warnings(), _at_most(seconds):
                 warnings.simplefilter("ignore")
-                found = _branched_on_meta(name)
+                answer = _branched_on_meta(name)
         except Exception as error:
-            found["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
-        yield SweepRow(family, name, seconds=round(time.perf_counter() - began, 2), **found)
+            answer["reason"] = f"{type(error).__name__}: {(str(error) or '?').splitlines()[0][:200]}"
+        yield SweptBackbone(family, name, seconds=round(time.perf_counter() - began, 2), **answer)
 
 
 def _branched_on_meta(name: str) -> dict[str, Any]:
     import timm
 
     model = without_memory(partial(timm.create_model, name, num_classes=CLASSES)).eval()
-    side = published_sides(f"timm/{name}")[-1]
+    side = list_published_sides(f"timm/{name}")[-1]
     images = torch.zeros(2, 3, side, side, device="meta")
     graphs = SplitForwards((default_split_point(model, images),))
     with torch.no_grad(), preserve_state(model):
@@ -100,19 +100,19 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def condensed(rows: Iterable[SweepRow]) -> dict[str, Any]:
-    """Counts, by family too, and the rows of what does not branch."""
+def condense(rows: Iterable[SweptBackbone]) -> tuple[dict[str, Any], list[SweptBackbone]]:
+    """Counts, by family too, and what does not branch."""
     rows = list(rows)
     families: dict[str, list[int]] = {}
     for row in rows:
         counts = families.setdefault(row.family, [0, 0])
         counts[0] += not row.reason
         counts[1] += 1
-    return {
+    counts = {
         "branched": sum(not row.reason for row in rows),
         "traced": sum(not row.reason and row.traced for row in rows),
         "of": len(rows),
         "seconds": round(sum(row.seconds for row in rows)),
         "families": families,
-        "failures": [row for row in rows if row.reason],
     }
+    return counts, [row for row in rows if row.reason]
