@@ -82,7 +82,7 @@ def test_mcl_okds_cl_ilr_weighs_a_half_and_a_half_times_four():
     made = method("online", "cl-ilr-b").point()
     # A binary tree whose gradients are halved wherever it branches.
     assert (made.peers.num, made.peers.at, made.peers.rescale) == ((2, 2), ("layer2", "layer3"), True)
-    assert made.teaches[0].detach
+    assert made.distillations[0].detach
 
 
 def test_mcl_okds_dml_averages_the_pairwise_divergences_times_four():
