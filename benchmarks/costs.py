@@ -3,8 +3,8 @@
     python benchmarks/costs.py              # about two minutes on one core; writes benchmarks/costs.json
 
 Every method has its default options and trains ResNet-20 on 3x32x32 images for two epochs a stage, teachers included.
-FLOPs are counted while it runs, by the runner, as in every Run; they depend on no clock and on no other program. One stage of `compact` is one epoch
-whatever the length, so that a longer training of it costs less than is said here.
+FLOPs are counted while it runs, by the runner, as in every Run; they depend on no clock and on no other program. One
+stage of `compact` is one epoch whatever the length, so that a longer training of it costs less than is said here.
 `cost` counts parameters and the FLOPs of one image: of each deliverable, and of all that learns in the last stage
 (`training`).
 """

@@ -5,6 +5,8 @@ from typing import Any
 
 import griffe
 
+ROLE = r":(?:class|data|func|meth|mod):`~?([\w.]+)`"
+
 
 class Roles(griffe.Extension):
     """Turns ``:class:`~coterie.outputs.Batch``` into a link that reads ``Batch``."""
@@ -12,9 +14,7 @@ class Roles(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rewrite one docstring."""
         if obj.docstring is not None:
-            text = re.sub(
-                r":(?:class|data|func|meth|mod):`~?([\w.]+)`", lambda role: link(role[1], obj), obj.docstring.value
-            )
+            text = re.sub(ROLE, lambda role: link(role[1], obj), obj.docstring.value)
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.M)
 
 
