@@ -33,13 +33,13 @@ class Configuration(TypedDict):
     Attributes:
         method: Its ``name``, and its options.
         network: None for a module of the user's own.
-        data: Arguments of :func:`coterie.data.load`.
+        data: Arguments of :func:`coterie.data.load`; None for an object of the user's own.
         recipe: Its ``name``, and its options.
     """
 
     method: dict[str, Any]
     network: NetworkRecord | None
-    data: dict[str, Any]
+    data: dict[str, Any] | None
     epochs: PositiveInt
     batch_size: NotRequired[PositiveInt]
     seed: int
@@ -168,6 +168,7 @@ def read_configuration(path: Path) -> Configuration:
     configuration = make_checked(Configuration, str(path), read_yaml(path, _AGAIN), others=True)
     method = configuration["method"]
     configuration["method"] = upgrade_options(method.get("name"), method)
+    configuration["data"] = configuration["data"] or None  # 0.1.0 wrote {} for an object of the user's own
     return configuration
 
 

@@ -33,14 +33,25 @@ class Run:
         path: The folder.
         network: The module that was trained, or the factory that made it, where it was the user's own rather than one
             known by name.
+        method: The class of the method, or an object of it, where it was the user's own.
+        data: What the run was trained on, where it was not loaded by name.
 
     Raises:
-        UserError: There is no Run in that folder.
+        UserError: There is no Run in that folder, or an object is of another kind.
     """
 
-    def __init__(self, path: str | Path, network: nn.Module | Callable[..., nn.Module] | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        network: nn.Module | Callable[..., nn.Module] | None = None,
+        *,
+        method: Method | type[Method] | None = None,
+        data: data_room.ImageData | None = None,
+    ) -> None:
         self.path = check_value("path of a Run", path, Path)
         self._own_network = network
+        self._own_method = method
+        self._own_data = check_value("data of a Run", data, data_room.ImageData | None)
         if not (self.path / "config.yaml").is_file():
             raise UserError(
                 f"{self.path}: not a Run folder (it has no config.yaml); name one that `coterie train` made"
@@ -110,7 +121,7 @@ class Run:
             backbone = copy.deepcopy(backbone).to("cpu")
         where = str(self.path / "model.json")
         # How many snapshots there are depends on the epochs, which the configuration has.
-        network = build_deliverable(card, self.task(), student, backbone, where)  # type: ignore[arg-type]
+        network = build_deliverable(card, self.task(), student, backbone, where, self._own_method)  # type: ignore[arg-type]
         load_weights(network, self.weights_path(student), card.get("pruned", False))
         return network.eval()
 
@@ -144,20 +155,29 @@ class Run:
             raise self._needs_network()
         # Only the shape is needed here: the weights come from the run.
         backbone = self._own_network if network is None else Backbone.from_record(network)
-        return make_method(config["method"], backbone, f"{self.path / 'config.yaml'}, method")  # type: ignore[arg-type]
+        where = f"{self.path / 'config.yaml'}, method"
+        return make_method(config["method"], backbone, where, self._own_method)  # type: ignore[arg-type]
 
     def task(self) -> Task:
         """The task."""
         return replace(task_of(self.card), epochs=self.config["epochs"])
 
     def data(self, **options: Any) -> data_room.ImageData:
-        """The data that the run was trained on, or the same with other options."""
+        """The data that the run was trained on, or the same with other options; one's own as they are.
+
+        Raises:
+            UserError: An option is wrong, files are missing or damaged, or the data were the user's own.
+        """
         recorded = self.config["data"]
-        if "name" not in recorded and "name" not in options:
-            raise UserError(f"{self.path / 'config.yaml'}, data: 'name' is missing; the data were objects of your own")
+        if self._own_data is not None and "name" not in options:
+            if options:
+                raise UserError(f"⟨data.{next(iter(options))}⟩: the data are an object of your own; leave it out")
+            return self._own_data
+        if recorded is None and "name" not in options:
+            raise UserError(f"{self.path}: trained on data of yours; open it with Run(path, data=them)")
         card = self.card if (self.path / "model.json").is_file() else None
         classes, pixel_range = (None, None) if card is None else (card["classes"], card.get("pixel_range"))
-        return data_room.load_run(self.path, recorded, options, classes, pixel_range)
+        return data_room.load_run(self.path, recorded or {}, options, classes, pixel_range)
 
     def _needs_network(self) -> UserError:
         return UserError(
@@ -171,7 +191,9 @@ def task_of(card: Card) -> Task:
     return Task(len(card["classes"]), card["channels"], (height, width), card.get("epochs", 1))
 
 
-def build_deliverable(card: Card, task: Task, student: str, network: BackboneLike, where: str) -> nn.Module:
+def build_deliverable(
+    card: Card, task: Task, student: str, network: BackboneLike, where: str, method: Method | type[Method] | None = None
+) -> nn.Module:
     """An untrained network of the shape of a deliverable.
 
     Args:
@@ -180,6 +202,7 @@ def build_deliverable(card: Card, task: Task, student: str, network: BackboneLik
         student: The deliverable's name.
         network: The backbone.
         where: Names the card in the error's line.
+        method: The user's own, where the card's is not known by name.
 
     Raises:
         UserError: No such network can be built: the card is damaged.
@@ -188,8 +211,8 @@ def build_deliverable(card: Card, task: Task, student: str, network: BackboneLik
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
             if student == "target" and not isinstance(network, nn.Module):
                 return Backbone.of(network).build(task.num_classes, task.channels, task.image_size)
-            method = make_method({"name": card["method"], **card["options"]}, network, f"{where}, options")
-            return method.deliverables(task)[student]
+            made = make_method({"name": card["method"], **card["options"]}, network, f"{where}, options", method)
+            return made.deliverables(task)[student]
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     except Exception as error:  # a library's network of a wrong shape raises whatever it meets

@@ -102,7 +102,7 @@ def baseline_of(group: Group, groups: Sequence[Group]) -> tuple[Group, list[str]
 
 def _settings(run: Run) -> dict[str, str]:
     config = {key: value for key, value in run.config.items() if key not in _FREE}
-    config["data"] = {key: value for key, value in run.config["data"].items() if key not in _FREE_OF_DATA}
+    config["data"] = {key: value for key, value in (run.config["data"] or {}).items() if key not in _FREE_OF_DATA}
     return dict(_flat(config))
 
 

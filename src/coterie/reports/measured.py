@@ -126,7 +126,8 @@ def measure(groups: Sequence[Group], options: Mapping[str, Any]) -> tuple[list[E
 
 def _data(run: Run, options: Mapping[str, Any], known: dict[str, ImageData | UserError]) -> ImageData:
     """The run's data; runs of the same data share them, and the error where there are none."""
-    key = repr(sorted(run.config["data"].items()))
+    recorded = run.config["data"]
+    key = str(run.path) if recorded is None else repr(sorted(recorded.items()))
     if key not in known:
         try:
             known[key] = run.data(**options)

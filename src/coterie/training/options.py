@@ -95,9 +95,9 @@ def configuration(method: Method, data: ImageData, options: Options) -> dict[str
     """All that is needed to repeat a run, for ``config.yaml``."""
     return {
         "method": {"name": method.name, **method_options(method)},
-        # Repeating a run of a module or factory of the user's own needs the object.
+        # Repeating a run of a module, a factory or data of the user's own needs the object.
         "network": Backbone.of(method.network).to_record(),
-        "data": dict(data.options),
+        "data": dict(data.options) or None,
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "seed": options.seed,
