@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from coterie import UserError, branch
 from coterie.methods import One, Task
-from coterie.networks import OWN, build
+from coterie.networks import NETWORKS, build
 from coterie.networks.layers import classifiers
 from coterie.networks.reinit import untrained
 from coterie.networks.shapes import example_images, layout
@@ -249,7 +249,7 @@ def test_where_layers_start_as_pytorchs_it_is_said_and_nowhere_else():
     assert net.branches[0].block.weight.std().item() == pytest.approx((2 / 144) ** 0.5, rel=0.2)
 
 
-@pytest.mark.parametrize("name", [name for name in OWN if name not in ("wrn-28-10", "densenet-bc-190-40")])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("wrn-28-10", "densenet-bc-190-40")])
 def test_our_own_networks_start_as_newly_built_ones_without_a_factory(name):
     torch.manual_seed(0)
     model = build(name, 10, 3)

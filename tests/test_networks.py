@@ -4,7 +4,7 @@ from safetensors.torch import save_file
 
 from coterie import UserError, branch
 from coterie.evaluation import cost
-from coterie.networks import OWN, Backbone, build
+from coterie.networks import NETWORKS, Backbone, build
 from coterie.networks.zoo import Backbone as ZooNetwork
 
 # Parameters in millions and FLOPs in 1e8 at 100 classes: papers/ONE's cost model.
@@ -43,7 +43,7 @@ def test_parameter_counts_are_the_published_ones(name, classes, millions):
     assert round(count / 1e6, digits) == millions
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_full_size_forward_of_every_paper_network(name):
     with torch.no_grad():
         assert build(name, 100).eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 100)

@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from coterie import UserError
-from coterie.networks import OWN, build
+from coterie.networks import NETWORKS, build
 from coterie.networks.features import described
 
 SMALL = ("resnet8", "resnet110-bottleneck12", "densenet-bc-100-12")
@@ -157,7 +157,7 @@ def test_initialisation_is_the_official_codes(name):
     assert 0.9 * bound < model.fc.weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_traces_and_names_its_last_stage(name):
     with torch.device("meta"):
         model = build(name, 10)

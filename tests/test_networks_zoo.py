@@ -12,7 +12,7 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
-from coterie.networks import OWN, Backbone, build, libraries, names, zoo
+from coterie.networks import NETWORKS, Backbone, build, libraries, names, zoo
 from coterie.networks.zoo import Preprocessing
 
 
@@ -30,12 +30,12 @@ def published(monkeypatch, network):
 
 
 def test_names():
-    assert names() == list(OWN)
+    assert names() == list(NETWORKS)
     everything = names(everything=True)
     assert {"resnet32", "timm/resnet18", "torchvision/resnet18", "timm/vit_tiny_patch16_224"} <= set(everything)
     assert len(everything) == len(set(everything))
     assert not [name for name in everything if "fasterrcnn" in name or "video" in name or "raft" in name]
-    assert all("\n" not in entry.summary and entry.summary for entry in OWN.values())
+    assert all("\n" not in entry.summary and entry.summary for entry in NETWORKS.values())
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from coterie.data import DATASETS, load
-from coterie.networks import OWN, libraries
+from coterie.networks import NETWORKS, libraries
 from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
@@ -49,7 +49,7 @@ def test_every_cell_names_what_exists(name):
             method = method_of(config)
             assert set(method.epochs) <= set(method.stage_names()), cell.name
             library, _, network = method.network.source.rpartition("/")
-            assert network in OWN if not library else libraries.is_known(library, network), cell.name
+            assert network in NETWORKS if not library else libraries.is_known(library, network), cell.name
             assert method.network.preprocessing() is not None or not method.network.pretrained, cell.name
             recipe_of(config)  # a wrong option is refused
             inspect.signature(load).bind(**config["data"])

@@ -15,7 +15,7 @@ from coterie.data import DATASETS
 from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
-from coterie.networks import OWN, names
+from coterie.networks import NETWORKS, names
 from coterie.reports.numbers import interval, p_value, signed
 from coterie.reports.studies.page import Measured, read, report_studies
 from coterie.reports.table import means, rows
@@ -170,8 +170,8 @@ def list_parser(given: list[str]) -> ArgumentParser:
 def run_list(given: Namespace) -> None:
     """Print the names and a line about each."""
     listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
-        "methods": lambda: [(name, method.summary) for name, method in METHODS.items()],
-        "networks": lambda: [(name, OWN[name].summary if name in OWN else "") for name in names(given.all)],
+        "methods": METHODS.summaries,
+        "networks": lambda: [*NETWORKS.summaries(), *((name, "") for name in names(given.all) if name not in NETWORKS)],
         "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
         "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
         "splits": lambda: _list_splits(given.network.name, given.data.image_size, given.all),

@@ -1,6 +1,6 @@
 """Networks by name, and what is asked of any network."""
 
 from coterie.networks.logits import Logits
-from coterie.networks.zoo import OWN, Backbone, BackboneLike, build, names
+from coterie.networks.zoo import NETWORKS, Backbone, BackboneLike, NetworkEntry, build, names
 
-__all__ = ["OWN", "Backbone", "BackboneLike", "Logits", "build", "names"]
+__all__ = ["NETWORKS", "Backbone", "BackboneLike", "Logits", "NetworkEntry", "build", "names"]

@@ -22,8 +22,9 @@ from coterie.networks.cifar.wide_resnet import WideResNet
 from coterie.networks.fitting import fit
 from coterie.networks.libraries import Preprocessing
 from coterie.networks.weights import load_matching
+from coterie.registry import Registry
 
-__all__ = ["OWN", "Backbone", "BackboneLike", "Entry", "Preprocessing", "build", "names"]
+__all__ = ["NETWORKS", "Backbone", "BackboneLike", "NetworkEntry", "Preprocessing", "build", "names"]
 
 SMALLEST_IMAGE = 8
 
@@ -31,11 +32,12 @@ BackboneLike = Union[str, "Backbone", nn.Module, Callable[..., nn.Module]]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A network written here.
+class NetworkEntry:
+    """A network by name.
 
     Attributes:
-        make: (num_classes=, in_channels=) to the network.
+        make: Called with ``num_classes`` and ``in_channels``; gives images (B, in_channels, H, W) to logits
+            (B, num_classes), newly initialised.
         summary: One line for listings.
     """
 
@@ -43,29 +45,37 @@ class Entry:
     summary: str
 
 
-def _resnets() -> dict[str, Entry]:
+def _resnets() -> dict[str, NetworkEntry]:
     entries = {}
     for depth in (8, 14, 20, 32, 44, 56, 110):
         make = partial(CifarResNet, BasicBlock, (depth - 2) // 6)
-        entries[f"resnet{depth}"] = Entry(make, f"CIFAR ResNet of {depth} layers, basic blocks")
+        entries[f"resnet{depth}"] = NetworkEntry(make, f"CIFAR ResNet of {depth} layers, basic blocks")
     return entries
 
 
-OWN: dict[str, Entry] = _resnets() | {
-    "resnet110-bottleneck": Entry(
+_OWN = _resnets() | {
+    "resnet110-bottleneck": NetworkEntry(
         partial(CifarResNet, Bottleneck, 18),
         "what ONE's official code calls ResNet-110: 18 bottlenecks a stage, in fact 164 layers, 1.73 M parameters",
     ),
-    "resnet110-bottleneck12": Entry(
+    "resnet110-bottleneck12": NetworkEntry(
         partial(CifarResNet, Bottleneck, 12), "CIFAR ResNet of 110 layers, bottlenecks, 1.17 M parameters (OKDDip)"
     ),
-    "resnext29-8x64d": Entry(ResNeXt29, "CIFAR ResNeXt of 29 layers, 8 groups of width 64"),
-    "wrn-28-10": Entry(partial(WideResNet, 28, 10), "Wide ResNet of 28 layers, ten times as wide"),
-    "densenet-bc-100-12": Entry(partial(DenseNetBC, 100, 12), "CIFAR DenseNet-BC, L = 100, k = 12"),
-    "densenet-bc-190-40": Entry(partial(DenseNetBC, 190, 40), "CIFAR DenseNet-BC, L = 190, k = 40"),
-    "densenet121-cifar": Entry(DenseNet121, "DenseNet-121 for small images, SRM's teacher on CIFAR-100"),
-    "allcnn-0.66": Entry(partial(AllCNN, 0.66), "all-convolutional network, SRM's student on CIFAR-100"),
+    "resnext29-8x64d": NetworkEntry(ResNeXt29, "CIFAR ResNeXt of 29 layers, 8 groups of width 64"),
+    "wrn-28-10": NetworkEntry(partial(WideResNet, 28, 10), "Wide ResNet of 28 layers, ten times as wide"),
+    "densenet-bc-100-12": NetworkEntry(partial(DenseNetBC, 100, 12), "CIFAR DenseNet-BC, L = 100, k = 12"),
+    "densenet-bc-190-40": NetworkEntry(partial(DenseNetBC, 190, 40), "CIFAR DenseNet-BC, L = 190, k = 40"),
+    "densenet121-cifar": NetworkEntry(DenseNet121, "DenseNet-121 for small images, SRM's teacher on CIFAR-100"),
+    "allcnn-0.66": NetworkEntry(partial(AllCNN, 0.66), "all-convolutional network, SRM's student on CIFAR-100"),
 }
+
+
+def _find_fault(name: str, item: Any) -> str | None:
+    return None if isinstance(item, NetworkEntry) else "is no coterie.networks.NetworkEntry; make one of the factory"
+
+
+# What is named without its library: written here, or added by other packages.
+NETWORKS: Registry[NetworkEntry] = Registry("network", "coterie.networks", _OWN, _find_fault)
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,7 @@ class Backbone:
         Raises:
             UserError: The name is unknown.
         """
-        if not isinstance(self.source, str) or self.source in OWN or not (self.pretrained or self.weights):
+        if not isinstance(self.source, str) or self.source in NETWORKS or not (self.pretrained or self.weights):
             return None
         return libraries.preprocessing_of(*_library_and_name(self.source))
 
@@ -162,17 +172,17 @@ class Backbone:
                 f"images of {image_size[0]}x{image_size[1]} pixels are too small; "
                 f"set ⟨data.image_size {SMALLEST_IMAGE}⟩ or more"
             )
-        if not isinstance(self.source, str):
-            network = _from_factory(self.source, num_classes, in_channels)
-            return network if image_size is None else fit(network, num_classes, in_channels, image_size)
-        if self.source in OWN:
-            if pretrained:
-                raise UserError(
-                    f"network '{self.source}' has no published weights; use ⟨network.weights FILE.safetensors⟩"
-                )
-            return OWN[self.source].make(num_classes=num_classes, in_channels=in_channels)
-        library, name = _library_and_name(self.source)
-        return libraries.make(library, name, num_classes, in_channels, image_size, pretrained)
+        if isinstance(self.source, str) and self.source not in NETWORKS:
+            library, name = _library_and_name(self.source)
+            return libraries.make(library, name, num_classes, in_channels, image_size, pretrained)
+        if pretrained:
+            raise UserError(f"network '{self.source}' has no published weights; use ⟨network.weights FILE.safetensors⟩")
+        if self.source in NETWORKS.own:
+            return NETWORKS.own[self.source].make(num_classes=num_classes, in_channels=in_channels)
+        # Another's: whether it keeps to the contract is tried.
+        factory = NETWORKS[self.source].make if isinstance(self.source, str) else self.source
+        network = _from_factory(factory, num_classes, in_channels)
+        return network if image_size is None else fit(network, num_classes, in_channels, image_size)
 
 
 def build(
@@ -202,10 +212,10 @@ def build(
 
 
 def names(everything: bool = False) -> list[str]:
-    """The networks written here, and with ``everything`` all of timm's and torchvision's classifiers too."""
+    """The networks without a library before their name; with ``everything`` timm's and torchvision's classifiers too."""
     if not everything:
-        return list(OWN)
-    return [*OWN, *libraries.library_names()]
+        return list(NETWORKS)
+    return [*NETWORKS, *libraries.library_names()]
 
 
 def _from_factory(factory: Callable[..., nn.Module], num_classes: int, in_channels: int) -> nn.Module:
@@ -237,7 +247,7 @@ def _unknown(name: str) -> UserError:
     bares = {each.rpartition("/")[2] for each in known}
     close = {bare} if bare in bares else set(get_close_matches(bare, bares, n=1, cutoff=0.75))
     nearest = [each for each in known if each.rpartition("/")[2] in close]
-    nearest += get_close_matches(bare, OWN, n=1, cutoff=0.5) if bare in bares else get_close_matches(name, known)
+    nearest += get_close_matches(bare, NETWORKS, n=1, cutoff=0.5) if bare in bares else get_close_matches(name, known)
     if not nearest:
         return unknown_name("network", name, known)
     return UserError(f"unknown network '{name}'; did you mean {' or '.join(map(repr, dict.fromkeys(nearest)))}?")

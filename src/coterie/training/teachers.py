@@ -14,7 +14,7 @@ from coterie.files import replacing, user_path
 from coterie.methods.frozen_teacher import Adapted, Input, Teacher
 from coterie.networks import libraries
 from coterie.networks.weights import load_matching
-from coterie.networks.zoo import OWN, Backbone
+from coterie.networks.zoo import NETWORKS, Backbone
 from coterie.outputs import PeerOutput
 from coterie.peers.combine import averaged
 from coterie.records import Card
@@ -59,7 +59,7 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
         raise UserError(f"{_OPTION} {source}: an ONNX file cannot teach; name the Run, or export safetensors")
     if source.startswith(_LIBRARIES):
         return _published(source, data, given)
-    if source in OWN:
+    if source in NETWORKS:
         raise UserError(f"{_OPTION} {source}: has no published weights; write {source}@FILE.safetensors")
     raise UserError(
         f"{_OPTION} {source}: no such Run folder or file; give a Run (RUN or RUN:ensemble), an exported .safetensors, "

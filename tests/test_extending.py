@@ -1,0 +1,144 @@
+"""What is added from outside the package: found by name, trained, listed, opened again, measured, drawn and exported."""
+
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+import coterie
+from coterie.cli import main
+from coterie.errors import UserError
+from coterie.methods import METHODS, Vanilla
+from coterie.networks import NETWORKS, build
+
+PACKAGE = Path(__file__).parent / "toy_package"
+POINTS = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
+
+
+def install(folder, points, name="toy-coterie"):
+    """What pip writes down of a package, in a folder of the path."""
+    info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in of.items()) for group, of in points.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """Modules of the toy package are imported anew by every test."""
+    before = set(sys.modules)
+    yield
+    for module in set(sys.modules) - before:
+        if module.startswith(("toy_coterie", "broken_toy")):
+            del sys.modules[module]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch, forgetful):
+    """The toy package, installed."""
+    install(tmp_path / "site", POINTS)
+    monkeypatch.syspath_prepend(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+
+
+def refused(capsys, *arguments):
+    """The one line of a user error."""
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+DIGITS = ["--data", "digits", "--data.train_samples", "100", "--epochs", "1", "--batch_size", "50"]
+
+
+# By name
+
+
+def test_what_an_installed_package_adds_is_listed_without_importing_it(installed, capsys):
+    for what, name in (("methods", "smoothed"), ("networks", "tiny")):
+        main(["list", what])
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} ")]
+        assert line.endswith("of the package toy-coterie 1.0")
+    assert "toy_coterie" not in sys.modules
+    assert {"smoothed", "one"} <= set(METHODS)
+    assert "toy_coterie" not in sys.modules
+
+
+def test_an_installed_method_and_network_go_the_whole_way(installed, tmp_path, capsys):
+    out = tmp_path / "run"
+    named = ["--method", "smoothed", "--method.smoothing", "0.2", "--network", "tiny"]
+    main(["train", *named, *DIGITS, "--out", str(out)])
+    assert yaml.safe_load((out / "config.yaml").read_text())["method"] == {
+        "name": "smoothed", "epochs": {}, "smoothing": 0.2,
+    }  # fmt: skip
+    main(["evaluate", str(out)])
+    main(["report", str(out), "--out", str(tmp_path / "report.html")])
+    main(["export", str(out), "--out", str(tmp_path / "tiny.safetensors")])
+    main(["train", "--config", str(out / "config.yaml"), "--out", str(tmp_path / "again")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "largest difference 0" in printed
+    assert coterie.Run(out).method() == coterie.Run(tmp_path / "again").method()
+
+
+def test_without_the_package_its_names_are_unknown(capsys):
+    assert "unknown method 'smoothed'" in refused(capsys, "train", "--method", "smoothed", *DIGITS)
+    assert "unknown network 'tiny'" in refused(capsys, "train", "--network", "tiny", *DIGITS)
+
+
+def test_a_network_that_breaks_its_contract_is_one_line(tmp_path, monkeypatch, forgetful):
+    install(tmp_path, {"coterie.networks": {"odd": "broken_toy:ODD", "none": "broken_toy:NONE"}})
+    text = "from coterie.networks import NetworkEntry\nODD = NetworkEntry(lambda classes: None, 'odd')\nNONE = 3\n"
+    (tmp_path / "broken_toy.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="let it take num_classes= and in_channels="):
+        build("odd")
+    with pytest.raises(UserError, match=r"network 'none' of the package toy-coterie 1.0 .* is no .*NetworkEntry"):
+        build("none")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("one", "toy_coterie.smoothed:Smoothed", "adds a method 'one', which is one of coterie's own; uninstall it"),
+        ("a b", "toy_coterie.smoothed:Smoothed", "its name may have letters, digits and -._"),
+        ("gone", "toy_coterie.gone:Gone", "cannot be imported (ModuleNotFoundError: No module named 'toy_coterie.gone')"),
+        ("gone", "toy_coterie.smoothed:Gone", "cannot be imported (AttributeError: "),
+        ("other", "toy_coterie.smoothed:Smoothed", "is named 'smoothed'; name both alike"),
+        ("step", "toy_coterie.smoothed:SmoothedStep", "is no method; write a dataclass"),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_point_is_one_line_that_names_its_package(
+    tmp_path, monkeypatch, forgetful, capsys, name, value, line
+):
+    install(tmp_path, {"coterie.methods": {name: value}})
+    monkeypatch.syspath_prepend(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    error = refused(capsys, "train", "--method", name, *DIGITS)
+    assert line in error
+    assert "toy-coterie 1.0" in error
+    main(["list", "methods"])  # whatever is wrong with one
+    assert "vanilla" in capsys.readouterr().out
+
+
+def test_two_packages_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
+    for package in ("toy-a", "toy-b"):
+        install(tmp_path, {"coterie.methods": {"smoothed": "toy_coterie.smoothed:Smoothed"}}, package)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "the packages toy-a 1.0 and toy-b 1.0 each add a method 'smoothed'" in refused(
+        capsys, "train", "--method", "smoothed", *DIGITS
+    )
+
+
+def test_a_package_changes_nothing_of_ours(installed):
+    assert METHODS["vanilla"] is Vanilla
+    assert list(METHODS)[: len(METHODS.own)] == list(METHODS.own)
+    assert NETWORKS.get("unheard-of") is None
+    assert len(METHODS) == len(METHODS.own) + 1
