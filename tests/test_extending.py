@@ -1,4 +1,4 @@
-"""What is added from outside the package: found by name, trained, listed, opened again, measured, drawn and exported."""
+"""What is added from outside the package: found by name, trained, opened again, measured, drawn and exported."""
 
 import sys
 import tomllib
@@ -22,9 +22,9 @@ def install(folder, points, name="toy-coterie"):
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    lines = [
-        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in of.items()) for group, of in points.items()
-    ]
+    lines = []
+    for group, of in points.items():
+        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in of.items())]
     (info / "entry_points.txt").write_text("\n".join(lines))
 
 
@@ -109,7 +109,7 @@ def test_a_network_that_breaks_its_contract_is_one_line(tmp_path, monkeypatch, f
     [
         ("one", "toy_coterie.smoothed:Smoothed", "adds a method 'one', which is one of coterie's own; uninstall it"),
         ("a b", "toy_coterie.smoothed:Smoothed", "its name may have letters, digits and -._"),
-        ("gone", "toy_coterie.gone:Gone", "cannot be imported (ModuleNotFoundError: No module named 'toy_coterie.gone')"),
+        ("gone", "toy_coterie.gone:Gone", "cannot be imported (ModuleNotFoundError: No module named"),
         ("gone", "toy_coterie.smoothed:Gone", "cannot be imported (AttributeError: "),
         ("other", "toy_coterie.smoothed:Smoothed", "is named 'smoothed'; name both alike"),
         ("step", "toy_coterie.smoothed:SmoothedStep", "is no method; write a dataclass"),

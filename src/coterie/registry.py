@@ -120,4 +120,4 @@ def _package(point: EntryPoint) -> str:
 
 @cache  # of the paths too: whoever adds one finds the packages there
 def _read_entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    return tuple(sorted(entry_points(group=group), key=lambda point: point.name))
+    return tuple(sorted(entry_points(group=group), key=lambda point: (point.name, _package(point))))

@@ -212,7 +212,7 @@ def build(
 
 
 def names(everything: bool = False) -> list[str]:
-    """The networks without a library before their name; with ``everything`` timm's and torchvision's classifiers too."""
+    """The networks without a library before their name; with ``everything`` those of timm and torchvision too."""
     if not everything:
         return list(NETWORKS)
     return [*NETWORKS, *libraries.library_names()]
