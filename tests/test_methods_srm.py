@@ -17,7 +17,7 @@ from coterie.methods import Hooks, Srm, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.srm.matching import Pair, paired
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
-from coterie.networks.features import Site
+from coterie.networks.features import FeaturePlace
 from coterie.outputs import Batch
 from coterie.training import Interrupted
 from toys import comparable, go, interrupting, same, weights
@@ -304,13 +304,13 @@ def test_maps_of_unequal_size_meet_at_the_smaller_or_are_refused():
     assert pair_of(pairs, [("layer1", "layer3", (2, 2)), ("layer3", "layer1", (2, 2))])
     codes = initial.turns[0].module.labelling(batch().images)
     assert [tuple(each.codes.shape) for each in codes] == [(6, 128, 2, 2), (6, 32, 2, 2)]
-    assert Pair(Site("a", 1, (4, 8)), Site("b", 1, (8, 2))).size == (4, 2)
+    assert Pair(FeaturePlace("a", 1, (4, 8)), FeaturePlace("b", 1, (8, 2))).size == (4, 2)
     assert step(initial).loss.total.isfinite()
     with pytest.raises(UserError, match=r"unequal is refuse.*layer1 \(16x8x8\).*layer3 \(64x2x2\)"):
         stages(unequal="refuse", **options)
     with pytest.raises(UserError, match="names 2, and --method.sites 1"):
         stages(sites="layer1", teacher_sites="layer1,layer2")
-    with pytest.raises(UserError, match=r"unknown site in --method\.teacher_sites 'layr1'; did you mean 'layer1'"):
+    with pytest.raises(UserError, match=r"unknown module in --method\.teacher_sites 'layr1'; did you mean 'layer1'"):
         stages(sites="layer1", teacher_sites="layr1")
 
 

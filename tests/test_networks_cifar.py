@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coterie import UserError
 from coterie.networks import NETWORKS, build
-from coterie.networks.features import described
+from coterie.networks.features import describe_features
 
 SMALL = ("resnet8", "resnet110-bottleneck12", "densenet-bc-100-12")
 
@@ -79,7 +79,7 @@ def test_srms_networks(name, exact, millions, sites):
     model, images = build(name, 100), torch.zeros(1, 3, 32, 32)
     assert parameters(model) == exact
     assert flops(model, images) / 2e6 == pytest.approx(millions, abs=0.6)
-    found = {site.path: (site.channels, site.size[0]) for site in described(model, list(sites), images)}
+    found = {site.path: (site.channels, site.size[0]) for site in describe_features(model, list(sites), images)}
     assert found == sites
     biases = torch.cat([module.bias.flatten() for module in convolutions(model).values()])
     assert biases.mean().item() == pytest.approx(0, abs=5 / sqrt(len(biases)))

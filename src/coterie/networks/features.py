@@ -1,7 +1,7 @@
-"""Feature sites: what named modules of a plain network compute, collected while it runs.
+"""Features: what named modules of a plain network compute, collected while it runs.
 
-A site is a module's path, and stands for what the module gives; ``PATH:in`` stands for what it is given. Where a
-module runs several times in a forward, its last call counts.
+A place is named by a module's path, and stands for what the module gives; ``PATH:in`` stands for what it is given.
+Where a module runs several times in a forward, its last call counts.
 """
 
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from coterie.errors import UserError, unknown_name
-from coterie.networks.preserve import preserve_state
+from coterie.networks.calls import Call, collect_calls, last_layer, record
 
 _INPUT = ":in"
 
+Size = tuple[int, int]
 
-class Site(NamedTuple):
+
+class FeaturePlace(NamedTuple):
     """A place of a network where features are read.
 
     Attributes:
@@ -28,11 +29,11 @@ class Site(NamedTuple):
 
     path: str
     channels: int
-    size: tuple[int, int]
+    size: Size
 
 
-class Sites:
-    """A network's forward that also gives the features at some sites.
+class Features:
+    """A network's forward that also gives the features at some places.
 
     Hooks sit on the network only while it runs: it stays a plain network, and two of these do not know of each other.
     This is no module and owns nothing: whoever holds it holds the network too, where its weights are to be saved or
@@ -40,7 +41,7 @@ class Sites:
 
     Args:
         network: Any module.
-        paths: The sites.
+        paths: The places.
         option: Who named them, for complaints.
 
     Raises:
@@ -48,70 +49,49 @@ class Sites:
     """
 
     def __init__(self, network: nn.Module, paths: Sequence[str], option: str | None = None) -> None:
-        known = {path for path, _ in network.named_modules() if path}
+        modules = {path for path, _ in network.named_modules() if path}
         for path in paths:
-            if path.removesuffix(_INPUT) not in known:
-                raise unknown_name(f"site in {option}" if option else "site", path, known)
+            if path.removesuffix(_INPUT) not in modules:
+                raise unknown_name(f"module in {option}" if option else "module", path, modules)
         self.network, self.paths = network, tuple(paths)
 
     def __call__(self, images: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """Images as the network wants them to (its output, features by site), as they are: attached, in its mode.
+        """Images as the network wants them to (its output, features by path), as they are: attached, in its mode.
 
         Raises:
             UserError: A module of these does not run, gives no tensor, or what it gives is overwritten in place.
         """
-        found: dict[str, Tensor] = {}
-        versions: dict[str, int] = {}
-        handles = [self._listen(path, found, versions) for path in self.paths]
-        try:
+        with collect_calls(self.network, [path.removesuffix(_INPUT) for path in self.paths]) as calls:
             output = self.network.forward(images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for path in self.paths:
-            if path not in found:
-                raise UserError(f"no features at site '{path}': it does not run, or has no tensor; name another module")
-            if versions[path] != _version(found[path]):
-                raise UserError(f"site '{path}' is overwritten in place by what follows it; name the module after it")
-        return output, {path: found[path] for path in self.paths}
-
-    def _listen(self, path: str, found: dict[str, Tensor], versions: dict[str, int]) -> RemovableHandle:
-        module = self.network.get_submodule(path.removesuffix(_INPUT))
-
-        def note(value: Any) -> None:
-            if isinstance(value, Tensor):
-                found[path], versions[path] = value, _version(value)
-
-        if path.endswith(_INPUT):
-            return module.register_forward_pre_hook(lambda _, args: note(args[0] if args else None))
-        return module.register_forward_hook(lambda _, args, value: note(value))
+        return output, _read_features(calls, self.paths)
 
 
-def described(network: nn.Module, paths: Sequence[str], example: Tensor, option: str | None = None) -> list[Site]:
-    """Channels and size of sites, found by running the network once in evaluation mode; it is left as it was.
+def describe_features(
+    network: nn.Module, paths: Sequence[str], example: Tensor, option: str | None = None
+) -> list[FeaturePlace]:
+    """Channels and size of features, found by running the network once in evaluation mode; it is left as it was.
 
     Args:
         network: Any module.
-        paths: The sites.
+        paths: The places.
         example: Images (B, channels, H, W) as the network wants them.
-        option: Who named the sites, for complaints.
+        option: Who named the places, for complaints.
 
     Raises:
-        UserError: As for :class:`Sites`; or the features are neither maps (B, C, H, W) nor vectors (B, C).
+        UserError: As for :class:`Features`; or the features are neither maps (B, C, H, W) nor vectors (B, C).
     """
-    sites = Sites(network, paths, option)
-    with preserve_state(network):
-        network.eval()
-        _, features = sites(_fitting(example, network))
+    Features(network, paths, option)  # refuses modules that the network has not
+    features = _read_features(record(network, example), paths)
     for path, value in features.items():
         if value.dim() not in (2, 4):
             raise UserError(
-                f"site '{path}' has features of shape {tuple(value.shape)}; name one of maps (B, C, H, W) or vectors"
+                f"'{path}' has features of shape {tuple(value.shape)}; name a module that gives maps (B, C, H, W) or "
+                "vectors (B, C)"
             )
-    return [Site(path, value.shape[1], _size(value)) for path, value in features.items()]
+    return [FeaturePlace(path, value.shape[1], _size(value)) for path, value in features.items()]
 
 
-def stage_ends(network: nn.Module, example: Tensor) -> list[Site]:
+def find_stage_ends(network: nn.Module, example: Tensor) -> list[FeaturePlace]:
     """The ends of a CNN's stages in the order of the forward, and last what the classifier reads.
 
     A stage is all that is computed at one size of the feature map. It is the last, or has a convolution that keeps
@@ -124,24 +104,26 @@ def stage_ends(network: nn.Module, example: Tensor) -> list[Site]:
         example: Images (B, channels, H, W) as the network wants them.
 
     Returns:
-        One site for each size larger than 1x1, and what the classifier reads where it is of yet another size.
+        One place for each size larger than 1x1, and what the classifier reads where it is of yet another size.
     """
-    calls = _watched(network, example)
-    places = [call.output for call in calls]
-    computed = {call.output for call in calls if call.convolves and call.input == call.output}
-    sizes = [size for size in _descending(places) if size != (1, 1)]
-    found = []
+    calls = record(network, example)
+    steps = _find_steps(calls, example)
+    computed = {step.output for step in steps if step.keeps_size}
+    sizes = [size for size in _descending_sizes(steps) if size != (1, 1)]
+    ends = []
     for size, following in zip(sizes, [*sizes[1:], (1, 1)], strict=True):
-        end = _end(calls, size, following)
+        end = _find_end(steps, size, following)
         if end is not None and (size in computed or size == sizes[-1] or not computed):
-            found.append(Site(end.path, end.channels, size))
-    head = _classifier(calls)
-    if head is not None and (head.input or (1, 1)) not in [site.size for site in found]:
-        found.append(Site(head.path + _INPUT, head.inputs, head.input or (1, 1)))
-    return found
+            ends.append(FeaturePlace(end.path, end.output.shape[1], size))
+    head = last_layer(calls)
+    if head is not None:
+        size = _map_size(head.input, example) or (1, 1)
+        if size not in [place.size for place in ends]:
+            ends.append(FeaturePlace(head.path + _INPUT, _channels(head.input), size))
+    return ends
 
 
-def classifier(network: nn.Module, example: Tensor) -> str:
+def find_classifier(network: nn.Module, example: Tensor) -> str:
     """The path of the linear layer or convolution that makes the logits.
 
     Args:
@@ -151,114 +133,99 @@ def classifier(network: nn.Module, example: Tensor) -> str:
     Raises:
         UserError: It has none.
     """
-    head = _classifier(_watched(network, example))
+    head = last_layer(record(network, example))
     if head is None:
         raise UserError(f"{type(network).__name__} ends in no linear layer or convolution; it has no classifier")
     return head.path
 
 
-def matched(first: Sequence[Site], second: Sequence[Site]) -> list[tuple[Site, Site]]:
-    """Pairs of two networks' sites (as of :func:`stage_ends`) of the same size, in the order of the forward.
+def match_features(
+    first: Sequence[FeaturePlace], second: Sequence[FeaturePlace]
+) -> list[tuple[FeaturePlace, FeaturePlace]]:
+    """Pairs of two networks' places (as of :func:`find_stage_ends`) of the same size, in the order of the forward.
 
     Where no maps have the same size (one network was given larger images), the ends of stages are paired from the last
     to the first, and what the classifiers read with each other.
     """
-    theirs = {site.size: site for site in second}
-    pairs = [(site, theirs[site.size]) for site in first if site.size in theirs]
-    if any(site.size != (1, 1) for site, _ in pairs):
+    by_size = {place.size: place for place in second}
+    pairs = [(place, by_size[place.size]) for place in first if place.size in by_size]
+    if any(place.size != (1, 1) for place, _ in pairs):
         return pairs
-    maps = [[site for site in sites if site.size != (1, 1)] for sites in (first, second)]
+    maps = [[place for place in places if place.size != (1, 1)] for places in (first, second)]
     count = min(map(len, maps))
     return [*zip(maps[0][len(maps[0]) - count :], maps[1][len(maps[1]) - count :], strict=True), *pairs]
 
 
+def _read_features(calls: Sequence[Call], paths: Sequence[str]) -> dict[str, Tensor]:
+    last_calls = {call.path: call for call in calls}
+    features = {}
+    for path in paths:
+        call, of_input = last_calls.get(path.removesuffix(_INPUT)), path.endswith(_INPUT)
+        value = None if call is None else call.input if of_input else call.output
+        if call is None or not isinstance(value, Tensor):
+            raise UserError(f"no features at '{path}': it does not run, or has no tensor; name another module")
+        if call.input_overwritten if of_input else call.output_overwritten:
+            raise UserError(f"'{path}' is overwritten in place by what follows it; name the module after it")
+        features[path] = value
+    return features
+
+
 @dataclass
-class _Call:
-    """One call of a module: when it began and ended, and what size its maps had (None: no map of the images)."""
+class _Step:
+    """A call of a module, with the size of the maps that it takes and gives (None: no map of the images).
 
-    path: str
-    module: nn.Module
-    began: int
-    input: tuple[int, int] | None
-    inputs: int
-    ended: int = 0
-    value: Any = None
-    version: int = 0
-    output: tuple[int, int] | None = None
-    usable: bool = False
+    Attributes:
+        call: The call.
+        input: (H, W).
+        output: (H, W).
+        usable: Whether its output is a map that can be read: whole, and of the module's only call.
+    """
 
-    @property
-    def channels(self) -> int:
-        return int(self.value.shape[1])
+    call: Call
+    input: Size | None
+    output: Size | None
+    usable: bool
 
     @property
-    def convolves(self) -> bool:
-        return isinstance(self.module, nn.Conv2d)
+    def keeps_size(self) -> bool:
+        return isinstance(self.call.module, nn.Conv2d) and self.input == self.output
 
 
-def _watched(network: nn.Module, example: Tensor) -> list[_Call]:
-    """Every module's calls in one forward, in the order in which they end."""
-    images = _fitting(example, network)
-    running: list[_Call] = []
-    calls: list[_Call] = []
-    clock = iter(range(10**9))
-    paths = {module: path for path, module in network.named_modules() if path}
-
-    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
-        given = args[0] if args and isinstance(args[0], Tensor) else None
-        inputs = given.shape[1] if given is not None and given.dim() > 1 else 0
-        running.append(_Call(paths[module], module, next(clock), _map_size(given, images), inputs))
-
-    def end(module: nn.Module, args: tuple[Any, ...], value: Any) -> None:
-        call = running.pop()
-        call.ended, call.value, call.output = next(clock), value, _map_size(value, images)
-        call.version = _version(value) if isinstance(value, Tensor) else 0
-        calls.append(call)
-
-    handles = [module.register_forward_pre_hook(begin) for module in paths]
-    handles += [module.register_forward_hook(end) for module in paths]
-    try:
-        with preserve_state(network):
-            network.eval()
-            network.forward(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    often = [call.path for call in calls]
+def _find_steps(calls: Sequence[Call], images: Tensor) -> list[_Step]:
+    paths = [call.path for call in calls]
+    steps = []
     for call in calls:
-        whole = call.output is not None and call.version == _version(call.value)
-        call.usable = whole and often.count(call.path) == 1
-    return calls
+        output = _map_size(call.output, images)
+        usable = output is not None and not call.output_overwritten and paths.count(call.path) == 1
+        steps.append(_Step(call, _map_size(call.input, images), output, usable))
+    return [step for step in steps if step.call.path]  # the network itself is no stage
 
 
-def _end(calls: list[_Call], size: tuple[int, int], following: tuple[int, int]) -> _Call | None:
+def _find_end(steps: Sequence[_Step], size: Size, following: Size) -> Call | None:
     """The stage's last usable call that is not inside of a module on the way to the following size."""
-    ours = [call for call in calls if call.usable and call.output == size]
-    if not ours:
+    stage = [step for step in steps if step.usable and step.output == size]
+    if not stage:
         return None
-    last = ours[-1]
-    around = [call for call in calls if call.began < last.began and call.ended > last.ended]
-    for opener in sorted(around, key=lambda call: call.began):
-        before = [call for call in ours if call.ended < opener.began]
+    last = stage[-1].call
+    around = [step for call in last.outer for step in steps if step.call is call]
+    for opener in around:
+        before = [step.call for step in stage if step.call.ended < opener.call.began]
         if before and opener.input == size and opener.output == following:
             return before[-1]
     return last
 
 
-def _descending(places: Sequence[tuple[int, int] | None]) -> list[tuple[int, int]]:
+def _descending_sizes(steps: Sequence[_Step]) -> list[Size]:
     """The sizes that the forward passes through on its way down; a squeeze inside of a stage is none."""
-    sizes: list[tuple[int, int]] = []
-    for place in reversed(places):
-        if place is not None and (not sizes or place[0] * place[1] > sizes[-1][0] * sizes[-1][1]):
-            sizes.append(place)
+    sizes: list[Size] = []
+    for step in reversed(steps):
+        size = step.output
+        if size is not None and (not sizes or size[0] * size[1] > sizes[-1][0] * sizes[-1][1]):
+            sizes.append(size)
     return sizes[::-1]
 
 
-def _classifier(calls: list[_Call]) -> _Call | None:
-    return next((call for call in reversed(calls) if isinstance(call.module, (nn.Linear, nn.Conv2d))), None)
-
-
-def _map_size(value: Any, images: Tensor) -> tuple[int, int] | None:
+def _map_size(value: Any, images: Tensor) -> Size | None:
     """(H, W) of a map in the images' proportions; None for all else."""
     if not isinstance(value, Tensor) or value.dim() != 4:
         return None
@@ -267,16 +234,9 @@ def _map_size(value: Any, images: Tensor) -> tuple[int, int] | None:
     return (height, width) if apart < max(images.shape[2:]) else None
 
 
-def _size(features: Tensor) -> tuple[int, int]:
+def _channels(value: Any) -> int:
+    return value.shape[1] if isinstance(value, Tensor) and value.dim() > 1 else 0
+
+
+def _size(features: Tensor) -> Size:
     return (features.shape[2], features.shape[3]) if features.dim() == 4 else (1, 1)
-
-
-def _fitting(example: Tensor, network: nn.Module) -> Tensor:
-    """The example where the network's weights are."""
-    reference = next(network.parameters(), example)
-    return example.to(reference.device, reference.dtype)
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written in place; not counted in inference mode."""
-    return 0 if tensor.is_inference() else tensor._version

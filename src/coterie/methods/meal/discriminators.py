@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.methods.frozen_teacher import Teacher
-from coterie.networks.features import Sites
+from coterie.networks.features import Features
 from coterie.outputs import Batch, answer, at_least_float32
 
 Pooling = Literal["avg", "max"]
@@ -107,7 +107,7 @@ def deception(discriminator: nn.Module, student: Tensor) -> Tensor:
 class Vectors:
     """A network that answers with vectors: those of some feature sites, aligned, and last its logits.
 
-    No module, as :class:`~coterie.networks.features.Sites`: whoever holds it holds the network.
+    No module, as :class:`~coterie.networks.features.Features`: whoever holds it holds the network.
 
     Args:
         network: Maps images to logits or to a group's answer.
@@ -129,7 +129,7 @@ class Vectors:
         option: str | None = None,
     ) -> None:
         self.network, self.lengths, self.pooling = network, tuple(lengths), pooling
-        self.sites = Sites(network, sites, option) if sites else None
+        self.sites = Features(network, sites, option) if sites else None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images as the network wants them to the sites' vectors (B, d_j), in order, and the logits (B, C)."""

@@ -34,7 +34,7 @@ from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.meal.adversarial import Adversarial, Discriminating, ImitationStep, Objective, Similarity
 from coterie.methods.meal.discriminators import Discriminator, Pair, Pooling, Vectors
 from coterie.methods.offline import OfflineMethod
-from coterie.networks.features import described
+from coterie.networks.features import describe_features
 
 TeacherChoice = Literal["random", "mean"]
 # Of the released recipe for VGG-19: four blocks and the logits.
@@ -131,9 +131,11 @@ class Meal(OfflineMethod):
             return ()
         example = torch.zeros(2, task.channels, *task.image_size)
         with torch.random.fork_rng(devices=[]):  # these networks must not change the random numbers of the next
-            sites = described(self.build(task), self.blocks, example, "⟨method.blocks⟩")
+            sites = describe_features(self.build(task), self.blocks, example, "⟨method.blocks⟩")
             if self.teacher is None:
-                described(self._untrained_teacher(task), self._teacher_blocks, example, "⟨method.teacher_blocks⟩")
+                describe_features(
+                    self._untrained_teacher(task), self._teacher_blocks, example, "⟨method.teacher_blocks⟩"
+                )
         return tuple(self.lengths or (prod(site.size) if site.size != (1, 1) else site.channels for site in sites))
 
     @property

@@ -22,7 +22,7 @@ from coterie.methods.srm.sparse_coding import (
     pooled_to,
     reconstruction_loss,
 )
-from coterie.networks.features import Site, Sites, described, matched, stage_ends
+from coterie.networks.features import FeaturePlace, Features, describe_features, find_stage_ends, match_features
 from coterie.outputs import Batch, LossTerms, StepResult
 
 log = logging.getLogger("coterie")
@@ -33,8 +33,8 @@ Target = Literal["local", "global", "both"]
 class Pair(NamedTuple):
     """A student's site and the teacher's that it learns from."""
 
-    student: Site
-    teacher: Site
+    student: FeaturePlace
+    teacher: FeaturePlace
 
     @property
     def size(self) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def paired(
         teacher: Another.
         example: Images (B, channels, H, W) as the student is given them.
         sites: The student's; None for the teacher's by name, or where these are None too, for the ends of both
-            networks' stages (:func:`~coterie.networks.features.stage_ends`) of the same size.
+            networks' stages (:func:`~coterie.networks.features.find_stage_ends`) of the same size.
         teacher_sites: The teacher's; None for the student's by name.
         pool: Whether maps of unequal size may meet.
 
@@ -66,14 +66,14 @@ def paired(
     """
     theirs = teacher.convert(example)
     if sites is None and teacher_sites is None:
-        found = matched(stage_ends(student, example), stage_ends(teacher.network, theirs))
+        found = match_features(find_stage_ends(student, example), find_stage_ends(teacher.network, theirs))
     else:
         options = ("⟨method.sites⟩", "⟨method.teacher_sites⟩")
         ours, others = sites or teacher_sites or (), teacher_sites or sites or ()
         if len(ours) != len(others):
             raise UserError(f"⟨method.teacher_sites⟩ names {len(others)}, and ⟨method.sites⟩ {len(ours)}; pair them")
-        first = described(student, ours, example, options[0] if sites else options[1])
-        second = described(teacher.network, others, theirs, options[1] if teacher_sites else options[0])
+        first = describe_features(student, ours, example, options[0] if sites else options[1])
+        second = describe_features(teacher.network, others, theirs, options[1] if teacher_sites else options[0])
         found = list(zip(first, second, strict=True))
     if not found:
         raise UserError("no stages of student and teacher match; name ⟨method.sites⟩ and ⟨method.teacher_sites⟩")
@@ -86,7 +86,7 @@ def paired(
 
 
 def _said(pair: Pair) -> str:
-    def one(site: Site) -> str:
+    def one(site: FeaturePlace) -> str:
         return f"{site.path} ({site.channels}x{site.size[0]}x{site.size[1]})"
 
     text = f"{one(pair.student)} learns from the teacher's {one(pair.teacher)}"
@@ -96,8 +96,8 @@ def _said(pair: Pair) -> str:
 class _Reader:
     """Features at one side of the pairs, averaged to the size at which the two meet."""
 
-    def __init__(self, network: nn.Module, sites: Sequence[Site], pairs: Sequence[Pair]) -> None:
-        self.sites = Sites(network, list(dict.fromkeys(site.path for site in sites)))
+    def __init__(self, network: nn.Module, sites: Sequence[FeaturePlace], pairs: Sequence[Pair]) -> None:
+        self.sites = Features(network, list(dict.fromkeys(site.path for site in sites)))
         self.order = [(site.path, pair.size) for site, pair in zip(sites, pairs, strict=True)]
 
     def __call__(self, images: Tensor) -> list[Tensor]:

@@ -42,7 +42,7 @@ from coterie.methods.srm.linear_probe import Probe
 from coterie.methods.srm.matching import Initialising, LearningDictionaries, Target, paired
 from coterie.methods.srm.sparse_coding import PixelLogits
 from coterie.methods.vanilla import CrossEntropyStep, make_plain_stage
-from coterie.networks.features import classifier
+from coterie.networks.features import find_classifier
 
 
 @dataclass(kw_only=True)
@@ -126,7 +126,7 @@ class Srm(OfflineMethod):
         if self.last == "fine-tuning":
             return make_plain_stage(self.last, student)
         if self.last == "probe":
-            probe = Probe(student, classifier(student, example))
+            probe = Probe(student, find_classifier(student, example))
             turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))
             return Stage(self.last, [turn], network=probe)
         step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)

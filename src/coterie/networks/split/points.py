@@ -1,20 +1,15 @@
 """Where a network can be split, what each split costs, and which one is taken by default."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.modules import module as hooks
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from coterie.errors import UserError
-from coterie.networks.preserve import preserve_state
+from coterie.networks.calls import Call, record
+from coterie.networks.layers import LAYERS
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
@@ -48,15 +43,15 @@ def list_split_points(model: nn.Module, example: Tensor) -> list[SplitPoint]:
         model: In evaluation mode.
         example: Images of the shape that the model is for.
     """
-    forward = _measured(model, example)
-    default, held = _default(model, forward), _parameters_of_calls(model, forward)
-    every = max(sum(p.numel() for p in model.parameters()), 1)
-    useful = _useful(model, forward)
+    forward = _Forward(model, example)
+    default, held = _find_default(model, forward), _parameters_of_calls(forward)
+    total = max(sum(p.numel() for p in model.parameters()), 1)
+    useful = _find_useful(forward)
     return [
         SplitPoint(
             at=call.path,
             flops=forward.share(call),
-            parameters=_parameters_from(held, call) / every,
+            parameters=_parameters_from(held, call) / total,
             default=call.path == default,
             useful=call.path in useful,
         )
@@ -77,62 +72,55 @@ def default_split_point(model: nn.Module, example: Tensor) -> str:
     Raises:
         UserError: The network has no module before which it could be split.
     """
-    at = _default(model, _measured(model, example))
+    at = _find_default(model, _Forward(model, example))
     if at is None:
         raise UserError(f"{type(model).__name__} runs no module after another, so it cannot be split")
     return at
 
 
-@dataclass(eq=False)
-class _Call:
-    """One call of a module.
-
-    Attributes:
-        path: The module's.
-        kind: The module's class.
-        outer: The calls around it, from the outermost in.
-        began: How many calls had ended when it began.
-        flops_before: FLOPs of the forward before it.
-        flops: Its own, with those of the modules that it calls.
-        area: Places of the feature map that it gives; 0 where it gives none.
-    """
-
-    path: str
-    kind: type[nn.Module]
-    outer: tuple["_Call", ...]
-    began: int
-    flops_before: int
-    flops: int = 0
-    area: int = 0
-
-
-@dataclass
 class _Forward:
     """A forward as the calls of its modules, in the order in which they ended."""
 
-    height: int
-    width: int
-    calls: list[_Call] = field(default_factory=list)
-    flops: int = 0
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model = model
+        self.height, self.width = example.shape[2:]
+        self.calls = record(model, example, flops=True)
+        self.areas = [self._area(call.output) for call in self.calls]
 
-    def share(self, call: _Call) -> float:
+    def share(self, call: Call) -> float:
         """The share of the FLOPs from a call on."""
-        return 1 - call.flops_before / max(self.flops, 1)
+        return 1 - call.flops_before / max(self.calls[-1].flops, 1)
 
-    def candidates(self) -> list[_Call]:
+    def candidates(self) -> list[Call]:
         """The first call of every module before which another has ended, from the outermost in."""
-        first: dict[str, _Call] = {}
+        first: dict[str, Call] = {}
         for call in sorted(self.calls, key=lambda call: (call.began, len(call.outer))):
             if call.path:
                 first.setdefault(call.path, call)
         return [call for call in first.values() if call.began]
 
-    def in_repeated_block(self, call: _Call) -> bool:
+    def in_repeated_block(self, call: Call) -> bool:
         """Whether it stands inside one of three or more blocks of a kind: no stage begins there."""
-        kinds = Counter((around.kind, around.outer[-1:]) for around in self.calls)
-        return any(kinds[around.kind, around.outer[-1:]] > 2 for around in call.outer)
+        kinds = Counter((type(around.module), around.outer[-1:]) for around in self.calls)
+        return any(kinds[type(around.module), around.outer[-1:]] > 2 for around in call.outer)
 
-    def area(self, value: Any) -> int:
+    def is_block(self, call: Call) -> bool:
+        """Whether it is one block: two or more layers that belong together, as a residual block's convolutions do.
+
+        A sequence is none, since it can be split between any two of its modules; nor is what holds several blocks of a
+        kind, as a stage or a transformer's encoder does; nor a module that is most of the network.
+        """
+        if not call.path or isinstance(call.module, nn.Sequential) or _count_layers(call.module) < 2:
+            return False
+        inside = {inner.path: inner for inner in self.calls if call in inner.outer}.values()
+        kinds = Counter(
+            (type(inner.module), inner.outer[-1].path)
+            for inner in inside
+            if not isinstance(inner.module, nn.Sequential) and _count_layers(inner.module) > 1
+        )
+        return max(kinds.values(), default=0) < 2 and call.flops <= _LARGEST_TAIL * self.calls[-1].flops
+
+    def _area(self, value: Any) -> int:
         """Places of a map, channels first or last; 0 for what has not the images' proportions (heads by tokens)."""
         if isinstance(value, Tensor) and value.dim() == 4:
             for height, width in (value.shape[2:], value.shape[1:3]):
@@ -141,22 +129,23 @@ class _Forward:
         return 0
 
 
-def _default(model: nn.Module, forward: _Forward) -> str | None:
+def _find_default(model: nn.Module, forward: _Forward) -> str | None:
     named = getattr(model, "last_stage", None)
     if isinstance(named, str):
         return named
-    calls = forward.calls
+    calls, areas = forward.calls, forward.areas
     # The largest map from here on: a squeeze inside a block does not lower it, only the end of a resolution does.
-    largest = [call.area for call in calls]
+    largest = areas.copy()
     for index in range(len(largest) - 2, -1, -1):
         largest[index] = max(largest[index], largest[index + 1])
     drops = [index for index in range(1, len(calls)) if largest[index] < largest[index - 1]]
     # A global pool and a classifier are no stage: maps must still be computed.
-    drops = [index for index in drops if any(call.flops and call.area > 1 for call in calls[index:])]
+    computes = [bool(call.flops) and area > 1 for call, area in zip(calls, areas, strict=True)]
+    drops = [index for index in drops if any(computes[index:])]
     for place in range(len(drops) - 1, -1, -1):
         since = drops[place - 1] if place else 1
         later = (call for inner in calls[drops[place] :] for call in (*inner.outer, inner))
-        call = next((call for call in later if call.began >= since and _learns(model, call)), None)
+        call = next((call for call in later if call.began >= since and _learns(call)), None)
         if call is None or forward.in_repeated_block(call):
             continue
         if _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
@@ -164,28 +153,34 @@ def _default(model: nn.Module, forward: _Forward) -> str | None:
     return _closest_to_a_third(forward)
 
 
-def _useful(model: nn.Module, forward: _Forward) -> set[str]:
+def _find_useful(forward: _Forward) -> set[str]:
     """Split points worth a look: the outermost levels of modules, as many of them as make no more than a page.
 
-    Of modules that begin at the same place the outermost stands for all. Networks nest differently deep, and what a
-    block is called differs: so levels are counted, not kinds.
+    Of modules that begin at the same place the outermost stands for all; parts of a block are left out, and so are
+    norms between layers. Networks nest differently deep, and what a block is called differs: so levels are counted.
     """
-    first: dict[int, _Call] = {}
+    blocks = {call for call in forward.calls if forward.is_block(call)}
+    first: dict[int, Call] = {}
     for call in forward.candidates():
-        if _learns(model, call) and _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
+        if _count_layers(call.module) and _SMALLEST_TAIL <= forward.share(call) <= _LARGEST_TAIL:
             first.setdefault(call.began, call)
+    points = [call for call in first.values() if blocks.isdisjoint(call.outer)]
     chosen: set[str] = set()
-    for depth in sorted({len(call.outer) for call in first.values()}):
-        level = {call.path for call in first.values() if len(call.outer) <= depth}
+    for depth in sorted({len(call.outer) for call in points}):
+        level = {call.path for call in points if len(call.outer) <= depth}
         if chosen and len(level) > _MOST_USEFUL:
             break
         chosen = level
     return chosen
 
 
-def _learns(model: nn.Module, call: _Call) -> bool:
+def _learns(call: Call) -> bool:
     """Whether a module has parameters: a pool before a stage is done once, in the trunk."""
-    return bool(call.path) and next(model.get_submodule(call.path).parameters(), None) is not None
+    return bool(call.path) and next(call.module.parameters(), None) is not None
+
+
+def _count_layers(module: nn.Module) -> int:
+    return sum(isinstance(part, LAYERS) for part in module.modules())
 
 
 def _closest_to_a_third(forward: _Forward) -> str | None:
@@ -197,72 +192,18 @@ def _closest_to_a_third(forward: _Forward) -> str | None:
     return min(chosen, key=lambda call: abs(forward.share(call) - _WANTED_TAIL)).path if chosen else None
 
 
-def _parameters_of_calls(model: nn.Module, forward: _Forward) -> list[tuple[_Call, dict[nn.Parameter, int]]]:
+def _parameters_of_calls(forward: _Forward) -> list[tuple[Call, dict[nn.Parameter, int]]]:
     """Each call with the sizes of the parameters that are its own: all of its module's, where that calls no other."""
     outer = {id(around) for call in forward.calls for around in call.outer}
     return [
-        (call, {p: p.numel() for p in model.get_submodule(call.path).parameters(recurse=id(call) not in outer)})
-        for call in forward.calls
+        (call, {p: p.numel() for p in call.module.parameters(recurse=id(call) not in outer)}) for call in forward.calls
     ]
 
 
-def _parameters_from(held: Sequence[tuple[_Call, dict[nn.Parameter, int]]], split: _Call) -> int:
+def _parameters_from(held: Sequence[tuple[Call, dict[nn.Parameter, int]]], split: Call) -> int:
     """How many parameters are in modules called from the split on."""
     used: dict[nn.Parameter, int] = {}
     for call, parameters in held:
         if call.began >= split.began and call not in split.outer:
             used.update(parameters)
     return sum(used.values())
-
-
-def _measured(model: nn.Module, example: Tensor) -> _Forward:
-    """Run the model once, on shapes alone where it can."""
-    if not example.is_meta:
-        try:
-            with preserve_state(model), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-                return _run(model, fake.from_tensor(example))
-        except Exception:  # the forward depends on values: it is run
-            pass
-    return _run(model, example)
-
-
-class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up FLOPs. Torch's own counter hooks modules too, which fails where a parameter is an argument."""
-
-    total = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        output = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
-        return output
-
-
-def _run(model: nn.Module, images: Tensor) -> _Forward:
-    forward = _Forward(images.shape[2], images.shape[3])
-    counter = _Flops()  # type: ignore[no-untyped-call]
-    with counter, _noted(model, forward, counter):
-        model(images)
-    forward.flops = counter.total
-    return forward
-
-
-@contextmanager
-def _noted(model: nn.Module, forward: _Forward, counter: _Flops) -> Iterator[None]:
-    paths = {module: path for path, module in model.named_modules()}
-    stack: list[_Call] = []
-
-    def begin(module: nn.Module, _: Any) -> None:
-        if module in paths:
-            stack.append(_Call(paths[module], type(module), tuple(stack), len(forward.calls), counter.total))
-
-    def end(module: nn.Module, _: Any, output: Any) -> None:
-        if module in paths:
-            call = stack.pop()
-            call.flops = counter.total - call.flops_before
-            call.area = forward.area(output)
-            forward.calls.append(call)
-
-    with hooks.register_module_forward_pre_hook(begin), hooks.register_module_forward_hook(end), torch.no_grad():
-        yield

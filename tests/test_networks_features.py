@@ -9,7 +9,14 @@ from torch import nn
 
 from coterie import UserError
 from coterie.networks import build
-from coterie.networks.features import Site, Sites, classifier, described, matched, stage_ends
+from coterie.networks.features import (
+    FeaturePlace,
+    Features,
+    describe_features,
+    find_classifier,
+    find_stage_ends,
+    match_features,
+)
 
 
 def images(size=8, count=2):
@@ -24,9 +31,9 @@ def hooks(network):
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
 
 
-def test_sites_give_what_modules_give_and_are_given():
+def test_features_are_what_modules_give_and_are_given():
     network = build("resnet8", 10, 1).eval()
-    output, features = Sites(network, ["layer2", "layer1", "fc:in"])(images())
+    output, features = Features(network, ["layer2", "layer1", "fc:in"])(images())
     stem = network.relu(network.bn1(network.conv1(images())))
     first = network.layer1(stem)
     assert list(features) == ["layer2", "layer1", "fc:in"]
@@ -37,9 +44,9 @@ def test_sites_give_what_modules_give_and_are_given():
     assert hooks(network) == 0
 
 
-def test_features_carry_gradients_and_two_sets_of_sites_do_not_meet():
+def test_features_carry_gradients_and_two_sets_do_not_meet():
     network = build("resnet8", 10, 1)
-    once, twice = Sites(network, ["layer1"]), Sites(network, ["layer2"])
+    once, twice = Features(network, ["layer1"]), Features(network, ["layer2"])
     _, features = once(images())
     assert list(twice(images())[1]) == ["layer2"]
     features["layer1"].sum().backward()
@@ -50,40 +57,43 @@ def test_features_carry_gradients_and_two_sets_of_sites_do_not_meet():
 def test_a_compiled_network_is_tapped_too():
     network = build("resnet8", 10, 1).eval()
     network.compile()
-    assert list(Sites(network, ["layer3"])(images())[1]) == ["layer3"]
+    assert list(Features(network, ["layer3"])(images())[1]) == ["layer3"]
 
 
 def test_copies_and_pickles_read_their_own_network():
     network = build("resnet8", 10, 1).eval()
-    for other in (copy.deepcopy(Sites(network, ["layer3"])), pickle.loads(pickle.dumps(Sites(network, ["layer3"])))):
+    for other in (
+        copy.deepcopy(Features(network, ["layer3"])),
+        pickle.loads(pickle.dumps(Features(network, ["layer3"]))),
+    ):
         assert other.network is not network
         nn.init.zeros_(other.network.layer3[0].bn2.weight)
         nn.init.zeros_(other.network.layer3[0].downsample[1].weight)
         assert other(images())[1]["layer3"].abs().max() == 0
-        assert Sites(network, ["layer3"])(images())[1]["layer3"].abs().max() > 0
+        assert Features(network, ["layer3"])(images())[1]["layer3"].abs().max() > 0
 
 
 def test_a_failing_forward_leaves_no_hooks():
     network = build("resnet8", 10, 1)
     with pytest.raises(RuntimeError):
-        Sites(network, ["layer1"])(torch.zeros(2, 3, 8, 8))
+        Features(network, ["layer1"])(torch.zeros(2, 3, 8, 8))
     with pytest.raises(RuntimeError):
-        stage_ends(network, torch.zeros(2, 3, 8, 8))
+        find_stage_ends(network, torch.zeros(2, 3, 8, 8))
     assert hooks(network) == 0
 
 
-def test_sites_that_cannot_be_read_are_refused_in_one_line():
+def test_features_that_cannot_be_read_are_refused_in_one_line():
     network = build("resnet8", 10, 1)
-    with pytest.raises(UserError, match=r"unknown site in --method\.sites 'layr1'; did you mean 'layer1'"):
-        Sites(network, ["layr1"], "--method.sites")
+    with pytest.raises(UserError, match=r"unknown module in --method\.sites 'layr1'; did you mean 'layer1'"):
+        Features(network, ["layr1"], "--method.sites")
     with pytest.raises(UserError, match="'bn1' is overwritten in place"):
-        Sites(network, ["bn1"])(images())
+        Features(network, ["bn1"])(images())
     network.spare = nn.Linear(2, 2)
-    with pytest.raises(UserError, match="no features at site 'spare'"):
-        Sites(network, ["spare"])(images())
+    with pytest.raises(UserError, match="no features at 'spare'"):
+        Features(network, ["spare"])(images())
     tokens = nn.Sequential(nn.Flatten(2), nn.Linear(64, 10))
     with pytest.raises(UserError, match=r"'0' has features of shape \(2, 1, 64\)"):
-        described(tokens, ["0"], images())
+        describe_features(tokens, ["0"], images())
 
 
 @pytest.mark.parametrize(
@@ -126,19 +136,19 @@ def test_sites_that_cannot_be_read_are_refused_in_one_line():
 def test_stage_ends(name, size, expected):
     network = build(name, 10, 1, image_size=(size, size))
     before = copy.deepcopy(network.state_dict())
-    found = stage_ends(network, images(size))
-    assert found == [Site(*site) for site in expected]
-    assert described(network, [site.path for site in found], images(size)) == found
+    found = find_stage_ends(network, images(size))
+    assert found == [FeaturePlace(*site) for site in expected]
+    assert describe_features(network, [site.path for site in found], images(size)) == found
     assert network.training
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert hooks(network) == 0
-    assert f"{classifier(network, images(size))}:in" == expected[-1][0]
+    assert f"{find_classifier(network, images(size))}:in" == expected[-1][0]
 
 
 def test_a_stage_that_ends_in_its_reduction_is_named_whole():
     blocks = [nn.Sequential(conv(1, 4), conv(4, 4, 2)), nn.Sequential(conv(4, 6), conv(6, 6, 2))]
     network = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
-    assert [site.path for site in stage_ends(network, images())] == ["0.0", "0", "1", "4:in"]
+    assert [site.path for site in find_stage_ends(network, images())] == ["0.0", "0", "1", "4:in"]
 
 
 def test_a_squeeze_is_no_stage_and_a_module_that_runs_twice_no_end():
@@ -153,19 +163,19 @@ def test_a_squeeze_is_no_stage_and_a_module_that_runs_twice_no_end():
             return self.head(self.act(x)).mean((2, 3))
 
     # A classifier that is a convolution reads a map of the stage's own size: no site of its own.
-    assert [tuple(site) for site in stage_ends(Squeezed(), images())] == [("head", 3, (8, 8))]
-    assert classifier(Squeezed(), images()) == "head"
+    assert [tuple(site) for site in find_stage_ends(Squeezed(), images())] == [("head", 3, (8, 8))]
+    assert find_classifier(Squeezed(), images()) == "head"
     with pytest.raises(UserError, match="no classifier"):
-        classifier(nn.Flatten(), images())
+        find_classifier(nn.Flatten(), images())
 
 
-def test_sites_of_two_networks_are_matched_by_size_or_from_the_end():
+def test_features_of_two_networks_are_matched_by_size_or_from_the_end():
     def sites(*sizes):
-        return [Site(f"at{size}", 1, (size, size)) for size in sizes]
+        return [FeaturePlace(f"at{size}", 1, (size, size)) for size in sizes]
 
     def sizes(pairs):
         return [(first.size[0], second.size[0]) for first, second in pairs]
 
-    assert sizes(matched(sites(32, 16, 8, 1), sites(16, 8, 4, 1))) == [(16, 16), (8, 8), (1, 1)]
-    assert sizes(matched(sites(32, 16, 8, 1), sites(56, 28, 14, 7, 1))) == [(32, 28), (16, 14), (8, 7), (1, 1)]
-    assert sizes(matched(sites(8, 1), sites(8, 1))) == [(8, 8), (1, 1)]
+    assert sizes(match_features(sites(32, 16, 8, 1), sites(16, 8, 4, 1))) == [(16, 16), (8, 8), (1, 1)]
+    assert sizes(match_features(sites(32, 16, 8, 1), sites(56, 28, 14, 7, 1))) == [(32, 28), (16, 14), (8, 7), (1, 1)]
+    assert sizes(match_features(sites(8, 1), sites(8, 1))) == [(8, 8), (1, 1)]
