@@ -1,15 +1,37 @@
-"""``--compile`` and ``--precision trial``."""
+"""Options of training: they are the same everywhere; ``--compile`` and ``--precision trial``."""
 
+from dataclasses import fields
 from functools import partial
+from inspect import signature
 
 import pytest
 import torch
 
 import coterie
+from coterie.cli.train import train_parser
 from coterie.errors import UserError
 from coterie.methods import One
-from coterie.training import precision
+from coterie.training import TrainingOptions, precision
 from toys import go, weights
+
+
+def test_the_arguments_of_train_are_the_training_options():
+    arguments = signature(coterie.train).parameters
+    options = fields(TrainingOptions)
+    assert [*arguments][-len(options) :] == [option.name for option in options]
+    assert {option.name: arguments[option.name].default for option in options} == vars(TrainingOptions())
+
+
+def test_the_command_line_and_the_configuration_have_every_training_option(finished):
+    given = train_parser([]).parse_args([])
+    assert {option.name: given[option.name] for option in fields(TrainingOptions)} == vars(TrainingOptions())
+    assert {option.name for option in fields(TrainingOptions)} <= finished.config.keys()
+
+
+@pytest.mark.parametrize(("words", "value"), [(["--compile"], True), (["--compile", "false"], False), ([], False)])
+def test_a_switch_may_stand_alone(words, value):
+    parsed = train_parser([]).parse_args([*words, "--epochs", "2"])
+    assert (parsed.compile, parsed.epochs) == (value, 2)
 
 
 def test_a_compiled_run_writes_a_plain_networks_weights(digits, tmp_path, monkeypatch):

@@ -28,28 +28,27 @@ class NetworkRecord(TypedDict):
 
 
 class Configuration(TypedDict):
-    """``config.yaml``: all that is needed to repeat a training; its keys are arguments of :func:`coterie.train`.
+    """``config.yaml``: all that is needed to repeat a training. Here is what is read of it again.
+
+    The file also has the recipe and all of :class:`coterie.training.TrainingOptions`, which check themselves.
 
     Attributes:
         method: Its ``name``, and its options.
         network: None for a module of the user's own.
         data: Arguments of :func:`coterie.data.load`; None for an object of the user's own.
-        recipe: Its ``name``, and its options.
+        epochs: Of each stage.
+        seed: Of everything.
+        precision: The one that was chosen.
+        threads: As many as there were.
     """
 
     method: dict[str, Any]
     network: NetworkRecord | None
     data: dict[str, Any] | None
     epochs: PositiveInt
-    batch_size: NotRequired[PositiveInt]
     seed: int
-    recipe: NotRequired[dict[str, Any]]
     precision: NotRequired[Literal["bf16", "fp32"]]
     threads: NotRequired[PositiveInt]
-    device: NotRequired[str]
-    compile: NotRequired[bool]
-    test_every: NotRequired[PositiveInt]
-    deterministic: NotRequired[bool]
 
 
 class CostRecord(TypedDict):

@@ -89,7 +89,7 @@ def _flags(content: dict[str, Any], place: str = "") -> list[str]:
             flags += _flags(value, f"{name}.")
         elif name in _GROUPS:
             flags.append(f"--{name}.name={value}")
-        elif isinstance(value, bool) and name in ("resume", "compile"):
+        elif isinstance(value, bool) and name == "resume":
             flags += [f"--{name}"] if value else []
         elif value != {}:
             text = yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n...\n").strip()

@@ -1,6 +1,7 @@
 """``coterie train``."""
 
 import shlex
+from dataclasses import fields
 
 from accelerate import PartialState
 from jsonargparse import ArgumentParser, Namespace
@@ -12,11 +13,9 @@ from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.methods import METHODS, method_class
 from coterie.networks import Backbone
-from coterie.training import RECIPES, recipe_class, train
+from coterie.training import RECIPES, TrainingOptions, recipe_class, train
 from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
-from coterie.training.options import DeviceChoice
-from coterie.training.precision import PrecisionChoice
 
 
 def train_parser(given: list[str]) -> ArgumentParser:
@@ -37,27 +36,12 @@ def train_parser(given: list[str]) -> ArgumentParser:
         "--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe"
     )
     parser.add_class_arguments(recipe, "recipe")
-    parser.add_argument("--epochs", type=int, default=30, help="length of each stage")
     parser.add_argument("--out", type=str, help="the Run's folder; default runs/METHOD-NETWORK-DATA-SEED")
-    parser.add_argument(
-        "--batch_size", type=int | None, default=None, help="over all processes; default 128, or all images"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of initialisation, order, augmentation and noise")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
-    parser.add_argument(
-        "--precision", type=PrecisionChoice, default="auto", help="auto is a fixed rule; trial measures"
-    )
-    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads")
-    parser.add_argument("--device", type=DeviceChoice, default="auto", help="where to train")
-    parser.add_argument(
-        "--timeout_minutes", type=float, default=30, help="how long a process waits for the others, where there are any"
-    )
-    parser.add_argument("--compile", type=bool, nargs="?", const=True, default=False, help="use torch.compile")
-    parser.add_argument(
-        "--deterministic", type=bool, nargs="?", const=True, default=False, help="exact on CUDA too, where possible"
-    )
-    parser.add_argument("--test_every", type=int, default=1, help="epochs between looks at the test images")
-    parser.add_argument("--tensorboard", type=bool, default=True, help="write figures for TensorBoard too")
+    parser.add_class_arguments(TrainingOptions)
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool and "." not in action.dest:
+            action.nargs, action.const = "?", True  # `--compile` is short for `--compile true`
     return parser
 
 
@@ -77,20 +61,10 @@ def run_train(given: Namespace) -> None:
         run = train(
             trained,
             load_for(chosen, options_of(given.data)),
-            epochs=given.epochs,
             out=out,
-            batch_size=given.batch_size,
-            seed=given.seed,
             recipe=run_recipe,
             resume=given.resume,
-            precision=given.precision,
-            threads=given.threads,
-            device=given.device,
-            timeout_minutes=given.timeout_minutes,
-            compile=given.compile,
-            deterministic=given.deterministic,
-            test_every=given.test_every,
-            tensorboard=given.tensorboard,
+            **{option.name: given[option.name] for option in fields(TrainingOptions)},
         )
         if PartialState().is_main_process:
             print_runs([run])

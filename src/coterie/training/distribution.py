@@ -32,7 +32,6 @@ from coterie.outputs import Batch, StepResult
 
 # Steps between two questions whether a signal came to any process: each costs a wait for the slowest.
 _ASK_EVERY = 10
-_LONGEST = 7 * 24 * 60  # minutes
 
 # In the folder of a Run that is being trained; removed at the end.
 LOCK = ".lock"
@@ -48,11 +47,9 @@ def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
     """The process's device and its place among the others, whom it waits for so long.
 
     Raises:
-        UserError: That is no time, or there are more processes than CUDA devices.
+        UserError: There are more processes than CUDA devices.
     """
     _check_cards(device)
-    if not 0 < timeout_minutes <= _LONGEST:
-        raise UserError(f"⟨timeout_minutes⟩ is {timeout_minutes}; use more than 0 and at most {_LONGEST}")
     wait = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
     # A step need not use all parameters; buffers are shared after a step, by share_buffers, not before the next.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)

@@ -24,7 +24,7 @@ from coterie.training import checkpoint
 from coterie.training.checkpoint import SavedStage
 from coterie.training.delivery import deliver
 from coterie.training.distribution import LOCK, agreed, make_accelerator, of_first, only_training
-from coterie.training.options import DeviceChoice, Options, check_objects, configuration, resume_differences
+from coterie.training.options import DeviceChoice, TrainingOptions, check_objects, configuration, resume_differences
 from coterie.training.precision import PrecisionChoice, resolve_precision, try_precisions
 from coterie.training.preflight import check_first_stage
 from coterie.training.recipes import Recipe
@@ -33,16 +33,17 @@ from coterie.training.surroundings import keep_surroundings, set_switches
 from coterie.training.teachers import open_teacher, prepare
 
 
-def train(
+def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     method: Method,
     data: ImageData,
     *,
-    epochs: int = 30,
     out: str | Path,
-    batch_size: int | None = None,
-    seed: int = 0,
     recipe: Recipe | None = None,
     resume: bool = False,
+    progress: bool = True,
+    epochs: int = 30,
+    batch_size: int | None = None,
+    seed: int = 0,
     precision: PrecisionChoice = "auto",
     threads: int | None = None,
     device: DeviceChoice = "auto",
@@ -51,7 +52,6 @@ def train(
     deterministic: bool = False,
     test_every: int = 1,
     tensorboard: bool = True,
-    progress: bool = True,
 ) -> Run:
     """Train ``method`` on ``data`` and give the Run.
 
@@ -59,23 +59,15 @@ def train(
     rounding, and to the last bit if ``deterministic``. A module of your own is trained in place: it is on the device it
     came from when this returns or raises, wherever it was trained. So are PyTorch's switches as they were.
 
+    The arguments from ``epochs`` on are the fields of :class:`~coterie.training.TrainingOptions`, which describes them
+    and their ranges: ``help(coterie.training.TrainingOptions)``.
+
     Args:
         method: What is trained, with its network and options.
         data: As made by :func:`coterie.data.load`.
-        epochs: The length of each stage.
         out: The Run's folder, which must not exist yet unless ``resume``.
-        batch_size: Images in a step over all processes; None for 128, or all images where there are fewer.
-        seed: Of initialisation, order, augmentation and noise.
         recipe: Optimiser and schedule; None for one-cycle SGD.
         resume: Go on from the folder's last checkpoint; from the beginning where there is none.
-        precision: ``auto`` is a fixed rule, ``trial`` measures, ``bf16`` and ``fp32`` are themselves.
-        threads: CPU threads; None for PyTorch's own choice.
-        device: ``auto`` takes CUDA or MPS where present.
-        timeout_minutes: How long a process waits for the others, where there are several, before it ends.
-        compile: Whether the network goes through torch.compile.
-        deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
-        test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
-        tensorboard: Whether figures are also written for TensorBoard.
         progress: Whether anything is printed.
 
     Raises:
@@ -83,10 +75,19 @@ def train(
             the loss became NaN, the disk is full, another process has ended.
         Interrupted: SIGTERM or Ctrl-C; the checkpoint is written.
     """
-    check_objects(method, data, out, recipe, resume=resume, tensorboard=tensorboard, progress=progress)
-    run_recipe = recipe or Recipe()
-    options = Options(
-        epochs, batch_size, seed, run_recipe, precision, threads, device, compile, test_every, deterministic
+    check_objects(method, data, out, recipe, resume=resume, progress=progress)
+    options = TrainingOptions(
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        precision=precision,
+        threads=threads,
+        device=device,
+        timeout_minutes=timeout_minutes,
+        compile=compile,
+        deterministic=deterministic,
+        test_every=test_every,
+        tensorboard=tensorboard,
     )
     path = user_path(out)
     accelerator = make_accelerator(device, timeout_minutes)
@@ -94,26 +95,26 @@ def train(
         raise UserError(f"⟨device {device}⟩: not available here; use ⟨device auto⟩ or ⟨device cpu⟩")
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
-    options = options.fitted(data, reporter.say)
+    options = options.fit_to(data, reporter.say)
     with only_training(path, accelerator) as held, keep_surroundings(method):
-        return _train(method, data, path, options, accelerator, reporter, held, resume, tensorboard)
+        return _train(method, data, path, recipe or Recipe(), options, accelerator, reporter, held, resume)
 
 
 def _train(
     method: Method,
     data: ImageData,
     path: Path,
-    options: Options,
+    recipe: Recipe,
+    options: TrainingOptions,
     accelerator: Accelerator,
     reporter: Reporter,
     held: Callable[[], bool],
     resume: bool,
-    tensorboard: bool,
 ) -> Run:
     """What ``train`` does in a folder that no other command trains into."""
     previous = _previous(path, resume, reporter)
     if previous is not None:
-        options = options.reusing(previous)
+        options = options.take_over(previous)
     set_switches(options.threads, options.deterministic)
     _check_stage_names(method)
     task = Task(
@@ -123,8 +124,8 @@ def _train(
     first = next(iterator)
     _check_validation(method, first, data)
     check_first_stage(first, data)
-    options = options.resolved(of_first(_resolve(options.precision, first, method, task, data, accelerator)))
-    config = configuration(method, data, options)
+    options = options.settle(of_first(_resolve(options.precision, first, method, task, data, accelerator)))
+    config = configuration(method, data, recipe, options)
     if previous is not None:
         for line in resume_differences(path, config, previous):
             reporter.say(line)
@@ -138,14 +139,17 @@ def _train(
     setting = Setting(
         data,
         accelerator,
-        options.recipe,
+        recipe,
         options.batch_size or 0,
         options.seed,
         options.precision,
         reporter,
         options.compile,
     )
-    with tensorboard_writer(path, tensorboard and accelerator.is_main_process) as writer, stop_signals() as stop:
+    with (
+        tensorboard_writer(path, options.tensorboard and accelerator.is_main_process) as writer,
+        stop_signals() as stop,
+    ):
         _Training(path, method, task, setting, stop, writer, options.test_every, held, previous is not None).run(
             first, iterator
         )

@@ -21,31 +21,50 @@ from coterie.training.recipes import Recipe
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 
 _DEFAULT_BATCH = 128
+_WEEK = 7 * 24 * 60  # minutes
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of :func:`coterie.train` that make a run what it is."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How a method is trained.
 
-    epochs: Annotated[int, Bounds(least=1, most=1_000_000)]
-    batch_size: Annotated[int, Bounds(least=2)] | None
-    seed: NonNegativeInt
-    recipe: Recipe
-    precision: PrecisionChoice
-    threads: Annotated[int, Bounds(least=1, most=1024)] | None
-    device: DeviceChoice
-    compile: bool
-    test_every: PositiveInt = 1
+    Here an option of training stands once: :func:`coterie.train` takes the fields as keyword arguments, the command
+    line makes flags of them, and ``config.yaml`` holds them.
+
+    Attributes:
+        epochs: The length of each stage.
+        batch_size: Images in a step over all processes; None for 128, or all images where there are fewer.
+        seed: Of initialisation, order, augmentation and noise.
+        precision: ``auto`` is a fixed rule, ``trial`` measures, ``bf16`` and ``fp32`` are themselves.
+        threads: CPU threads; None for PyTorch's own choice.
+        device: Where to train; ``auto`` takes CUDA or MPS where present.
+        timeout_minutes: How long a process waits for the others, where there are several, before it ends.
+        compile: Whether the network goes through torch.compile.
+        deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
+        test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
+        tensorboard: Whether figures are also written for TensorBoard.
+    """
+
+    epochs: Annotated[int, Bounds(least=1, most=1_000_000)] = 30
+    batch_size: Annotated[int, Bounds(least=2)] | None = None
+    seed: NonNegativeInt = 0
+    precision: PrecisionChoice = "auto"
+    threads: Annotated[int, Bounds(least=1, most=1024)] | None = None
+    device: DeviceChoice = "auto"
+    timeout_minutes: Annotated[float, Bounds(above=0, most=_WEEK)] = 30
+    compile: bool = False
     deterministic: bool = False
+    test_every: PositiveInt = 1
+    tensorboard: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "")
 
-    def fitted(self, data: ImageData, say: Callable[[str], None]) -> "Options":
-        """Checked against the data, the default batch size shrunk to them.
+    def fit_to(self, data: ImageData, say: Callable[[str], None]) -> "TrainingOptions":
+        """The same options with the default batch size, which is no larger than the data.
 
         Raises:
-            UserError: There are too few images, epochs or threads.
+            UserError: There are too few images for a batch.
         """
         count = len(data.train)
         if count < 2:
@@ -60,13 +79,13 @@ class Options:
             )
         return self
 
-    def reusing(self, previous: Configuration) -> "Options":
-        """Precision and threads as an earlier session of the run resolved them, where they are left open now."""
+    def take_over(self, previous: Configuration) -> "TrainingOptions":
+        """The same options with an earlier session's precision and threads, where these are left open now."""
         precision = previous.get("precision", "auto") if self.precision in ("auto", "trial") else self.precision
         return replace(self, precision=precision, threads=self.threads or previous.get("threads"))
 
-    def resolved(self, precision: str) -> "Options":
-        """With nothing left open."""
+    def settle(self, precision: str) -> "TrainingOptions":
+        """The same options with this precision and PyTorch's number of threads: nothing is left open."""
         return replace(
             self, precision=cast(PrecisionChoice, precision), threads=self.threads or torch.get_num_threads()
         )
@@ -91,23 +110,15 @@ def check_objects(method: Any, data: Any, out: Any, recipe: Any, **switches: Any
         check_value(f"⟨{name}⟩", value, bool)
 
 
-def configuration(method: Method, data: ImageData, options: Options) -> dict[str, Any]:
+def configuration(method: Method, data: ImageData, recipe: Recipe, options: TrainingOptions) -> dict[str, Any]:
     """All that is needed to repeat a run, for ``config.yaml``."""
     return {
         "method": {"name": method.name, **method_options(method)},
         # Repeating a run of a module, a factory or data of the user's own needs the object.
         "network": Backbone.of(method.network).to_record(),
         "data": dict(data.options) or None,
-        "epochs": options.epochs,
-        "batch_size": options.batch_size,
-        "seed": options.seed,
-        "recipe": {"name": options.recipe.name, **asdict(options.recipe)},
-        "precision": options.precision,
-        "threads": options.threads,
-        "device": options.device,
-        "compile": options.compile,
-        "test_every": options.test_every,
-        "deterministic": options.deterministic,
+        "recipe": {"name": recipe.name, **asdict(recipe)},
+        **asdict(options),
     }
 
 
@@ -128,7 +139,7 @@ def _plain(value: Any) -> Any:
 
 # What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
 # device, sums are rounded in another order.
-_FREE = ("data.root", "data.workers", "data.memory_gb", "data.download")
+_FREE = ("data.root", "data.workers", "data.memory_gb", "data.download", "timeout_minutes", "tensorboard")
 _ROUNDING = ("threads", "device", "deterministic")
 # What Runs of 0.1.0 did where they have not written the option, if that is not null.
 _UNWRITTEN = {"deterministic": False, "method.discriminator_divisor": 2}
