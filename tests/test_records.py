@@ -111,9 +111,8 @@ def test_a_cards_wrong_field_is_named(run, change, said):
         ({"method": {"name": "one", "gat": "x"}}, "method: unknown option of method 'one' 'gat'; did you mean 'gate'"),
         ({"method": {"name": "one", "gate": "x"}}, "method: unknown gate 'x'"),
         ({"method": {}}, "method: 'name' is missing"),
-        ({"data": None}, "data is empty; write a mapping"),
+        ({"data": []}, "data is []; write a mapping"),
         ({"network": {"nam": "x"}}, "network 'nam'; did you mean 'name'"),
-        ({"data": {}}, "data: 'name' is missing"),
     ],
     ids=str,
 )
@@ -123,6 +122,13 @@ def test_a_configurations_wrong_field_is_named(run, change, said):
     line = line_of(lambda: use(run))
     assert str(path) in line
     assert said in line
+
+
+@pytest.mark.parametrize("data", [{}, None])
+def test_a_run_on_data_of_ones_own_asks_for_them(run, data):
+    path = run.path / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "data": data}))
+    assert line_of(lambda: use(run)) == f"{run.path}: trained on data of yours; open it with Run(path, data=them)"
 
 
 def mutate(content, generator):
