@@ -30,7 +30,7 @@ from coterie.reports.teaching import teaching
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a drawing for each method in which somebody teaches, and a page for each study with results."""
-    for name, method in METHODS.items():
+    for name, method in METHODS.own.items():
         if edges := method().teaching():
             svg = teaching(edges, f"Who teaches whom in {name}")
             head, _, rest = svg.partition(">")
@@ -67,7 +67,7 @@ def help_of(command: str) -> str:
 def options_of_methods() -> str:
     """A section for each method: its options alone, which stand in one group of the command's help."""
     sections = []
-    for name in METHODS:
+    for name in METHODS.own:
         groups = help_of(f"coterie train --method {name} --help").split("\n\n")
         group = next(group for group in groups if re.search(r"^  --method\.\w", group, flags=re.M))
         sections.append(f"### `--method {name}` {{ #method-{name} }}\n\n{as_block(group)}")
