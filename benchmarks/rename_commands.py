@@ -15,7 +15,7 @@ import yaml
 from coterie.checking import make_checked
 from coterie.records import upgrade_options
 from coterie.studies.results import Results, save_results
-from coterie.studies.study import run_name
+from coterie.studies.study import name_run
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
@@ -57,25 +57,25 @@ def rename_results(content: dict[str, Any]) -> dict[str, Any]:
     """A study's results, as they are in their file, under the names of this version."""
     renamed: dict[str, str] = {}  # folders of Runs, whose names hold a hash of the configuration
     trials = []
-    for trial in content["cells"]:
+    for trial in content.get("trials") or content["cells"]:
         text = json.dumps(trial)
         for old, new in renamed.items():
             text = text.replace(old, new)
-        trial = json.loads(text)
-        before = dict(trial["configuration"])
+        trial = {"arm" if key == "row" else key: value for key, value in json.loads(text).items()}
+        before = trial["configuration"]
         if method := before.get("method"):
             trial["configuration"] = before | {"method": upgrade_options(method["name"], method)}
             trial["command"] = rename_command(trial["command"])
-            old, new = (name_of(trial, configuration) for configuration in (before, trial["configuration"]))
+            old, new = (name_run_of(trial, configuration) for configuration in (before, trial["configuration"]))
             renamed |= {old: new} if old != new else {}
         trials.append(trial)
-    return content | {"cells": trials}
+    return {key: value for key, value in content.items() if key != "cells"} | {"trials": trials}
 
 
-def name_of(trial: dict[str, Any], configuration: dict[str, Any]) -> str:
+def name_run_of(trial: dict[str, Any], configuration: dict[str, Any]) -> str:
     """The name of the folder of a trial's Run."""
     own = {name: value for name, value in configuration.items() if name != "measures"}
-    return run_name(trial["row"], trial["network"], trial["data"], trial["seed"], own)
+    return name_run(trial["arm"], trial["network"], trial["data"], trial["seed"], own)
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         for path in sorted(ROOT.glob(pattern)):
             text = path.read_text(encoding="utf-8")
             content = json.loads(text) if path.suffix == ".json" else {}
-            if "cells" in content:
+            if {"trials", "cells"} & content.keys():
                 save_results(path, make_checked(Results, path.name, rename_results(content)))
             elif rename_text(text) != text:
                 path.write_text(rename_text(text), encoding="utf-8")

@@ -343,7 +343,7 @@ def test_wrong_options_are_told(name, options, says):
 def test_every_claim_of_the_study_is_of_parts_that_are_measured():
     study = load_study("multiview")
     small = study.scale("small")
-    assert {row["experiment"]["name"] for row in small.rows.values() if "experiment" in row} == set(EXPERIMENTS)
+    assert {arm["experiment"]["name"] for arm in small.arms.values() if "experiment" in arm} == set(EXPERIMENTS)
     parts = {
         "theorems": {"single", "ensemble", "ensemble2", "joint", *STUDENTS},
         "selection": {f"{part}_q{power}" for part in ("single", "ensemble") for power in (4, 3, 2)},
@@ -355,12 +355,12 @@ def test_every_claim_of_the_study_is_of_parts_that_are_measured():
         for side in (claim.by, claim.than):
             if isinstance(side, (int, float)):
                 continue
-            kind = side.row if side.row in parts else "kernel" if "experiment" in small.rows[side.row] else "method"
+            kind = side.arm if side.arm in parts else "kernel" if "experiment" in small.arms[side.arm] else "method"
             assert side.part in parts[kind], claim.says
 
 
-def test_the_joint_row_trains_the_average_alone():
-    options = {key: value for key, value in load_study("multiview").scale("small").rows["joint"]["method"].items()}
+def test_the_joint_arm_trains_the_average_alone():
+    options = {key: value for key, value in load_study("multiview").scale("small").arms["joint"]["method"].items()}
     assert options.pop("name") == "online"
     method = Online(network="resnet8", **options)
     assert method.peers == Independent(num=5)
@@ -370,12 +370,13 @@ def test_the_joint_row_trains_the_average_alone():
     turn.module.eval()
     step = turn.module(Batch((images,), labels, torch.arange(6)))
     step.loss.total.backward()
-    got = [parameter.grad.clone() for parameter in turn.parameters]
+    weights = turn.trainable()
+    got = [parameter.grad.clone() for parameter in weights]
     mean = step.output.logits.mean(1)
     expected = 5 * functional.cross_entropy(mean, labels)  # as fast as each alone
     assert step.loss.total.item() == pytest.approx(expected.item())
     turn.module.zero_grad()
     (5 * functional.cross_entropy(turn.module.group(images).logits.mean(1), labels)).backward()
-    for gradient, parameter in zip(got, turn.parameters, strict=True):
+    for gradient, parameter in zip(got, weights, strict=True):
         torch.testing.assert_close(gradient, parameter.grad)
     assert any(gradient.abs().max() > 0 for gradient in got)

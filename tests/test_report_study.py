@@ -18,9 +18,9 @@ from coterie.studies.results import Result, load_results, save_results
 from coterie.studies.statistics import compare, holm
 from coterie.studies.study import Published
 from coterie.studies.verdicts import summary
-from made_study import cells, made
+from made_study import made, trials
 
-THEOREMS = [cell for cell in cells() if cell.data == "multi-view"]
+THEOREMS = [trial for trial in trials() if trial.data == "multi-view"]
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
 
@@ -132,10 +132,10 @@ def test_what_nobody_confirmed_is_never_shown_as_published(page):
 def test_a_table_has_means_and_corrected_comparisons_with_the_baseline(measured):
     table = measured.tables[0]
     assert (table.baseline, table.columns) == ("alone, target", [("glyphs", "resnet8"), ("fashion", "resnet8")])
-    lines = {(line.row, line.part): entries for line, entries, _ in table.lines}
+    lines = {(line.arm, line.part): entries for line, entries, _ in table.lines}
     assert ("one", "branch1") not in lines  # not deployed
     one = lines["one", "target"][0]
-    values = [measured.results.values("glyphs", "resnet8", row, "target", "error").values() for row in ("one", "alone")]
+    values = [measured.results.values("glyphs", "resnet8", arm, "target", "error").values() for arm in ("one", "alone")]
     assert one.comparison == compare(*map(list, values))
     assert lines["alone", "target"][0].comparison is None
     compared = [each for _, entries, _ in table.lines for each in entries if each.comparison]
@@ -170,12 +170,12 @@ def test_the_page_says_what_the_study_can_see(measured, page):
 
 def test_a_steady_network_is_not_said_to_be_noise(measured):
     steady = [
-        replace(cell, measured={"target": {"error": (30.0 if cell.row == "one" else 31.0) + 0.01 * cell.seed**2}})
-        for cell in measured.results.cells
-        if cell.row in ("alone", "one")
+        replace(trial, measured={"target": {"error": (30.0 if trial.arm == "one" else 31.0) + 0.01 * trial.seed**2}})
+        for trial in measured.results.trials
+        if trial.arm in ("alone", "one")
     ]
     steady[-1].measured["target"]["error"] += 0.01
-    assert "noise" not in " ".join(Measured(measured.study, replace(measured.results, cells=steady)).sight)
+    assert "noise" not in " ".join(Measured(measured.study, replace(measured.results, trials=steady)).sight)
 
 
 def test_every_figure_is_drawn(measured, source):
@@ -188,7 +188,7 @@ def test_every_figure_is_drawn(measured, source):
     assert ">okddip &lt;leader&gt;<" in source
 
 
-def test_analyses_and_every_cell_are_there(measured, page):
+def test_analyses_and_every_trial_are_there(measured, page):
     metrics, rows = measured.analyses
     assert metrics == ["generalisation gap", "disagreement", "divergence"]
     by_place = {row[:4]: row[4:] for row in rows}
@@ -205,13 +205,13 @@ def test_analyses_and_every_cell_are_there(measured, page):
 
 
 def test_a_page_is_the_same_when_drawn_again(tmp_path):
-    path = made(tmp_path, cells=THEOREMS)
+    path = made(tmp_path, trials=THEOREMS)
     first, again = (report_studies([read(path)], tmp_path / name).read_text() for name in ("a.html", "b.html"))
     assert first == again
 
 
 def test_several_studies_share_a_page(tmp_path):
-    one, other = made(tmp_path, "one", cells=THEOREMS), made(tmp_path, "other", cells=THEOREMS)
+    one, other = made(tmp_path, "one", trials=THEOREMS), made(tmp_path, "other", trials=THEOREMS)
     text = report_studies([read(one), read(other)], tmp_path / "p.html").read_text()
     assert Page(text).outside == []
     assert len(Page(text).pictures) == 2 * (1 + 2)  # for each study a figure, and two claims' intervals
@@ -223,7 +223,7 @@ def test_several_studies_share_a_page(tmp_path):
 
 
 def test_a_study_of_nothing_has_a_page(tmp_path):
-    path = made(tmp_path, cells=[])
+    path = made(tmp_path, trials=[])
     text = Page(report_studies([read(path)], tmp_path / "p.html").read_text()).text
     assert "0, 0 failed; 0.0 core-minutes" in text
     assert "holds" not in text
@@ -232,8 +232,8 @@ def test_a_study_of_nothing_has_a_page(tmp_path):
 
 def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monkeypatch):
     # Without costs there is little to draw.
-    bare = [replace(cell, cost={}, training_flops=None) for cell in load_results(results).cells]
-    path = made(tmp_path, cells=bare)
+    bare = [replace(trial, cost={}, training_flops=None) for trial in load_results(results).trials]
+    path = made(tmp_path, trials=bare)
     monkeypatch.delenv("COLUMNS", raising=False)  # a pipe's lines are whole
     main(["report", str(path), "--out", str(tmp_path / "p.html")])
     said = capsys.readouterr().out
@@ -241,7 +241,7 @@ def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monke
     assert said.count("cannot be told at this scale") == 9
     assert "does not hold" in said
     assert summary(measured.study, measured.results, measured.verdicts) in said
-    assert "small scale, 65 cells (1 failed). Claims: holds: 3; does not hold: 1;" in said
+    assert "small scale, 65 trials (1 failed). Claims: holds: 3; does not hold: 1;" in said
     assert "Controls: holds: 1; cannot be told at this scale: 1" in said
     assert (tmp_path / "p.html").exists()
 
@@ -263,8 +263,8 @@ def test_a_table_without_published_figures_takes_those_of_the_study(measured):
     small = measured.study.scale("small")
     table = replace(small.tables[0], published=())
 
-    def published(row, of, **options):
-        return Published(row, of=of, value=1.0, evidence="paper", **{"part": "target", "metric": "error"} | options)
+    def published(arm, of, **options):
+        return Published(arm, of=of, value=1.0, evidence="paper", **{"part": "target", "metric": "error"} | options)
 
     others = [
         published("one", "ImageNet"),
@@ -275,7 +275,7 @@ def test_a_table_without_published_figures_takes_those_of_the_study(measured):
         published("kd", "CIFAR", part="teacher"),
         published("unknown", "CIFAR"),
     ]
-    beside = {(line.row, line.part): found for line, _, found in filled(table, small, measured.results, others).lines}
+    beside = {(line.arm, line.part): found for line, _, found in filled(table, small, measured.results, others).lines}
     assert beside["one", "target"] == [others[1], others[0], others[2]]  # of CIFAR first, of which most lines have one
     assert beside["alone", "target"] == [others[3]]
     assert beside["kd", "target"] == [others[5]]
@@ -285,9 +285,9 @@ def test_a_table_without_published_figures_takes_those_of_the_study(measured):
 
 
 def test_only_an_unusual_network_is_named(measured):
-    cells = [cell for cell in measured.results.cells if cell.data == "glyphs" and cell.row in ("alone", "one")]
-    other = [replace(cell, network="resnet14") for cell in cells if cell.row == "alone" and cell.seed < 2]
-    named = Measured(measured.study, replace(measured.results, cells=[*cells, *other]))
+    trials = [trial for trial in measured.results.trials if trial.data == "glyphs" and trial.arm in ("alone", "one")]
+    other = [replace(trial, network="resnet14") for trial in trials if trial.arm == "alone" and trial.seed < 2]
+    named = Measured(measured.study, replace(measured.results, trials=[*trials, *other]))
     ((heading, pictures), *_) = named.figures
     assert heading == "glyphs; resnet8 where no other is named"
     assert ">alone, resnet14<" in pictures[0][1]
@@ -332,8 +332,8 @@ def test_a_row_has_one_colour_on_all_pictures_of_a_page(measured, monkeypatch):
     )
     assert Measured(measured.study, measured.results).figures
     assert len(used) > 4
-    for row in ("alone", "one"):
-        assert len({colours[row] for colours in used.values() if row in colours}) == 1
+    for arm in ("alone", "one"):
+        assert len({colours[arm] for colours in used.values() if arm in colours}) == 1
 
 
 def test_a_study_without_a_source_claims_for_itself(measured, tmp_path):
@@ -358,8 +358,8 @@ def test_whiskers_of_a_data_set_share_a_scale(measured):
 
 
 def test_parts_without_costs_are_all_shown(measured):
-    cell = Result("d", "n", "r", 0, measured={"student": {"error": 1.0}, "ensemble": {"error": 1.0}})
-    assert deployed(cell) == ["student", "ensemble"]
+    trial = Result("d", "n", "r", 0, measured={"student": {"error": 1.0}, "ensemble": {"error": 1.0}})
+    assert deployed(trial) == ["student", "ensemble"]
     small = measured.study.scale("small")
     theorems = filled(small.tables[2], small, measured.results)
     assert [(line.part, line.metric) for line, _, _ in theorems.lines] == [

@@ -15,30 +15,30 @@ from coterie.methods import Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.outputs import Batch
-from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.reading import load_study
 from coterie.studies.smoke import without_downloads
+from coterie.studies.trial import method_of, recipe_of
 from peers import LABELS, LOGITS, ce, kl, mean, over_batch, softmax, terms
 
 ENSEMBLE = torch.tensor([[0.2, 0.1, 1.1], [0.9, -0.4, 0.3]], dtype=torch.float64)
 
 
-def configuration(study, row):
-    """What the first cell of a row of the paper's scale is trained with."""
-    return next(cell.configuration for cell in load_study(study).scale("paper").cells() if cell.row == row)
+def configuration(study, arm):
+    """What the first trial of an arm of the paper's scale is trained with."""
+    return next(trial.configuration for trial in load_study(study).scale("paper").trials() if trial.arm == arm)
 
 
-def method(study, row):
-    return method_of(without_downloads(configuration(study, row)))
+def method(study, arm):
+    return method_of(without_downloads(configuration(study, arm)))
 
 
 def near(value):
     return pytest.approx(value, abs=1e-12)
 
 
-def total(study, row, logits, **given):
-    """A row's loss of these answers, at an eighth and at the end of the training."""
-    return [terms(method(study, row), logits, progress=at, **given)[1].total.item() for at in (1 / 8, 1.0)]
+def total(study, arm, logits, **given):
+    """An arm's loss of these answers, at an eighth and at the end of the training."""
+    return [terms(method(study, arm), logits, progress=at, **given)[1].total.item() for at in (1 / 8, 1.0)]
 
 
 def ramp(epoch):
@@ -51,16 +51,16 @@ def ones(z, e, y, weight):
     return sum(ce(peer, y) for peer in z) + ce(e, y) + weight * 9 * taught
 
 
-@pytest.mark.parametrize(("row", "count"), [("one", 3), ("one-2", 2), ("one-4", 4)])
-def test_ones_rows_train_what_its_code_does(row, count):
+@pytest.mark.parametrize(("arm", "count"), [("one", 3), ("one-2", 2), ("one-4", 4)])
+def test_ones_arms_train_what_its_code_does(arm, count):
     logits = LOGITS[:, :count]
 
     def at(epoch):
         return over_batch(lambda z, e, y: ones(z, e, y, ramp(epoch)), logits, ENSEMBLE, LABELS)
 
     expected = [at(37.5), at(300)]
-    assert total("one", row, logits, ensemble=ENSEMBLE) == near(expected)
-    recipe = recipe_of(configuration("one", row))
+    assert total("one", arm, logits, ensemble=ENSEMBLE) == near(expected)
+    recipe = recipe_of(configuration("one", arm))
     assert (recipe.momentum, recipe.nesterov, recipe.weight_decay, recipe.drops) == (0.9, False, 1e-4, (0.5, 0.75))
 
 
@@ -116,9 +116,9 @@ def test_mcl_okds_okddip_ramps_and_its_leader_learns_from_the_auxiliaries():
         assert got.total.item() == near(over_batch(rule, LOGITS, LABELS, *features))
 
 
-@pytest.mark.parametrize("row", ["alone-b", "cl-ilr-b", "dml-b", "one-b", "okddip-b"])
-def test_mcl_okds_rows_have_its_recipe(row):
-    config = configuration("online", row)
+@pytest.mark.parametrize("arm", ["alone-b", "cl-ilr-b", "dml-b", "one-b", "okddip-b"])
+def test_mcl_okds_arms_have_its_recipe(arm):
+    config = configuration("online", arm)
     recipe = recipe_of(config)
     assert (recipe.learning_rate, recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.1, 0.9, True, 5e-4)
     assert (recipe.schedule, config["epochs"], config["batch_size"]) == ("cosine", 300, 128)
@@ -140,9 +140,9 @@ class Answers(nn.Module):
         return self.logits
 
 
-def taught(study, row, teachers):
-    """The student's stage of a row of MEAL's, on two images, with teachers of these answers (t, B, C)."""
-    made = method(study, row)
+def taught(study, arm, teachers):
+    """The student's stage of an arm of MEAL's, on two images, with teachers of these answers (t, B, C)."""
+    made = method(study, arm)
     made.network = lambda num_classes, in_channels: Answers(student().clone())
     made.teacher, made.teacher_network = [str(number) for number in range(len(teachers))], None
     made.teachers = type(made).teachers
@@ -185,13 +185,13 @@ def discriminated(layers, own, theirs):
 
 
 @pytest.mark.parametrize(
-    ("row", "drawn", "divisor"),
+    ("arm", "drawn", "divisor"),
     [("meal", True, 2), ("meal-v2", False, 8), ("meal-v2-200", False, 8), ("meal-v2-380", False, 8)],
 )
-def test_meals_rows_train_what_its_codes_do(row, drawn, divisor):
+def test_meals_arms_train_what_its_codes_do(arm, drawn, divisor):
     generator = torch.Generator().manual_seed(4)
     said = torch.randn(2, 2, CLASSES, generator=generator, dtype=torch.float64)
-    stage = taught("meal", row, said)
+    stage = taught("meal", arm, said)
     module = stage.turns[0].module
     layers = [layer for layer in module.discriminators[0].layers if isinstance(layer, nn.Linear)]
     widths = [CLASSES // divisor, max(CLASSES // divisor // divisor, 1), 2]
@@ -213,12 +213,12 @@ def test_meals_rows_train_what_its_codes_do(row, drawn, divisor):
 
 
 def test_meal_v2s_discriminator_and_schedule_are_those_of_its_released_code():
-    for row, epochs in (("meal-v2", 180), ("meal-v2-200", 200), ("meal-v2-380", 200)):
-        config = configuration("meal", row)
+    for arm, epochs in (("meal-v2", 180), ("meal-v2-200", 200), ("meal-v2-380", 200)):
+        config = configuration("meal", arm)
         recipe = recipe_of(config)
         assert (config["epochs"], config["batch_size"]) == (epochs, 512)
         assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 0.0)
-        assert method("meal", row).discriminator_rate == recipe.learning_rate == 0.01  # the code overwrites its own
+        assert method("meal", arm).discriminator_rate == recipe.learning_rate == 0.01  # the code overwrites its own
         optimiser = recipe.make_optimiser([nn.Parameter(torch.zeros(1))])
         steps = 2503  # in an epoch of 1,281,167 images
         schedule = recipe.make_schedule(optimiser, epochs * steps)
@@ -229,9 +229,9 @@ def test_meal_v2s_discriminator_and_schedule_are_those_of_its_released_code():
     assert networks["efficientnet-b0-pretrained"] == "timm/tf_efficientnet_b0.aa_in1k"
 
 
-@pytest.mark.parametrize(("study", "row"), [("one", "alone"), ("online", "alone-b"), ("meal", "alone")])
-def test_networks_alone_learn_from_labels_alone(study, row):
-    made = method(study, row)
+@pytest.mark.parametrize(("study", "arm"), [("one", "alone"), ("online", "alone-b"), ("meal", "alone")])
+def test_networks_alone_learn_from_labels_alone(study, arm):
+    made = method(study, arm)
     made.network = lambda num_classes, in_channels: Answers(student().clone())
     (stage,) = made.stages(Task(CLASSES, 3, (8, 8)))
     assert isinstance(stage.turns[0].module, CrossEntropyStep)
@@ -240,7 +240,7 @@ def test_networks_alone_learn_from_labels_alone(study, row):
     assert stage.turns[0].module(batch).loss.total.item() == near(over_batch(ce, student(), labels))
 
 
-def test_every_row_with_a_codes_figures_is_compared_here():
+def test_every_arm_with_a_codes_figures_is_compared_here():
     compared = {
         "one": {"alone", "one", "one-2", "one-4", "one-5"},
         "online": {"alone-b", "cl-ilr-b", "dml-b", "one-b", "okddip-b"},
@@ -250,7 +250,7 @@ def test_every_row_with_a_codes_figures_is_compared_here():
     for study in coterie.studies.reading.study_names():
         scales = load_study(study).scales.values()
         found = {
-            figure.row
+            figure.arm
             for scale in scales
             for table in scale.tables
             for figure in table.published

@@ -8,10 +8,10 @@ import pytest
 from coterie.data import DATASETS, load
 from coterie.networks import NETWORKS, libraries
 from coterie.studies.analyses import CURVES, MEASURES
-from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.reading import load_study, study_names
 from coterie.studies.study import Side, folder
+from coterie.studies.trial import method_of, recipe_of
 
 STUDIES = study_names()
 PAPERS = [name for name in ("one", "oem", "srm", "meal", "compact", "online") if name in STUDIES]
@@ -39,22 +39,22 @@ def test_the_papers_are_there():
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_cell_names_what_exists(name):
+def test_every_trial_names_what_exists(name):
     for _, scale in scales(load_study(name)):
-        for cell in {(cell.row, cell.network, cell.data): cell for cell in scale.cells()}.values():
-            config = cell.configuration
+        for trial in {(trial.arm, trial.network, trial.data): trial for trial in scale.trials()}.values():
+            config = trial.configuration
             if "experiment" in config:
                 assert config["experiment"]["name"] in EXPERIMENTS
                 continue
             method = method_of(config)
-            assert set(method.epochs) <= set(method.stage_names()), cell.name
+            assert set(method.epochs) <= set(method.stage_names()), trial.name
             library, _, network = method.network.source.rpartition("/")
-            assert network in NETWORKS if not library else libraries.is_known(library, network), cell.name
-            assert method.network.preprocessing() is not None or not method.network.pretrained, cell.name
+            assert network in NETWORKS if not library else libraries.is_known(library, network), trial.name
+            assert method.network.preprocessing() is not None or not method.network.pretrained, trial.name
             recipe_of(config)  # a wrong option is refused
             inspect.signature(load).bind(**config["data"])
             assert config["data"]["name"] in DATASETS
-            assert set(cell.measures) <= {*MEASURES, CURVES}
+            assert set(trial.measures) <= {*MEASURES, CURVES}
             assert set(config) <= {
                 *("method", "network", "data", "seed", "epochs", "batch_size", "recipe", "threads", "precision"),
                 *("compile", "test_every"),
@@ -63,34 +63,34 @@ def test_every_cell_names_what_exists(name):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_published_figures_stand_beside_a_row_of_their_table(name):
+def test_published_figures_stand_beside_a_arm_of_their_table(name):
     for _, scale in scales(load_study(name)):
         for table in scale.tables:
             for each in table.published:
-                assert each.row in table.rows, (table.name, each.row)
+                assert each.arm in table.arms, (table.name, each.arm)
                 assert each.evidence.startswith(EVIDENCE), each
                 assert isinstance(each.value, float | int)
                 if each.metric.endswith("error"):
                     assert 0 < each.value < 100
-            places = [(each.row, each.part, each.of, each.metric, each.where) for each in table.published]
+            places = [(each.arm, each.part, each.of, each.metric, each.where) for each in table.published]
             assert len(set(places)) == len(places), table.name
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_claims_compare_rows_that_stand_together(name):
+def test_claims_compare_arms_that_stand_together(name):
     study = load_study(name)
     assert study.claims
     for claim in study.claims:
         assert claim.evidence.startswith(EVIDENCE) or claim.published is None, claim.says
-        sides = [side.row for side in (claim.by, claim.than) if isinstance(side, Side)]
+        sides = [side.arm for side in (claim.by, claim.than) if isinstance(side, Side)]
         for scale_name, scale in scales(study):
             data = {
-                row: {where for table in scale.tables if row in table.rows for where in table.data} for row in sides
+                arm: {where for table in scale.tables if arm in table.arms for where in table.data} for arm in sides
             }
             if all(data.values()):
                 assert set.intersection(*data.values()), (claim.says, scale_name)
         tables = [table for _, scale in scales(study) for table in scale.tables]
-        assert all(any(row in table.rows for table in tables) for row in sides), claim.says
+        assert all(any(arm in table.arms for table in tables) for arm in sides), claim.says
 
 
 def test_the_small_scales_fit_two_cores_and_one_evening():
@@ -100,27 +100,27 @@ def test_the_small_scales_fit_two_cores_and_one_evening():
         if "small" in study.scales:
             small = study.scales["small"]
             assert small.seeds >= 5
-            for cell in small.cells():
-                assert cell.configuration.get("threads", 1) == 1
-                minutes[folder(cell, Path("runs"))] = cell.minutes  # what studies share is trained once
+            for trial in small.trials():
+                assert trial.configuration.get("threads", 1) == 1
+                minutes[folder(trial, Path("runs"))] = trial.minutes  # what studies share is trained once
     assert max(minutes.values()) < 5
     assert 300 < sum(minutes.values()) <= 400
 
 
-def test_studies_share_the_cells_they_have_in_common():
+def test_studies_share_the_trials_they_have_in_common():
     found = {}
     for name in PAPERS:
         study = load_study(name)
         if "small" in study.scales:
-            for cell in study.scales["small"].cells():
-                if cell.row in ("alone", "ensemble-3"):
-                    found.setdefault(cell.key, []).append(cell.configuration)
-    shared = {key: cells for key, cells in found.items() if len(cells) > 1}
+            for trial in study.scales["small"].trials():
+                if trial.arm in ("alone", "ensemble-3"):
+                    found.setdefault(trial.key, []).append(trial.configuration)
+    shared = {key: trials for key, trials in found.items() if len(trials) > 1}
     assert len(shared) >= 5
-    assert all(each == cells[0] for cells in shared.values() for each in cells)
+    assert all(each == trials[0] for trials in shared.values() for each in trials)
 
 
-# Typed from the papers' specifications, apart from the files: study, row, part, of, metric, value, evidence.
+# Typed from the papers' specifications, apart from the files: study, arm, part, of, metric, value, evidence.
 CHECKS = [
     ("one", "alone", "target", "CIFAR-10, ResNet-32", "error", 6.93, "secondary"),
     ("one", "one", "target", "CIFAR-10, ResNet-32", "error", 5.99, "secondary"),
@@ -173,16 +173,16 @@ CHECKS = [
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: "-".join(map(str, check)))
 def test_figures_are_the_published_ones(check):
-    study, row, part, of, metric, value, evidence = check
-    found = figures(load_study(study), row=row, part=part, of=of, metric=metric)
+    study, arm, part, of, metric, value, evidence = check
+    found = figures(load_study(study), arm=arm, part=part, of=of, metric=metric)
     assert any(each.value == pytest.approx(value) and each.evidence.startswith(evidence) for each in found), found
 
 
 def test_a_spread_is_the_published_one():
-    (one,) = figures(load_study("one"), row="one-without-sharing", metric="error")
+    (one,) = figures(load_study("one"), arm="one-without-sharing", metric="error")
     assert (one.value, one.std) == (22.45, 0.52)
     assert "± unverified" in one.evidence
-    (pcl,) = figures(load_study("online"), row="pcl", of="CIFAR-100, ResNet-32")
+    (pcl,) = figures(load_study("online"), arm="pcl", of="CIFAR-100, ResNet-32")
     assert pcl.std == 0.16
 
 
@@ -219,7 +219,7 @@ def test_a_claims_difference_is_that_of_its_figures(name, place, sides):
     least = max(
         min(
             sure(each.evidence)
-            for each in figures(study, row=side.row, part=side.part, of=of)
+            for each in figures(study, arm=side.arm, part=side.part, of=of)
             if each.value == pytest.approx(value)
         )
         for side, value in zip((claim.by, claim.than), (lower, higher), strict=True)

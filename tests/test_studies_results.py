@@ -7,7 +7,7 @@ import pytest
 from coterie import UserError
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results, unit
 
-CELL = Result(
+TRIAL = Result(
     "glyphs",
     "resnet8",
     "one",
@@ -21,28 +21,28 @@ CELL = Result(
     seconds=40.2,
 )
 FAILED = Result("glyphs", "resnet8", "one", 1, failed="killed: out of memory")
-RESULTS = Results("one", "small", "coterie study one", "0.1.0", "2.14.1", "two cores", [CELL, FAILED])
+RESULTS = Results("one", "small", "coterie study one", "0.1.0", "2.14.1", "two cores", [TRIAL, FAILED])
 
 
-def test_results_come_back_as_they_were_a_cell_on_a_line(tmp_path):
+def test_results_come_back_as_they_were_a_trial_on_a_line(tmp_path):
     path = tmp_path / "one.json"
     save_results(path, RESULTS)
     assert load_results(path) == RESULTS
-    assert json.loads(path.read_text())["cells"][1]["failed"] == "killed: out of memory"
+    assert json.loads(path.read_text())["trials"][1]["failed"] == "killed: out of memory"
     lines = path.read_text().splitlines()
     assert sum('"data": "glyphs"' in line for line in lines) == 2
     assert [each.name for each in tmp_path.iterdir()] == ["one.json"]
 
 
 def test_what_is_not_finite_is_null_and_no_figure(tmp_path):
-    cell = replace(CELL, measured={"target": {"error": float("nan"), "nll": float("inf")}})
-    assert cell.figure("target", "error") is None
-    save_results(tmp_path / "r.json", replace(RESULTS, cells=[cell]))
+    trial = replace(TRIAL, measured={"target": {"error": float("nan"), "nll": float("inf")}})
+    assert trial.figure("target", "error") is None
+    save_results(tmp_path / "r.json", replace(RESULTS, trials=[trial]))
     assert "NaN" not in (tmp_path / "r.json").read_text()
-    (back,) = load_results(tmp_path / "r.json").cells
+    (back,) = load_results(tmp_path / "r.json").trials
     assert back.measured == {"target": {"error": None, "nll": None}}
-    assert CELL.figure("target", "error") == 21.25
-    assert CELL.figure("target", "nll") is CELL.figure("leader", "error") is None
+    assert TRIAL.figure("target", "error") == 21.25
+    assert TRIAL.figure("target", "nll") is TRIAL.figure("leader", "error") is None
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,14 @@ def test_what_is_not_finite_is_null_and_no_figure(tmp_path):
     [
         ("{", "not valid JSON"),
         ("[]", "results is []; write a mapping"),
-        ('{"study": "one", "cells": []}', "results: 'scale' is missing"),
-        ('{"study": "one", "scale": "small", "cells": {}}', "results, cells is {}; write a list"),
-        ('{"study": "one", "scale": "small", "cells": [3]}', "results, cells, item 1 is 3; write a mapping"),
+        ('{"study": "one", "trials": []}', "results: 'scale' is missing"),
+        ('{"study": "one", "scale": "small", "trials": {}}', "results, trials is {}; write a list"),
+        ('{"study": "one", "scale": "small", "trials": [3]}', "results, trials, item 1 is 3; write a mapping"),
         (
-            '{"study": "one", "scale": "small", "cells": [{"data": "d"}]}',
-            "results, cells, item 1: 'network' and 'row' and 'seed' are missing",
+            '{"study": "one", "scale": "small", "trials": [{"data": "d"}]}',
+            "results, trials, item 1: 'network' and 'arm' and 'seed' are missing",
         ),
-        ('{"study": "one", "scale": "small", "cells": [], "runs": 1}', "unknown key of results 'runs'"),
+        ('{"study": "one", "scale": "small", "trials": [], "runs": 1}', "unknown key of results 'runs'"),
     ],
 )
 def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said):
@@ -82,17 +82,17 @@ def test_another_file_is_refused_in_one_line_that_names_it(tmp_path, text, said)
         ({"curves": {"target": {"test_error": [[1, "2"]]}}}, "curves, target, test_error, item 1, item 2 is '2'"),
     ],
 )
-def test_a_wrong_cell_is_named(tmp_path, changed, said):
-    cell = {"data": "d", "network": "n", "row": "r", "seed": 0} | changed
+def test_a_wrong_trial_is_named(tmp_path, changed, said):
+    trial = {"data": "d", "network": "n", "arm": "r", "seed": 0} | changed
     path = tmp_path / "r.json"
-    path.write_text(json.dumps({"study": "one", "scale": "small", "cells": [cell]}))
-    with pytest.raises(UserError, match="cells, item 1") as caught:
+    path.write_text(json.dumps({"study": "one", "scale": "small", "trials": [trial]}))
+    with pytest.raises(UserError, match="trials, item 1") as caught:
         load_results(path)
     assert said in str(caught.value)
 
 
-def test_a_cell_that_is_there_twice_is_refused(tmp_path):
-    save_results(tmp_path / "r.json", replace(RESULTS, cells=[CELL, CELL]))
+def test_a_trial_that_is_there_twice_is_refused(tmp_path):
+    save_results(tmp_path / "r.json", replace(RESULTS, trials=[TRIAL, TRIAL]))
     with pytest.raises(UserError, match="glyphs/resnet8/one/0 is there twice"):
         load_results(tmp_path / "r.json")
 

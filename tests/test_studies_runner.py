@@ -21,12 +21,12 @@ from coterie.errors import UserError
 from coterie.methods import Hooks
 from coterie.run import read_metrics
 from coterie.studies import runner
-from coterie.studies.cell import command, run_cell
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.pools import RayExecutor, machine, process_pool
 from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results, load_results, save_results
 from coterie.studies.study import folder
+from coterie.studies.trial import command, run_trial
 from coterie.training import Interrupted
 from test_studies_study import SMALL, write
 from toys import Mutual
@@ -34,10 +34,10 @@ from toys import go as train
 
 
 class Here(Executor):
-    """Runs functions when they are waited for; those of some cells die, so many times, and all that run with them.
+    """Runs functions when they are waited for; those of some trials die, so many times, and all that run with them.
 
     Args:
-        deaths: How often, by the cell's name.
+        deaths: How often, by the trial's name.
         refusals: Which attempts to submit find the processes dead, from 0 up.
     """
 
@@ -49,13 +49,13 @@ class Here(Executor):
         self.broken = False
         return self
 
-    def submit(self, function, cell, *given):
+    def submit(self, function, trial, *given):
         self.broken = self.broken or self.attempts in self.refusals
         self.attempts += 1
         if self.broken:
             raise BrokenExecutor("a process died")
         future = Future()
-        self.running.append((future, cell.name, partial(function, cell, *given)))
+        self.running.append((future, trial.name, partial(function, trial, *given)))
         return future
 
     def wait(self, futures, return_when):
@@ -77,13 +77,13 @@ class Here(Executor):
 def progress(tmp_path, **changes):
     study = load_study(write(tmp_path / "s.yaml", **changes))
     runs = tmp_path / "runs"
-    cells = study.scale("small").cells()
-    return runner.Progress(tmp_path / "results.json", Results("s", "small", "coterie study s"), cells, runs)
+    trials = study.scale("small").trials()
+    return runner.Progress(tmp_path / "results.json", Results("s", "small", "coterie study s"), trials, runs)
 
 
 def go(kept, pool=None, only=""):
     pool = pool or Here()
-    todo = kept.missing([cell for cell in kept.cells if only in cell.name])
+    todo = kept.missing([trial for trial in kept.trials if only in trial.name])
     pools = getattr(pool, "new", lambda: pool)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "wait", getattr(pool, "wait", wait))
@@ -103,9 +103,9 @@ def test_a_study_is_trained_measured_and_written(tmp_path, half):
     assert set(found) == {"digits/resnet14/alone/0", "digits/resnet8/alone/0", "digits/resnet8/kd/0"}
     assert list(found)[-1] == "digits/resnet8/kd/0"  # its teacher first
     saved = load_results(tmp_path / "results.json")
-    assert [cell.row for cell in saved.cells] == ["alone", "kd", "alone"]  # in the study's order
-    teacher, taught, alone = saved.cells
-    run = folder(kept.cells[1], kept.runs)
+    assert [trial.arm for trial in saved.trials] == ["alone", "kd", "alone"]  # in the study's order
+    teacher, taught, alone = saved.trials
+    run = folder(kept.trials[1], kept.runs)
     assert (run / "model.safetensors").is_file()
     assert 0 < taught.measured["target"]["error"] <= 100
     assert taught.measured["target"].keys() >= {"nll", "ece", "train_error"}
@@ -113,32 +113,32 @@ def test_a_study_is_trained_measured_and_written(tmp_path, half):
     # What the teacher's training cost is part of what the student's cost.
     assert taught.training_flops > teacher.training_flops + alone.training_flops
     assert saved.machine.endswith("no GPU") or "cores" in saved.machine
-    assert kept.missing(kept.cells) == []
+    assert kept.missing(kept.trials) == []
 
 
 def test_what_is_done_in_this_configuration_is_not_run_again(tmp_path, half):
     go(progress(tmp_path, small=half), only="alone")
     again = progress(tmp_path, small=half)
-    assert [cell.name for cell in again.missing(again.cells)] == ["digits/resnet8/kd/0"]
-    longer = {"alone": SMALL["rows"]["alone"] | {"epochs": 2}, "kd": SMALL["rows"]["kd"]}
-    other = progress(tmp_path, small=half | {"rows": longer})
-    assert len(other.missing(other.cells)) == 3  # the student of another teacher is another student
+    assert [trial.name for trial in again.missing(again.trials)] == ["digits/resnet8/kd/0"]
+    longer = {"alone": SMALL["arms"]["alone"] | {"epochs": 2}, "kd": SMALL["arms"]["kd"]}
+    other = progress(tmp_path, small=half | {"arms": longer})
+    assert len(other.missing(other.trials)) == 3  # the student of another teacher is another student
     go(other, only="resnet8/alone")
-    assert [cell.configuration["epochs"] for cell in load_results(tmp_path / "results.json").cells] == [2]
+    assert [trial.configuration["epochs"] for trial in load_results(tmp_path / "results.json").trials] == [2]
     go(progress(tmp_path, small=half), only="alone")
     analysed = progress(tmp_path, small=half | {"tables": [half["tables"][0] | {"measures": ["generalisation"]}]})
-    assert [cell.name for cell in analysed.missing(analysed.cells) if cell.row == "alone"][
+    assert [trial.name for trial in analysed.missing(analysed.trials) if trial.arm == "alone"][
         -1
     ] == "digits/resnet8/alone/0"
 
 
 def test_curves_are_of_the_training_that_gave_the_figures(tmp_path, half):
-    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["alone"], "measures": ["curves"]}]
-    rows = {"alone": SMALL["rows"]["alone"] | {"epochs": 3}}
-    (blind,) = go(progress(tmp_path, small=half | {"tables": tables, "rows": rows})).values()
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "arms": ["alone"], "measures": ["curves"]}]
+    arms = {"alone": SMALL["arms"]["alone"] | {"epochs": 3}}
+    (blind,) = go(progress(tmp_path, small=half | {"tables": tables, "arms": arms})).values()
     assert blind.failed.startswith("its table measures curves; give 'test_every'")
-    rows["alone"]["test_every"] = 1
-    (found,) = go(progress(tmp_path, small=half | {"tables": tables, "rows": rows})).values()
+    arms["alone"]["test_every"] = 1
+    (found,) = go(progress(tmp_path, small=half | {"tables": tables, "arms": arms})).values()
     curve = found.curves["target"]
     assert [[epoch for epoch, _ in curve[metric]] for metric in ("train_error", "test_error")] == [[1, 2, 3]] * 2
     assert curve["test_error"][-1][1] == pytest.approx(found.measured["target"]["error"])
@@ -148,25 +148,25 @@ def test_curves_are_of_the_training_that_gave_the_figures(tmp_path, half):
 def test_a_teacher_whose_run_is_gone_is_trained_again(tmp_path, half):
     kept = progress(tmp_path, small=half)
     go(kept, only="alone")
-    (folder(kept.cells[0], kept.runs) / "model.json").unlink()
-    assert [cell.name for cell in kept.missing(kept.cells)] == ["digits/resnet14/alone/0", "digits/resnet8/kd/0"]
+    (folder(kept.trials[0], kept.runs) / "model.json").unlink()
+    assert [trial.name for trial in kept.missing(kept.trials)] == ["digits/resnet14/alone/0", "digits/resnet8/kd/0"]
 
 
-def test_a_failed_cell_says_why_and_stops_only_those_who_learn_from_it(tmp_path, half):
-    rows = SMALL["rows"] | {
+def test_a_failed_trial_says_why_and_stops_only_those_who_learn_from_it(tmp_path, half):
+    arms = SMALL["arms"] | {
         "alone": {"method": {"name": "vanilla"}, "batch_size": 9999},
-        "plain": SMALL["rows"]["alone"],
+        "plain": SMALL["arms"]["alone"],
     }
-    tables = [half["tables"][0] | {"rows": ["kd", "alone", "plain"]}]
-    found = go(progress(tmp_path, small=half | {"rows": rows, "tables": tables}))
+    tables = [half["tables"][0] | {"arms": ["kd", "alone", "plain"]}]
+    found = go(progress(tmp_path, small=half | {"arms": arms, "tables": tables}))
     assert found["digits/resnet8/alone/0"].failed.startswith("batch_size is 9999")
     assert found["digits/resnet8/kd/0"].failed == "its teacher failed: digits/resnet14/alone/0"
     assert found["digits/resnet8/plain/0"].failed is None
-    again = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
-    assert len(again.missing(again.cells)) == 3  # what failed is tried again
+    again = progress(tmp_path, small=half | {"arms": arms, "tables": tables})
+    assert len(again.missing(again.trials)) == 3  # what failed is tried again
 
 
-def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_cell(tmp_path, half):
+def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_trial(tmp_path, half):
     pool = Here({"digits/resnet14/alone/0": 1, "digits/resnet8/alone/0": 2})
     found = go(progress(tmp_path, small=half), pool)
     assert found["digits/resnet14/alone/0"].failed is None
@@ -176,8 +176,8 @@ def test_a_process_that_dies_once_costs_nothing_and_twice_only_its_cell(tmp_path
     assert pool.rounds == [[large, small], [large], [small], [taught]]
 
 
-def test_processes_that_are_found_dead_cost_no_cell_a_try(tmp_path, half):
-    # The second cell finds them dead before the first one's answer says so; the last one, when nothing runs.
+def test_processes_that_are_found_dead_cost_no_trial_a_try(tmp_path, half):
+    # The second trial finds them dead before the first one's answer says so; the last one, when nothing runs.
     pool = Here({"digits/resnet14/alone/0": 1}, refusals=[1, 3])
     found = go(progress(tmp_path, small=half), pool)
     assert [result.failed for result in found.values()] == [None, None, None]
@@ -185,33 +185,34 @@ def test_processes_that_are_found_dead_cost_no_cell_a_try(tmp_path, half):
     assert pool.rounds == [[large], [large], [taught, small]]
 
 
-def test_every_training_that_a_cell_learned_from_is_counted_once(tmp_path, half):
-    rows = SMALL["rows"] | {
+def test_every_training_that_a_trial_learned_from_is_counted_once(tmp_path, half):
+    arms = SMALL["arms"] | {
         "kd": {"method": {"name": "kd", "teacher": "@alone"}},
         "again": {"method": {"name": "kd", "teacher": "@kd"}},
         "both": {"method": {"name": "kd", "teacher": ["@alone", "@kd"]}},
     }
-    tables = [half["tables"][0] | {"rows": ["again", "both"]}]
-    kept = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
-    cells = {cell.row: cell for cell in kept.cells}
+    tables = [half["tables"][0] | {"arms": ["again", "both"]}]
+    kept = progress(tmp_path, small=half | {"arms": arms, "tables": tables})
+    trials = {trial.arm: trial for trial in kept.trials}
 
-    def trained(row, flops):
-        kept.add(Result(*cells[row].key, training_flops=flops))
+    def trained(arm, flops):
+        kept.add(Result(*trials[arm].key, training_flops=flops))
 
     trained("alone", 100.0)
-    assert kept.taught(cells["alone"]) == 0
-    assert kept.taught(cells["kd"]) == 100
+    assert kept.taught(trials["alone"]) == 0
+    assert kept.taught(trials["kd"]) == 100
     trained("kd", 200.0)
-    assert kept.taught(cells["again"]) == kept.taught(cells["both"]) == 200
+    assert kept.taught(trials["again"]) == kept.taught(trials["both"]) == 200
     trained("alone", None)
-    assert [kept.taught(cells[row]) for row in ("kd", "again", "both")] == [None] * 3
+    assert [kept.taught(trials[arm]) for arm in ("kd", "again", "both")] == [None] * 3
 
 
 def test_what_learned_from_an_uncounted_training_is_uncounted(tmp_path, half):
     go(progress(tmp_path, small=half), only="alone")
     saved = load_results(tmp_path / "results.json")
     save_results(
-        tmp_path / "results.json", replace(saved, cells=[replace(cell, training_flops=None) for cell in saved.cells])
+        tmp_path / "results.json",
+        replace(saved, trials=[replace(trial, training_flops=None) for trial in saved.trials]),
     )
     (found,) = go(progress(tmp_path, small=half)).values()
     assert found.failed is found.training_flops is None
@@ -248,7 +249,7 @@ def test_two_commands_do_not_write_one_file(tmp_path, half, capsys):
     go(first, only="resnet14")
     # What the first command wrote is neither lost nor run again by one that had read the file before.
     assert list(go(second, only="alone")) == ["digits/resnet8/alone/0"]
-    assert [cell.network for cell in load_results(second.path).cells] == ["resnet14", "resnet8"]
+    assert [trial.network for trial in load_results(second.path).trials] == ["resnet14", "resnet8"]
     (tmp_path / ".results.json.lock").touch()  # of a command that was killed
     assert list(go(second)) == ["digits/resnet8/kd/0"]
     assert not (tmp_path / ".results.json.lock").exists()
@@ -257,20 +258,22 @@ def test_two_commands_do_not_write_one_file(tmp_path, half, capsys):
 def test_a_pretrained_network_sees_the_images_that_its_command_shows_it(tmp_path, half, monkeypatch):
     data = {"digits": SMALL["data"]["digits"] | {"channels": 3, "std": [0.5]}}
     network = {"resnet8": {"name": "timm/resnet18.a1_in1k", "pretrained": True}}
-    tables = [half["tables"][0] | {"rows": ["alone"]}]
-    rows = {"alone": SMALL["rows"]["alone"]}
-    (cell,) = progress(tmp_path, small=half | {"data": data, "networks": network, "rows": rows, "tables": tables}).cells
+    tables = [half["tables"][0] | {"arms": ["alone"]}]
+    arms = {"alone": SMALL["arms"]["alone"]}
+    (trial,) = progress(
+        tmp_path, small=half | {"data": data, "networks": network, "arms": arms, "tables": tables}
+    ).trials
     seen = []
 
     def stop(method, data, **options):
         seen.append(data)
         raise UserError("seen")
 
-    monkeypatch.setattr("coterie.studies.cell.train", stop)
+    monkeypatch.setattr("coterie.studies.trial.train", stop)
     monkeypatch.setattr("coterie.cli.train.train", stop)
-    assert run_cell(cell, tmp_path).failed == "seen"
+    assert run_trial(trial, tmp_path).failed == "seen"
     with pytest.raises(SystemExit):
-        main(shlex.split(command(cell, tmp_path))[1:])
+        main(shlex.split(command(trial, tmp_path))[1:])
     study, line = seen
     assert study.options == line.options
     assert study.mean == line.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -278,15 +281,15 @@ def test_a_pretrained_network_sees_the_images_that_its_command_shows_it(tmp_path
 
 
 def test_an_experiment_is_repeated_by_its_study(tmp_path, half):
-    rows = {"theory-1": {"experiment": {"name": "no such"}}}
-    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["theory-1"]}]
-    kept = progress(tmp_path, small=half | {"rows": rows, "tables": tables})
+    arms = {"theory-1": {"experiment": {"name": "no such"}}}
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "arms": ["theory-1"]}]
+    kept = progress(tmp_path, small=half | {"arms": arms, "tables": tables})
     (found,) = go(kept).values()
     assert found.failed.startswith("unknown experiment 'no such'")
-    (saved,) = load_results(tmp_path / "results.json").cells
+    (saved,) = load_results(tmp_path / "results.json").trials
     shown = shlex.split(saved.command)
     assert shown[:4] == ["coterie", "study", "s", "--only"]
-    assert [cell.name for cell in kept.cells if re.search(shown[-1], cell.name)] == ["digits/resnet8/theory-1/0"]
+    assert [trial.name for trial in kept.trials if re.search(shown[-1], trial.name)] == ["digits/resnet8/theory-1/0"]
 
 
 def test_another_studys_file_is_refused(tmp_path, half):
@@ -318,16 +321,16 @@ def test_a_ray_cluster_runs_a_study(tmp_path, half, monkeypatch):
 def worker(monkeypatch):
     """This process as a worker of a pool."""
     made = Worker()
-    monkeypatch.setattr("coterie.studies.cell.worker", made)
+    monkeypatch.setattr("coterie.studies.trial.worker", made)
     before = signal.signal(signal.SIGTERM, made)
     yield made
     signal.signal(signal.SIGTERM, before)
 
 
 def test_a_worker_outlives_sigterm_and_ends_its_task(tmp_path, half, worker, monkeypatch):
-    rows = {"theory": {"experiment": {"name": "stopped"}}}
-    tables = [half["tables"][0] | {"networks": ["resnet8"], "rows": ["theory"]}]
-    (cell,) = progress(tmp_path, small=half | {"rows": rows, "tables": tables}).cells
+    arms = {"theory": {"experiment": {"name": "stopped"}}}
+    tables = [half["tables"][0] | {"networks": ["resnet8"], "arms": ["theory"]}]
+    (trial,) = progress(tmp_path, small=half | {"arms": arms, "tables": tables}).trials
     steps = []
 
     def stopped(options, seed):
@@ -336,9 +339,9 @@ def test_a_worker_outlives_sigterm_and_ends_its_task(tmp_path, half, worker, mon
         steps.append("went on")
 
     monkeypatch.setitem(EXPERIMENTS, "stopped", stopped)
-    assert run_cell(cell, tmp_path) is None
+    assert run_trial(trial, tmp_path) is None
     os.kill(os.getpid(), signal.SIGTERM)  # outside of a task
-    assert run_cell(cell, tmp_path) is None  # one that was on its way to the worker
+    assert run_trial(trial, tmp_path) is None  # one that was on its way to the worker
     assert steps == ["begun"]
 
 
@@ -363,19 +366,19 @@ def test_a_workers_training_writes_its_checkpoint_however_often_it_is_told(tmp_p
 SLOW = {"method": {"name": "vanilla"}, "epochs": 60, "batch_size": 320}
 
 
-def slow(tmp_path, half, **rows):
-    """A study of a training with few long epochs, beside other rows."""
+def slow(tmp_path, half, **arms):
+    """A study of a training with few long epochs, beside other arms."""
     data = {"digits": {"name": "digits"}}
-    tables = [half["tables"][0] | {"networks": ["resnet56"], "rows": [*rows, "slow"]}]
+    tables = [half["tables"][0] | {"networks": ["resnet56"], "arms": [*arms, "slow"]}]
     networks = {"resnet56": {"name": "resnet56"}}
     return progress(
-        tmp_path, small=half | {"data": data, "networks": networks, "rows": rows | {"slow": SLOW}, "tables": tables}
+        tmp_path, small=half | {"data": data, "networks": networks, "arms": arms | {"slow": SLOW}, "tables": tables}
     )
 
 
 def begun(kept):
     """The folder of the slow training, when it has begun."""
-    path, deadline = folder(kept.cells[-1], kept.runs), time.monotonic() + 120
+    path, deadline = folder(kept.trials[-1], kept.runs), time.monotonic() + 120
     while not (path / "config.yaml").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
@@ -392,7 +395,7 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
     stopping = threading.Thread(target=lambda: (begun(kept), os.kill(os.getpid(), signal.SIGTERM)))
     stopping.start()
     with pytest.raises(runner.Stopped):
-        list(runner.Scheduler(kept, kept.cells, partial(process_pool, 2), 2).run())
+        list(runner.Scheduler(kept, kept.trials, partial(process_pool, 2), 2).run())
     stopping.join()
     assert is_kept(begun(kept))
     assert not kept.path.exists()
@@ -400,8 +403,8 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
 
 def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(tmp_path, half):
     kept = slow(tmp_path, half, quick={"experiment": {"name": "no such"}})
-    results = runner.Scheduler(kept, kept.cells, partial(process_pool, 2), 2).run()
-    assert next(results).row == "quick"
+    results = runner.Scheduler(kept, kept.trials, partial(process_pool, 2), 2).run()
+    assert next(results).arm == "quick"
     path = begun(kept)
     results.close()
     assert is_kept(path)
@@ -411,24 +414,24 @@ def test_the_names_of_what_runs_are_shown(tmp_path, half):
     kept, pool, shown = progress(tmp_path, small=half), Here(), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "wait", pool.wait)
-        show = lambda cells: shown.append([cell.name for cell in cells])  # noqa: E731
-        list(runner.Scheduler(kept, kept.missing(kept.cells), pool.new, 2, show).run())
+        show = lambda trials: shown.append([trial.name for trial in trials])  # noqa: E731
+        list(runner.Scheduler(kept, kept.missing(kept.trials), pool.new, 2, show).run())
     small, large, taught = "digits/resnet8/alone/0", "digits/resnet14/alone/0", "digits/resnet8/kd/0"
     assert shown == [[large, small], [taught]]
 
 
 def test_what_is_left_goes_by_the_studys_minutes_then_by_the_pace(tmp_path, half):
-    cells = progress(tmp_path, small=half | {"tables": SMALL["tables"][:1]}).cells  # of 1, 3 and 1 minutes
-    assert sum(cell.minutes for cell in cells) == 5
-    assert _left(cells, set(), 2, 0.0) == "about 2 min left"
-    (taught,) = (cell for cell in cells if cell.minutes == 3)
-    assert _left(cells, {taught.key}, 2, 540.0) == "about 6 min left"
-    assert _left(cells, {cell.key for cell in cells}, 2, 540.0) == "less than a minute left"
+    trials = progress(tmp_path, small=half | {"tables": SMALL["tables"][:1]}).trials  # of 1, 3 and 1 minutes
+    assert sum(trial.minutes for trial in trials) == 5
+    assert _left(trials, set(), 2, 0.0) == "about 2 min left"
+    (taught,) = (trial for trial in trials if trial.minutes == 3)
+    assert _left(trials, {taught.key}, 2, 540.0) == "about 6 min left"
+    assert _left(trials, {trial.key for trial in trials}, 2, 540.0) == "less than a minute left"
 
 
 def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):
     common = SMALL["common"] | {"epochs": 12, "batch_size": 16}
-    small = half | {"common": common, "tables": [half["tables"][0] | {"rows": ["alone"]}]}
+    small = half | {"common": common, "tables": [half["tables"][0] | {"arms": ["alone"]}]}
     file, runs = write(tmp_path / "s.yaml", small=small), tmp_path / "cut" / "runs"
     line = ["study", file, "--workers", "1", "--out", str(tmp_path / "cut.json"), "--runs", str(runs)]
     process = subprocess.Popen([sys.executable, "-m", "coterie.cli", *line], stderr=subprocess.PIPE, text=True)
@@ -440,10 +443,10 @@ def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):
     assert process.returncode == 2
     assert "the same command goes on" in said
     assert not list(runs.glob("*/model.json"))
-    (cell,) = load_study(file).scale("small").cells()
-    resumed = run_cell(cell, runs)
-    whole = run_cell(cell, tmp_path / "whole")
-    assert len(read_metrics(folder(cell, runs) / "metrics.csv")) == 12
+    (trial,) = load_study(file).scale("small").trials()
+    resumed = run_trial(trial, runs)
+    whole = run_trial(trial, tmp_path / "whole")
+    assert len(read_metrics(folder(trial, runs) / "metrics.csv")) == 12
     assert resumed.measured == whole.measured
     assert resumed.training_flops == whole.training_flops
 
@@ -461,7 +464,7 @@ def test_the_plan_says_what_is_to_run_and_runs_nothing(tmp_path, half, capsys, m
 def test_wrong_options_of_a_study_are_one_line(tmp_path, half, capsys):
     file = write(tmp_path / "s.yaml", small=half)
     for line, message in (
-        ([file, "--only", "cifar"], "--only cifar: no cell of study 's'; cells are named as digits/resnet14/alone/0"),
+        ([file, "--only", "cifar"], "--only cifar: no trial of study 's'; trials are named as digits/resnet14/alone/0"),
         ([file, "--workers", "0"], "--workers is 0; use 1 or more"),
         ([file, "--sweep"], "unknown option --sweep"),
         ([file, "--scale", "large"], "unknown scale of study 's' 'large'"),
@@ -480,11 +483,11 @@ def test_options_and_files_that_no_study_runs_with_are_one_line(tmp_path, half, 
         ([file, "--seeds", "0"], "--seeds is 0; use 1 or more"),
         (
             [file, "--seeds", "1", "--only", "/1$"],
-            "--only /1$: no cell of study 's' with --seeds 1; cells are named as",
+            "--only /1$: no trial of study 's' with --seeds 1; trials are named as",
         ),
         ([write(tmp_path / "none.yaml", small=half | {"seeds": 0}), "--plan"], "seeds is 0; use 1 or more"),
-        ([short, "--plan"], f"coterie: {short}: row 'alone' has no epochs on 'digits'"),
-        ([short, "--smoke"], f"coterie: {short}: row 'alone' has no epochs on 'digits'"),
+        ([short, "--plan"], f"coterie: {short}: arm 'alone' has no epochs on 'digits'"),
+        ([short, "--smoke"], f"coterie: {short}: arm 'alone' has no epochs on 'digits'"),
     ):
         with pytest.raises(SystemExit) as stop:
             main(["study", *line])

@@ -11,19 +11,19 @@ ALIKE = [40.1, 40.9, 39.6, 40.4, 40.3]  # within a tenth
 NOISY = [38.0, 43.0, 37.0, 43.5, 39.0]
 
 
-def study(*claims, networks=("small",), rows=("alone", "one")):
-    table = Table("T", ("glyphs", "fashion"), networks, rows)
+def study(*claims, networks=("small",), arms=("alone", "one")):
+    table = Table("T", ("glyphs", "fashion"), networks, arms)
     named = {name: {} for name in networks}
-    scale = Scale(5, {"glyphs": {}, "fashion": {}}, named, {name: {} for name in rows}, (table,))
+    scale = Scale(5, {"glyphs": {}, "fashion": {}}, named, {name: {} for name in arms}, (table,))
     return Study("s", "A study", "", "", claims, {"small": scale})
 
 
-def measured(row, errors, data="glyphs", network="small", metric="error"):
-    return [Result(data, network, row, seed, measured={"target": {metric: e}}) for seed, e in enumerate(errors)]
+def measured(arm, errors, data="glyphs", network="small", metric="error"):
+    return [Result(data, network, arm, seed, measured={"target": {metric: e}}) for seed, e in enumerate(errors)]
 
 
-def results(*rows):
-    return Results("s", "small", cells=[cell for row in rows for cell in row])
+def results(*arms):
+    return Results("s", "small", trials=[trial for arm in arms for trial in arm])
 
 
 def claim(expect="lower", than=None, **options):
@@ -79,13 +79,13 @@ def test_a_number_stands_for_the_other_side():
 
 def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
     weak = [40.0, 40.1, 38.9, 39.7, 39.0]
-    cells = [measured("alone", ALONE), measured("one", weak)]
-    (alone,) = verdicts(study(claim()), results(*cells))
+    trials = [measured("alone", ALONE), measured("one", weak)]
+    (alone,) = verdicts(study(claim()), results(*trials))
     assert alone.word == "holds"
     # The same test among others that show nothing.
-    cells += [measured("alone", ALONE, "fashion"), measured("one", ALIKE, "fashion")]
+    trials += [measured("alone", ALONE, "fashion"), measured("one", ALIKE, "fashion")]
     same = claim("same", margin=0.01)
-    found = verdicts(study(claim(data=None), same), results(*cells))
+    found = verdicts(study(claim(data=None), same), results(*trials))
     assert [(each.claim.expect, each.data) for each in found] == [
         ("lower", "glyphs"),
         ("lower", "fashion"),
@@ -99,13 +99,13 @@ def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
 
 
 def test_what_could_have_been_seen_is_told_and_a_published_figure_decides_nothing():
-    cells = results(measured("alone", ALONE), measured("one", NOISY))
-    (found,) = verdicts(study(claim(published=4.57, evidence="paper")), cells)
+    trials = results(measured("alone", ALONE), measured("one", NOISY))
+    (found,) = verdicts(study(claim(published=4.57, evidence="paper")), trials)
     assert found.word == "cannot be told at this scale"
     assert found.power == pytest.approx(found.comparison.power(4.57))
     assert f"A true difference of {found.seen:.2f} points would have been seen with 80 % power" in found.why
     assert f"one of 4.57 points, the figure in the literature, with {100 * found.power:.0f} %" in found.why
-    (doubted,) = verdicts(study(claim(published=4.57, evidence="unverified")), cells)
+    (doubted,) = verdicts(study(claim(published=4.57, evidence="unverified")), trials)
     assert "literature (unverified), with" in doubted.why
     (far,) = verdicts(study(claim(published=30)), results(measured("alone", ALONE), measured("one", LESS)))
     assert far.word == "holds"
@@ -123,8 +123,8 @@ def test_what_was_not_run_is_no_test():
     assert both[0].adjusted == both[0].p  # what was not run is not corrected for
 
 
-def test_rows_that_no_table_has_are_not_run():
-    (found,) = verdicts(study(claim(), rows=("alone",)), results(measured("alone", ALONE)))
+def test_arms_that_no_table_has_are_not_run():
+    (found,) = verdicts(study(claim(), arms=("alone",)), results(measured("alone", ALONE)))
     assert (found.word, found.data, found.why) == ("not run", "", "No table of this scale has both sides.")
 
 
@@ -140,10 +140,10 @@ def test_failed_seeds_are_named_and_the_others_paired():
 
 
 def test_sides_may_be_of_two_networks():
-    cells = results(measured("one", LESS, network="small"), measured("alone", ALONE, network="large"))
+    trials = results(measured("one", LESS, network="small"), measured("alone", ALONE, network="large"))
     sides = {"by": Side("target", "one", "small"), "than": Side("target", "alone", "large")}
     across = Claim("So.", **sides, data=("glyphs",))
-    (found,) = verdicts(study(across, networks=("small", "large")), cells)
+    (found,) = verdicts(study(across, networks=("small", "large")), trials)
     assert (found.network, found.comparison) == ("small against large", compare(LESS, ALONE))
 
 
@@ -155,30 +155,30 @@ def test_equal_differences_are_said_to_have_no_spread():
 
 
 def test_a_study_in_a_line():
-    cells = results(measured("alone", ALONE), measured("one", LESS))
+    trials = results(measured("alone", ALONE), measured("one", LESS))
     one = study(claim(data=None), claim("same", margin=0.1))
-    assert summary(one, cells, verdicts(one, cells)) == (
-        "A study, small scale, 10 cells (0 failed). Claims: holds: 1; does not hold: 1; not run: 1"
+    assert summary(one, trials, verdicts(one, trials)) == (
+        "A study, small scale, 10 trials (0 failed). Claims: holds: 1; does not hold: 1; not run: 1"
     )
 
 
 def test_a_refutation_of_sameness_is_corrected_too():
     near = [39.1, 40.4, 38.2, 39.9, 39.1]  # 0.9 less; the plain interval lies just beyond the margin
-    cells = [measured("alone", ALONE), measured("one", near)]
+    trials = [measured("alone", ALONE), measured("one", near)]
     beyond = claim("same", margin=0.45)
-    (found,) = verdicts(study(beyond), results(*cells))
+    (found,) = verdicts(study(beyond), results(*trials))
     assert found.word == "does not hold"
     assert found.comparison.high < -0.45
-    cells += [measured("alone", ALONE, "fashion"), measured("one", NOISY, "fashion")]
-    corrected, _ = verdicts(study(beyond, claim(data=("fashion",))), results(*cells))
+    trials += [measured("alone", ALONE, "fashion"), measured("one", NOISY, "fashion")]
+    corrected, _ = verdicts(study(beyond, claim(data=("fashion",))), results(*trials))
     assert corrected.word == "cannot be told at this scale"
     assert found.p == corrected.p < 0.05 < corrected.adjusted
 
 
 def test_controls_are_counted_apart():
-    cells = results(measured("alone", ALONE), measured("one", LESS))
+    trials = results(measured("alone", ALONE), measured("one", LESS))
     one = study(claim(), claim("higher", control=True), claim("same", margin=5.0, control=True))
-    found = verdicts(one, cells)
+    found = verdicts(one, trials)
     assert counted(found) == [("holds", 1)]
     assert counted(found, control=True) == [("holds", 1), ("does not hold", 1)]
-    assert summary(one, cells, found).endswith("Claims: holds: 1. Controls: holds: 1; does not hold: 1")
+    assert summary(one, trials, found).endswith("Claims: holds: 1. Controls: holds: 1; does not hold: 1")

@@ -21,7 +21,7 @@ from coterie.studies.check import check_scale
 from coterie.studies.pools import RayExecutor, default_workers, process_pool
 from coterie.studies.reading import load_study, study_names
 from coterie.studies.results import Result, Results
-from coterie.studies.study import Cell, Key, Scale, Study
+from coterie.studies.study import Key, Scale, Study, Trial
 
 console = Console(highlight=False)
 
@@ -37,7 +37,7 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument(
         "--smoke", action="store_true", help="build each network and method, and try a step on random images"
     )
-    parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ROW/SEED")
+    parser.add_argument("--only", type=str, default="", help="regular expression on DATA/NETWORK/ARM/SEED")
     parser.add_argument("--seeds", type=int | None, default=None, help="the first so many; default all of the study's")
     parser.add_argument(
         "--out",
@@ -56,7 +56,7 @@ def study_parser(given: list[str]) -> ArgumentParser:
 
 
 def run_study(given: Namespace) -> None:
-    """Run a study's missing cells, or say what it will cost."""
+    """Run a study's missing trials, or say what it will cost."""
     out = user_path(given.out) if given.out else None
     study = load_study(given.study)
     scale, only = study.scale(given.scale), _compile_pattern(given.only)
@@ -64,24 +64,24 @@ def run_study(given: Namespace) -> None:
         raise UserError(f"--seeds is {given.seeds}; use 1 or more")
     runs = user_path(given.runs)
     try:
-        cells = scale.cells()
+        trials = scale.trials()
     except UserError as error:
         raise UserError(f"{given.study}: {error}") from error
     if given.smoke:
-        _smoke(cells)
+        _smoke(trials)
         return
     try:
-        check_scale(scale, cells)
+        check_scale(scale, trials)
     except UserError as error:
         raise UserError(f"{given.study}: {error}") from error
     seeds = range(scale.seeds if given.seeds is None else given.seeds)
-    chosen = [cell for cell in cells if only.search(cell.name) and cell.seed in seeds]
+    chosen = [trial for trial in trials if only.search(trial.name) and trial.seed in seeds]
     if not chosen:
         of = f"study '{study.name}'" if given.seeds is None else f"study '{study.name}' with --seeds {given.seeds}"
-        raise UserError(f"--only {given.only}: no cell of {of}; cells are named as {cells[0].name}")
+        raise UserError(f"--only {given.only}: no trial of {of}; trials are named as {trials[0].name}")
     words = ["coterie", "study", given.study, "--scale", given.scale]
     head = Results(given.study, given.scale, " ".join(words))
-    progress = runner.Progress(out or Path(f"{study.name}-{given.scale}.json"), head, cells, runs)
+    progress = runner.Progress(out or Path(f"{study.name}-{given.scale}.json"), head, trials, runs)
     todo = progress.missing(chosen)
     if given.plan:
         _plan(study, scale, progress, chosen, todo)
@@ -96,7 +96,7 @@ def _compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UserError(f"⟨only {pattern}⟩: no regular expression ({error})") from error
 
 
-def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, ray: str | None) -> None:
+def _run(progress: runner.Progress, todo: Sequence[Trial], workers: int | None, ray: str | None) -> None:
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use 1 or more")
     count = workers or default_workers()
@@ -110,8 +110,8 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
             task = bar.add_task("", total=len(todo), left="")
             began, ended = time.monotonic(), set[Key]()
 
-            def show(running: Sequence[Cell]) -> None:
-                names = ", ".join(cell.name for cell in running)
+            def show(running: Sequence[Trial]) -> None:
+                names = ", ".join(trial.name for trial in running)
                 left = _left(todo, ended, count, time.monotonic() - began)
                 bar.update(task, description=names, left=left, completed=len(ended))
 
@@ -121,10 +121,10 @@ def _run(progress: runner.Progress, todo: Sequence[Cell], workers: int | None, r
                 ended.add(result.key)
     except (runner.Stopped, KeyboardInterrupt):
         raise UserError(f"stopped; {progress.path} keeps what is done, and the same command goes on") from None
-    done = sum(progress.done(cell) for cell in progress.cells)
-    console.print(f"{progress.path}: {done} of {len(progress.cells)} cells", markup=False, soft_wrap=True)
+    done = sum(progress.done(trial) for trial in progress.trials)
+    console.print(f"{progress.path}: {done} of {len(progress.trials)} trials", markup=False, soft_wrap=True)
     if failed:
-        raise UserError(f"{failed} cells failed, see above; the same command tries them again")
+        raise UserError(f"{failed} trials failed, see above; the same command tries them again")
     console.print(f"next: coterie report {progress.path} --out study.html", markup=False, soft_wrap=True)
 
 
@@ -134,10 +134,10 @@ def _bar() -> Progress:
     return Progress(*columns, names, console=Console(stderr=True))
 
 
-def _left(todo: Sequence[Cell], ended: set[Key], workers: int, seconds: float) -> str:
-    """What is left, by the study's own minutes until a cell has ended, then at the pace of those that have."""
-    done = sum(cell.minutes for cell in todo if cell.key in ended)
-    left = sum(cell.minutes for cell in todo) - done
+def _left(todo: Sequence[Trial], ended: set[Key], workers: int, seconds: float) -> str:
+    """What is left, by the study's own minutes until a trial has ended, then at the pace of those that have."""
+    done = sum(trial.minutes for trial in todo if trial.key in ended)
+    left = sum(trial.minutes for trial in todo) - done
     minutes = left * seconds / 60 / done if done else left / workers
     return f"about {minutes:.0f} min left" if minutes >= 1 else "less than a minute left"
 
@@ -152,40 +152,45 @@ def _line(result: Result) -> str:
     return f"{name}: {f'error % {errors}  ' if errors else ''}{result.seconds:.0f} s"
 
 
-def _plan(study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Cell], todo: Sequence[Cell]) -> None:
-    """Core-minutes by table, each cell with the first table that it stands in."""
-    table = Table("table", "cells", "to run", "core-minutes", "to run", "longest cell", title=study.title)
-    left, missing = {cell.key: cell for cell in chosen} | {cell.key: cell for cell in todo}, {cell.key for cell in todo}
+def _plan(
+    study: Study, scale: Scale, progress: runner.Progress, chosen: Sequence[Trial], todo: Sequence[Trial]
+) -> None:
+    """Core-minutes by table, each trial with the first table that it stands in."""
+    table = Table("table", "trials", "to run", "core-minutes", "to run", "longest trial", title=study.title)
+    left, missing = (
+        {trial.key: trial for trial in chosen} | {trial.key: trial for trial in todo},
+        {trial.key for trial in todo},
+    )
     everything = list(left.values())
     for part in scale.tables:
-        keys = {(data, network, row) for data in part.data for network in part.networks for row in part.rows}
-        own = [cell for cell in list(left.values()) if cell.key[:3] in keys]
-        for cell in own:
-            del left[cell.key]
+        keys = {(data, network, arm) for data in part.data for network in part.networks for arm in part.arms}
+        own = [trial for trial in list(left.values()) if trial.key[:3] in keys]
+        for trial in own:
+            del left[trial.key]
         table.add_row(part.name, *_sums(own, missing))
     if left:
         table.add_row("teachers", *_sums(list(left.values()), missing))
     table.add_section()
     table.add_row("all", *_sums(everything, missing))
     table_console().print(table)
-    if rows := dict.fromkeys(cell.row for cell in everything if not cell.timed):
-        line = f"no table says the minutes of {', '.join(rows)}: their cells count as 1 each"
+    if arms := dict.fromkeys(trial.arm for trial in everything if not trial.timed):
+        line = f"no table says the minutes of {', '.join(arms)}: their trials count as 1 each"
         console.print(line, markup=False, soft_wrap=True)
-    wall = sum(cell.minutes for cell in todo) / default_workers()
+    wall = sum(trial.minutes for trial in todo) / default_workers()
     console.print(f"about {wall:.0f} minutes here, {default_workers()} trainings side by side")
 
 
-def _sums(cells: Sequence[Cell], missing: set[Key]) -> list[str]:
-    to_run = [cell for cell in cells if cell.key in missing]
-    minutes = [f"{sum(cell.minutes for cell in each):.1f}" for each in (cells, to_run)]
-    longest = max((cell.minutes for cell in cells), default=0.0)
-    return [str(len(cells)), str(len(to_run)), *minutes, f"{longest:.1f} min"]
+def _sums(trials: Sequence[Trial], missing: set[Key]) -> list[str]:
+    to_run = [trial for trial in trials if trial.key in missing]
+    minutes = [f"{sum(trial.minutes for trial in each):.1f}" for each in (trials, to_run)]
+    longest = max((trial.minutes for trial in trials), default=0.0)
+    return [str(len(trials)), str(len(to_run)), *minutes, f"{longest:.1f} min"]
 
 
-def _smoke(cells: Sequence[Cell]) -> None:
+def _smoke(trials: Sequence[Trial]) -> None:
     failed = 0
-    for name, line in smoke.smoke(cells):
+    for name, line in smoke.smoke(trials):
         failed += line.startswith("failed: ")
         console.print(f"{name}: {line}", markup=False, soft_wrap=True)
     if failed:
-        raise UserError(f"{failed} cells failed, see above")
+        raise UserError(f"{failed} trials failed, see above")

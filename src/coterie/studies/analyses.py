@@ -1,4 +1,4 @@
-"""Analyses of what a cell of a study has trained: flatness, diversity, generalisation, curves.
+"""Analyses of what a trial of a study has trained: flatness, diversity, generalisation, curves.
 
 Each but the curves is a function of a finished Run and its data, and gives part -> metric -> figure. Errors are in
 percent of images, their differences in points, NLL in nats.

@@ -1,4 +1,4 @@
-"""What can be known of a study's cells before any is trained: names, options, their types and ranges."""
+"""What can be known of a study's trials before any is trained: names, options, their types and ranges."""
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -13,9 +13,9 @@ from coterie.networks.reinit import without_memory
 from coterie.networks.zoo import Backbone
 from coterie.records import NetworkRecord
 from coterie.studies.analyses import CURVES
-from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.experiments import EXPERIMENTS
-from coterie.studies.study import Cell, Scale
+from coterie.studies.study import Scale, Trial
+from coterie.studies.trial import method_of, recipe_of
 from coterie.training.precision import PrecisionChoice
 
 _TRAINING: dict[str, Any] = {
@@ -28,30 +28,30 @@ _TRAINING: dict[str, Any] = {
 }
 
 
-def check_scale(scale: Scale, cells: Iterable[Cell]) -> None:
-    """Refuse a scale of which a cell could not be trained; networks are built on shapes alone.
+def check_scale(scale: Scale, trials: Iterable[Trial]) -> None:
+    """Refuse a scale of which a trial could not be trained; networks are built on shapes alone.
 
     Args:
         scale: It.
-        cells: Its cells.
+        trials: Its trials.
 
     Raises:
         UserError: A method, option, recipe, network, data set or experiment is unknown, or a value is of the wrong type
-            or out of range: it names the row, the network or the data set, and the option.
+            or out of range: it names the arm, the network or the data set, and the option.
     """
     for table in scale.tables:
         hint = dict[str, NonNegative] if isinstance(table.minutes, dict) else NonNegative
         check_value(f"table '{table.name}', minutes", table.minutes, hint)
     seen: set[str] = set()
-    for cell in cells:
-        config = cell.configuration
+    for trial in trials:
+        config = trial.configuration
         if "experiment" in config:
-            _once(seen, f"row '{cell.row}'", config["experiment"], _check_experiment)
+            _once(seen, f"arm '{trial.arm}'", config["experiment"], _check_experiment)
             continue
-        _once(seen, f"data set '{cell.data}'", config["data"], check_data)
-        _once(seen, f"network '{cell.network}'", config["network"], _check_network)
+        _once(seen, f"data set '{trial.data}'", config["data"], check_data)
+        _once(seen, f"network '{trial.network}'", config["network"], _check_network)
         training = {key: value for key, value in config.items() if key not in ("data", "seed")}
-        _once(seen, f"row '{cell.row}'", training, partial(_check_training, measures=cell.measures))
+        _once(seen, f"arm '{trial.arm}'", training, partial(_check_training, measures=trial.measures))
 
 
 def _once(seen: set[str], where: str, content: Mapping[str, Any], check: Callable[[Mapping[str, Any]], None]) -> None:
@@ -103,4 +103,4 @@ def _check_training(config: Mapping[str, Any], measures: Collection[str]) -> Non
             raise unknown_name(f"stage of ⟨method.epochs⟩ of '{method.name}'", stage, method.stage_names())
     recipe_of(config)
     if CURVES in measures and "test_every" not in config:
-        raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")
+        raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the arm")

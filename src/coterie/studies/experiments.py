@@ -1,4 +1,4 @@
-"""Experiments by name: what a study's row may be instead of a training of the harness."""
+"""Experiments by name: what a study's arm may be instead of a training of the harness."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where a study's cells run: processes of this machine, or of a Ray cluster."""
+"""Where a study's trials run: processes of this machine, or of a Ray cluster."""
 
 import os
 import platform

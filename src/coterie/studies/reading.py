@@ -44,10 +44,10 @@ def _study(name: str, content: Any) -> Study:
         check_value(key, content.get(key, ""), str)
     scales = {scale: _scale(scale, content[scale]) for scale in ("small", "paper") if scale in content}
     if not scales:
-        raise UserError("it has no scale; write 'small:' with data, networks, rows and tables")
+        raise UserError("it has no scale; write 'small:' with data, networks, arms and tables")
     for scale in scales.values():
-        for row, own in scale.rows.items():  # scales may share rows, with budgets for the data of each
-            _among(f"data set in budgets of row '{row}'", own.get("budgets", {}), _names("data", scales.values()))
+        for arm, own in scale.arms.items():  # scales may share arms, with budgets for the data of each
+            _among(f"data set in budgets of arm '{arm}'", own.get("budgets", {}), _names("data", scales.values()))
     claims = tuple(_claim(each, scales.values()) for each in _items("claims", content.get("claims") or [], Claim))
     return Study(name, content["title"], content.get("source", ""), content.get("about", ""), claims, scales)
 
@@ -58,11 +58,11 @@ def _scale(name: str, content: Any) -> Scale:
     made = make_checked(Scale, name, {**content, "tables": ()} if isinstance(content, dict) else content)
     if made.seeds < 1:
         raise UserError(f"{name}: seeds is {made.seeds}; use 1 or more")
-    for row, own in made.rows.items():
+    for arm, own in made.arms.items():
         if "experiment" in own:
-            check_names(f"{name}, row '{row}'", own, ("experiment",))
+            check_names(f"{name}, arm '{arm}'", own, ("experiment",))
         if "name" not in own.get("experiment", own.get("method", {})):
-            raise UserError(f"{name}: row '{row}' names no method; write 'method: {{name: one}}'")
+            raise UserError(f"{name}: arm '{arm}' names no method; write 'method: {{name: one}}'")
     tables = _items(f"{name}, tables", content.get("tables") or None, Table)
     return replace(made, tables=tuple(_table(name, each, made) for each in tables))
 
@@ -72,12 +72,12 @@ def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:
     items = _items(f"{where}, published", content.get("published") or [], Published)
     published = [make_checked(Published, f"{where}, published", each) for each in items]
     table = make_checked(Table, where, {**content, "published": tuple(published)})
-    for kind in ("data", "networks", "rows"):
+    for kind in ("data", "networks", "arms"):
         if not getattr(table, kind):
             raise UserError(f"{where}, {kind} is empty; name at least one")
         _among(f"one of {kind} in {where}", getattr(table, kind), getattr(scale, kind))
-    _among(f"row of published in {where}", [each.row for each in published], table.rows)
-    _among(f"row of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.rows)
+    _among(f"arm of published in {where}", [each.arm for each in published], table.arms)
+    _among(f"arm of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.arms)
     _among(f"measure in {where}", table.measures, [*MEASURES, CURVES])
     return Table(**{each.name: _tuple(getattr(table, each.name)) for each in fields(Table)})
 
@@ -89,7 +89,7 @@ def _claim(content: Mapping[str, Any], scales: Collection[Scale]) -> Claim:
     for side, value in sides.items():
         if isinstance(value, Mapping):
             sides[side] = made = make_checked(Side, f"{where}, {side}", value)
-            _among(f"row in {where}", [made.row], _names("rows", scales))
+            _among(f"arm in {where}", [made.arm], _names("arms", scales))
             _among(f"network in {where}", [made.network] if made.network else [], _names("networks", scales))
     claim = make_checked(Claim, where, {**content, **sides, "data": _tuple(content.get("data"))})
     _among(f"data set in {where}", claim.data or (), _names("data", scales))
@@ -125,7 +125,7 @@ def _among(kind: str, names: Iterable[str], known: Collection[str]) -> None:
             raise unknown_name(kind, name, known)
 
 
-def _names(kind: Literal["data", "networks", "rows"], scales: Iterable[Scale]) -> list[str]:
+def _names(kind: Literal["data", "networks", "arms"], scales: Iterable[Scale]) -> list[str]:
     return [name for scale in scales for name in getattr(scale, kind)]
 
 

@@ -21,19 +21,19 @@ Curves = Mapping[str, Mapping[str, Sequence[Sequence[float]]]]  # by part, by me
 
 @dataclass(frozen=True)
 class Result:
-    """One cell, measured or failed.
+    """One trial, measured or failed.
 
     Attributes:
         data: Its name in the study.
         network: Its name in the study.
-        row: Its name in the study.
+        arm: Its name in the study.
         seed: Of everything.
         configuration: All that is needed to repeat it, as in a Run's ``config.yaml``.
         command: What repeats it.
         measured: By part, such as ``target`` and ``ensemble``, figures by metric, errors in percent; empty if failed.
         curves: By part, ``train_error`` and ``test_error`` in the course of training, where the study asks for them.
         cost: By part, ``parameters`` and ``flops`` of one image, as deployed.
-        training_flops: Of all stages, and of all cells that it learned from, directly or through others, each once;
+        training_flops: Of all stages, and of all trials that it learned from, directly or through others, each once;
             None where one of them was not counted. What published weights took is not known, and not in it.
         seconds: That it took.
         failed: Why, in a line; None if it did not.
@@ -41,7 +41,7 @@ class Result:
 
     data: str
     network: str
-    row: str
+    arm: str
     seed: int
     configuration: dict[str, Any] = field(default_factory=dict)
     command: str = ""
@@ -54,8 +54,8 @@ class Result:
 
     @property
     def key(self) -> Key:
-        """What tells it from the study's other cells."""
-        return self.data, self.network, self.row, self.seed
+        """What tells it from the study's other trials."""
+        return self.data, self.network, self.arm, self.seed
 
     def figure(self, part: str, metric: str) -> float | None:
         """A figure; None where it was not measured, or is no finite number."""
@@ -65,16 +65,16 @@ class Result:
 
 @dataclass
 class Results:
-    """All cells of one scale of a study.
+    """All trials of one scale of a study.
 
     Attributes:
         study: Its name, or its file.
         scale: For example ``small``.
         command: What makes this file.
-        version: Of coterie; this and the next two name several, joined by ``; ``, where cells were made by several.
+        version: Of coterie; this and the next two name several, joined by ``; ``, where trials were made by several.
         torch: Its version.
         machine: Processor, cores, GPUs.
-        cells: In the order of the study.
+        trials: In the order of the study.
     """
 
     study: str
@@ -83,15 +83,15 @@ class Results:
     version: str = ""
     torch: str = ""
     machine: str = ""
-    cells: list[Result] = field(default_factory=list)
+    trials: list[Result] = field(default_factory=list)
 
-    def seeds(self, data: str, network: str, row: str) -> dict[int, Result]:
-        """The cells of a row, by seed."""
-        return {cell.seed: cell for cell in self.cells if cell.key[:3] == (data, network, row)}
+    def seeds(self, data: str, network: str, arm: str) -> dict[int, Result]:
+        """The trials of an arm, by seed."""
+        return {trial.seed: trial for trial in self.trials if trial.key[:3] == (data, network, arm)}
 
-    def values(self, data: str, network: str, row: str, part: str, metric: str) -> dict[int, float]:
-        """A figure of a row by seed, where it was measured."""
-        found = {seed: cell.figure(part, metric) for seed, cell in self.seeds(data, network, row).items()}
+    def values(self, data: str, network: str, arm: str, part: str, metric: str) -> dict[int, float]:
+        """A figure of an arm by seed, where it was measured."""
+        found = {seed: trial.figure(part, metric) for seed, trial in self.seeds(data, network, arm).items()}
         return {seed: value for seed, value in sorted(found.items()) if value is not None}
 
 
@@ -112,32 +112,32 @@ def load_results(path: str | Path) -> Results:
     path = user_path(path)
     mend = "name a file that coterie study wrote"
     content = read_json(path, mend)
-    if isinstance(content, dict) and "rows" in content and "cells" not in content:
+    if isinstance(content, dict) and "rows" in content and "trials" not in content:
         raise UserError(f"{path}: results of a benchmark, which have no page; {mend}")
     try:
         results = make_checked(Results, "results", content)
     except UserError as error:
         raise UserError(f"{path}: {error}; {mend}") from error
-    key, times = Counter(cell.key for cell in results.cells).most_common(1)[0] if results.cells else ((), 1)
+    key, times = Counter(trial.key for trial in results.trials).most_common(1)[0] if results.trials else ((), 1)
     if times > 1:
-        raise UserError(f"{path}: the cell {'/'.join(map(str, key))} is there twice; {mend}")
-    for cell in results.cells:
-        for part, named in cell.curves.items():
+        raise UserError(f"{path}: the trial {'/'.join(map(str, key))} is there twice; {mend}")
+    for trial in results.trials:
+        for part, named in trial.curves.items():
             if any(len(pair) != 2 for curve in named.values() for pair in curve):
-                where = f"{path}: cell {'/'.join(map(str, cell.key))}, curves, {part}"
+                where = f"{path}: trial {'/'.join(map(str, trial.key))}, curves, {part}"
                 raise UserError(f"{where} has a point that is no pair of an epoch and a figure; {mend}")
     return results
 
 
 def save_results(path: str | Path, results: Results) -> None:
-    """Write a results file, whole or not at all; a cell on a line, so that what changed can be seen.
+    """Write a results file, whole or not at all; a trial on a line, so that what changed can be seen.
 
     Figures that are not finite are written as null, since JSON has none.
     """
-    head = {each.name: getattr(results, each.name) for each in fields(Results) if each.name != "cells"}
+    head = {each.name: getattr(results, each.name) for each in fields(Results) if each.name != "trials"}
     lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in head.items()]
-    cells = ",\n".join(_json(asdict(cell)) for cell in results.cells)
-    write_text(user_path(path), "{" + ",\n".join([*lines, f'"cells": [\n{cells}\n]']) + "}\n")
+    trials = ",\n".join(_json(asdict(trial)) for trial in results.trials)
+    write_text(user_path(path), "{" + ",\n".join([*lines, f'"trials": [\n{trials}\n]']) + "}\n")
 
 
 def only_writer(path: Path) -> AbstractContextManager[object]:

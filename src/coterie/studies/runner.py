@@ -1,4 +1,4 @@
-"""Runs a study's cells: those that are missing, side by side, each written down as soon as it is measured."""
+"""Runs a study's trials: those that are missing, side by side, each written down as soon as it is measured."""
 
 import re
 import shlex
@@ -13,13 +13,13 @@ import torch
 
 from coterie.console.signals import end, leave
 from coterie.errors import UserError, in_a_line
-from coterie.studies.cell import configuration, failed, run_cell
 from coterie.studies.pools import end_processes, machine
 from coterie.studies.results import Result, Results, load_results, only_writer, save_results
-from coterie.studies.study import Cell, Key, folder
+from coterie.studies.study import Key, Trial, folder
+from coterie.studies.trial import configuration, failed, run_trial
 from coterie.version import __version__
 
-# A worker that ends without an answer is given its cell once more, alone.
+# A worker that ends without an answer is given its trial once more, alone.
 _TRIES = 2
 
 
@@ -32,17 +32,17 @@ class Progress:
 
     Args:
         path: The results file, gone on with if it is there.
-        head: What is said of the study, without cells.
-        cells: All of the study's, in order.
+        head: What is said of the study, without trials.
+        trials: All of the study's, in order.
         runs: The folder of the Runs.
 
     Raises:
         UserError: The file is another study's or scale's.
     """
 
-    def __init__(self, path: Path, head: Results, cells: Sequence[Cell], runs: Path) -> None:
-        self.path, self.head, self.cells, self.runs = path, head, cells, runs
-        self.by_key = {cell.key: cell for cell in cells}
+    def __init__(self, path: Path, head: Results, trials: Sequence[Trial], runs: Path) -> None:
+        self.path, self.head, self.trials, self.runs = path, head, trials, runs
+        self.by_key = {trial.key: trial for trial in trials}
         self._read()
 
     def _read(self) -> None:
@@ -54,10 +54,10 @@ class Progress:
                 f"scale {head.scale}"
             )
         # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.
-        asked = {cell.key: configuration(cell) for cell in self.cells}
+        asked = {trial.key: configuration(trial) for trial in self.trials}
         self.known: dict[Key, Result] = {
             result.key: self._repeatable(result)
-            for result in before.cells
+            for result in before.trials
             if result.configuration == asked.get(result.key)
         }
         self.results = replace(
@@ -78,87 +78,87 @@ class Progress:
             self._read()
             yield
 
-    def done(self, cell: Cell) -> bool:
+    def done(self, trial: Trial) -> bool:
         """Whether it was measured."""
-        result = self.known.get(cell.key)
+        result = self.known.get(trial.key)
         return result is not None and result.failed is None
 
-    def missing(self, chosen: Iterable[Cell]) -> list[Cell]:
-        """What is to run, teachers first: chosen cells that are not done, and teachers whose Run is not there."""
-        wanted = dict[Key, Cell]()
+    def missing(self, chosen: Iterable[Trial]) -> list[Trial]:
+        """What is to run, teachers first: chosen trials that are not done, and teachers whose Run is not there."""
+        wanted = dict[Key, Trial]()
 
-        def want(cell: Cell) -> None:
-            for key in cell.needs:
+        def want(trial: Trial) -> None:
+            for key in trial.needs:
                 teacher = self.by_key[key]
                 if not self.done(teacher) or not (folder(teacher, self.runs) / "model.json").is_file():
                     want(teacher)
-            wanted.setdefault(cell.key, cell)
+            wanted.setdefault(trial.key, trial)
 
-        for cell in chosen:
-            if not self.done(cell):
-                want(cell)
+        for trial in chosen:
+            if not self.done(trial):
+                want(trial)
         return list(wanted.values())
 
-    def taught(self, cell: Cell) -> float | None:
-        """FLOPs of the trainings of all that a cell learns from, each once; None where one of them is not known."""
-        found = [self._own(key) for key in self._above(cell)]
+    def taught(self, trial: Trial) -> float | None:
+        """FLOPs of the trainings of all that a trial learns from, each once; None where one of them is not known."""
+        found = [self._own(key) for key in self._above(trial)]
         known = [each for each in found if each is not None]
         return sum(known) if len(known) == len(found) else None
 
     def _own(self, key: Key) -> float | None:
-        """FLOPs of a cell's training without its teachers'."""
+        """FLOPs of a trial's training without its teachers'."""
         total = self.known[key].training_flops if key in self.known else None
         taught = self.taught(self.by_key[key])
         return None if total is None or taught is None else total - taught
 
-    def _above(self, cell: Cell) -> dict[Key, None]:
+    def _above(self, trial: Trial) -> dict[Key, None]:
         """Its teachers, theirs, and so on, in one order at every call."""
         found = dict[Key, None]()
-        for key in cell.needs:
+        for key in trial.needs:
             found |= {key: None} | self._above(self.by_key[key])
         return found
 
     def add(self, result: Result) -> None:
-        """Keep a result, and write the file: the study's cells in its order."""
+        """Keep a result, and write the file: the study's trials in its order."""
         self.known[result.key] = self._repeatable(result)
-        self.results.cells = [self.known[cell.key] for cell in self.cells if cell.key in self.known]
+        self.results.trials = [self.known[trial.key] for trial in self.trials if trial.key in self.known]
         save_results(self.path, self.results)
 
     def _both(self, before: str, now: str) -> str:
-        """What made the cells that are kept, and what makes more."""
+        """What made the trials that are kept, and what makes more."""
         made = before.split("; ") if before and self.known else []
         return "; ".join(dict.fromkeys([*made, now]))
 
     def _repeatable(self, result: Result) -> Result:
-        """With a command in any case: an experiment's is the study's, of one cell."""
+        """With a command in any case: an experiment's is the study's, of one trial."""
         name = re.escape("/".join(map(str, result.key))).replace("\\-", "-")
         command = result.command or f"{self.results.command} --only {shlex.quote(f'^{name}$')}"
         return replace(result, command=command)
 
 
 class Scheduler:
-    """Runs cells side by side, each when its teachers are there.
+    """Runs trials side by side, each when its teachers are there.
 
     Args:
         progress: Keeps the results.
         todo: As from :meth:`Progress.missing`.
         pools: Makes what runs functions elsewhere; asked again where its processes died.
-        workers: How many cells run at a time.
-        show: Told which cells run, whenever others do.
+        workers: How many trials run at a time.
+        show: Told which trials run, whenever others do.
     """
 
     def __init__(
         self,
         progress: Progress,
-        todo: Iterable[Cell],
+        todo: Iterable[Trial],
         pools: Callable[[], Executor],
         workers: int,
-        show: Callable[[Sequence[Cell]], None] = lambda cells: None,
+        show: Callable[[Sequence[Trial]], None] = lambda trials: None,
     ) -> None:
         self.progress, self.todo, self.pools, self.workers, self.show = progress, list(todo), pools, workers, show
-        self.waiting = dict[Key, Cell]()
-        self.running: dict[Future[Result | None], Cell] = {}
-        self.suspects: dict[Key, int] = {}  # cells whose process died, and how often
+        self.waiting = dict[Key, Trial]()
+        self.running: dict[Future[Result | None], Trial] = {}
+        self.suspects: dict[Key, int] = {}  # trials whose process died, and how often
 
     def run(self) -> Iterator[Result]:
         """Every result, when it is written.
@@ -169,7 +169,7 @@ class Scheduler:
         """
         with _interrupts(), self.progress.alone():
             # What another command has measured until now is not run again.
-            self.waiting = {cell.key: cell for cell in self.progress.missing(self.todo)}
+            self.waiting = {trial.key: trial for trial in self.progress.missing(self.todo)}
             yield from self._run()
 
     def _run(self) -> Iterator[Result]:
@@ -190,16 +190,16 @@ class Scheduler:
     def _submit(self) -> None:
         """Fill the workers; what a process died of is run alone."""
         known = self.progress.known
-        for cell in list(self.waiting.values()):
+        for trial in list(self.waiting.values()):
             room = (
-                1 if self.suspects.keys() & {cell.key, *(each.key for each in self.running.values())} else self.workers
+                1 if self.suspects.keys() & {trial.key, *(each.key for each in self.running.values())} else self.workers
             )
-            if len(self.running) >= room or any(key in self._ahead for key in cell.needs):
+            if len(self.running) >= room or any(key in self._ahead for key in trial.needs):
                 continue
-            blamed = next((key for key in cell.needs if known[key].failed is not None), None)
+            blamed = next((key for key in trial.needs if known[key].failed is not None), None)
             if blamed is None:
                 try:
-                    future = self.pool.submit(run_cell, cell, self.progress.runs, self.progress.taught(cell))
+                    future = self.pool.submit(run_trial, trial, self.progress.runs, self.progress.taught(trial))
                 except BrokenExecutor:
                     # A process died that had nothing to do. What runs there breaks too, and then the pool is replaced.
                     if not self.running:
@@ -207,28 +207,30 @@ class Scheduler:
                     return
             else:
                 future = Future()
-                future.set_result(failed(cell, self.progress.runs, f"its teacher failed: {'/'.join(map(str, blamed))}"))
-            del self.waiting[cell.key]
-            self.running[future] = cell
+                future.set_result(
+                    failed(trial, self.progress.runs, f"its teacher failed: {'/'.join(map(str, blamed))}")
+                )
+            del self.waiting[trial.key]
+            self.running[future] = trial
 
     @property
     def _ahead(self) -> set[Key]:
         """What is not done yet."""
-        return {*self.waiting, *(cell.key for cell in self.running.values())}
+        return {*self.waiting, *(trial.key for trial in self.running.values())}
 
     def _result(self, future: Future[Result | None]) -> Result | None:
-        """What a finished future gives; None where its cell runs again."""
-        cell = self.running[future]
+        """What a finished future gives; None where its trial runs again."""
+        trial = self.running[future]
         try:
             result = future.result()
         except BrokenExecutor:
-            return self._after_death(cell)
+            return self._after_death(trial)
         except Exception as error:  # of a machine far away
-            result = failed(cell, self.progress.runs, in_a_line(error))
+            result = failed(trial, self.progress.runs, in_a_line(error))
         if result is None:
             raise KeyboardInterrupt
         del self.running[future]
-        self.suspects.pop(cell.key, None)
+        self.suspects.pop(trial.key, None)
         return result
 
     def _replace_pool(self) -> None:
@@ -236,7 +238,7 @@ class Scheduler:
         end_processes(self.pool)
         self.pool = self.pools()
 
-    def _after_death(self, cell: Cell) -> Result | None:
+    def _after_death(self, trial: Trial) -> Result | None:
         """A process died, and with it the pool: all that ran is run again, one by one, but what died twice."""
         for each in self.running.values():
             self.suspects[each.key] = self.suspects.get(each.key, 0) + 1
@@ -244,10 +246,10 @@ class Scheduler:
         self.running.clear()
         self._replace_pool()
         self.waiting = again | self.waiting
-        if self.suspects[cell.key] < _TRIES:
+        if self.suspects[trial.key] < _TRIES:
             return None
-        del self.waiting[cell.key], self.suspects[cell.key]
-        return failed(cell, self.progress.runs, "its process died twice; was memory short?")
+        del self.waiting[trial.key], self.suspects[trial.key]
+        return failed(trial, self.progress.runs, "its process died twice; was memory short?")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Whether a study's cells run at all: each distinct network and method is built once, and a step of it is tried."""
+"""Whether a study's trials run at all: each distinct network and method is built once, and a step of it is tried."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,9 +14,9 @@ from coterie.methods import Stage, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
-from coterie.studies.cell import method_of, recipe_of
 from coterie.studies.check import check_data
-from coterie.studies.study import Cell, Key, folder
+from coterie.studies.study import Key, Trial, folder
+from coterie.studies.trial import method_of, recipe_of
 from coterie.training.recipes import Recipe
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
@@ -24,45 +24,45 @@ _LARGEST = 64  # pixels of a side, where the network takes them: for speed
 _IMAGES = 2
 
 
-def smoke(cells: Sequence[Cell]) -> Iterator[tuple[str, str]]:
-    """Build every distinct network and method of these cells on images of their shape, and try a step of each stage.
+def smoke(trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
+    """Build every distinct network and method of these trials on images of their shape, and try a step of each stage.
 
-    Cells that differ in nothing that is built (seeds, data of one shape, recipes) are tried once; published weights are
-    not fetched, and teachers are built, not trained.
+    Trials that differ in nothing that is built (seeds, data of one shape, recipes) are tried once; published weights
+    are not fetched, and teachers are built, not trained.
 
     Args:
-        cells: Of a scale, teachers before those who learn from them.
+        trials: Of a scale, teachers before those who learn from them.
 
     Yields:
-        The name of the first cell of a kind, and what came of it in a few words; ``failed: `` and why where it does not
-        run.
+        The name of the first trial of a kind, and what came of it in a few words; ``failed: `` and why where it does
+        not run.
     """
-    known = {cell.key: cell for cell in cells}
-    marks = {cell.key: _mark(cell, known) for cell in cells}
+    known = {trial.key: trial for trial in trials}
+    marks = {trial.key: _mark(trial, known) for trial in trials}
     shared = {mark: sum(other == mark for other in marks.values()) - 1 for mark in marks.values()}
     said: dict[str, str] = {}
-    for cell in cells:
-        if marks[cell.key] in said:
+    for trial in trials:
+        if marks[trial.key] in said:
             continue
-        failed = next((need for need in cell.needs if said[marks[need]].startswith("failed: ")), None)
-        if "experiment" in cell.configuration:
+        failed = next((need for need in trial.needs if said[marks[need]].startswith("failed: ")), None)
+        if "experiment" in trial.configuration:
             line = "an experiment, not a training: nothing to try"
         elif failed is not None:
             line = f"failed: its teacher {known[failed].name}: {said[marks[failed]].removeprefix('failed: ')}"
         else:
-            line = _tried(cell, known)
-        said[marks[cell.key]] = line
-        others = shared[marks[cell.key]]
-        yield cell.name, line if line.startswith("failed: ") or not others else f"{line}; {others} more are built so"
+            line = _tried(trial, known)
+        said[marks[trial.key]] = line
+        others = shared[marks[trial.key]]
+        yield trial.name, line if line.startswith("failed: ") or not others else f"{line}; {others} more are built so"
 
 
-def _mark(cell: Cell, known: Mapping[Key, Cell]) -> str:
-    """Equal for cells of which the same is built."""
-    config = cell.configuration
+def _mark(trial: Trial, known: Mapping[Key, Trial]) -> str:
+    """Equal for trials of which the same is built."""
+    config = trial.configuration
     if "experiment" in config:
         return json.dumps(config["experiment"], sort_keys=True)
-    teachers = [_mark(known[need], known) for need in cell.needs]
-    names = {f"@{folder(known[need], Path()).name}": f"@{place}" for place, need in enumerate(cell.needs)}
+    teachers = [_mark(known[need], known) for need in trial.needs]
+    names = {f"@{folder(known[need], Path()).name}": f"@{place}" for place, need in enumerate(trial.needs)}
     method = json.dumps(config["method"], sort_keys=True)
     for name, place in names.items():  # seeds are part of a Run's name
         method = method.replace(name, place)
@@ -82,12 +82,12 @@ def _shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
     return classes, data.get("channels") or channels, max(size) if isinstance(size, list | tuple) else size
 
 
-def _tried(cell: Cell, known: Mapping[Key, Cell]) -> str:
-    """What came of a cell."""
+def _tried(trial: Trial, known: Mapping[Key, Trial]) -> str:
+    """What came of a trial."""
     try:
-        check_data(cell.configuration["data"])
-        classes, channels, side = _shape(cell.configuration["data"])
-        make = partial(_build, cell, known, classes, channels)
+        check_data(trial.configuration["data"])
+        classes, channels, side = _shape(trial.configuration["data"])
+        make = partial(_build, trial, known, classes, channels)
         if side > _LARGEST:
             try:
                 make(_LARGEST)
@@ -100,18 +100,18 @@ def _tried(cell: Cell, known: Mapping[Key, Cell]) -> str:
     return "runs"
 
 
-def _build(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int) -> None:
-    """Build all stages of a cell, and try a step of each that is of its own kind."""
-    method = method_of(without_downloads(cell.configuration))
-    opened = partial(_teacher, cell, known, classes, channels, side)
-    task = Task(classes, channels, (side, side), cell.configuration["epochs"], opened)
+def _build(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int, side: int) -> None:
+    """Build all stages of a trial, and try a step of each that is of its own kind."""
+    method = method_of(without_downloads(trial.configuration))
+    opened = partial(_teacher, trial, known, classes, channels, side)
+    task = Task(classes, channels, (side, side), trial.configuration["epochs"], opened)
     torch.manual_seed(0)
     tried = set[tuple[Any, ...]]()
     for stage in method.stages(task):
         sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            _step(stage, task, recipe_of(cell.configuration))
+            _step(stage, task, recipe_of(trial.configuration))
         tried.add(kind)
 
 
@@ -132,13 +132,13 @@ def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
         stage.hooks.after_step(1.0)
 
 
-def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int, side: int, source: str) -> Adapted:
-    """An untrained network in place of a trained one: of the cell that trains it, or by its published name."""
+def _teacher(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int, side: int, source: str) -> Adapted:
+    """An untrained network in place of a trained one: of the trial that trains it, or by its published name."""
     if not source.startswith("@"):
         name = source.partition("@")[0]
         return Adapted(Backbone(name).build_fresh(classes, channels, (side, side)))
     name, _, part = source[1:].partition(":")
-    teacher = next(known[need] for need in cell.needs if folder(known[need], Path()).name == name)
+    teacher = next(known[need] for need in trial.needs if folder(known[need], Path()).name == name)
     method = method_of(without_downloads(teacher.configuration))
     opened = partial(_teacher, teacher, known, classes, channels, side)
     delivered = method.deliverables(Task(classes, channels, (side, side), teacher.configuration["epochs"], opened))
@@ -149,5 +149,5 @@ def _teacher(cell: Cell, known: Mapping[Key, Cell], classes: int, channels: int,
 
 
 def without_downloads(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The same cell with an untrained network in place of one with published weights."""
+    """The same trial with an untrained network in place of one with published weights."""
     return {**configuration, "network": {**configuration["network"], "pretrained": False}}

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict
 
 from coterie.errors import UserError, unknown_name
 
-Key = tuple[str, str, str, int]  # data, network, row, seed
+Key = tuple[str, str, str, int]  # data, network, arm, seed
 Expectation = Literal["lower", "higher", "same"]
 
 
@@ -22,8 +22,8 @@ class Published:
     """A figure that a paper gives.
 
     Attributes:
-        row: Of this study.
-        part: What of the row was measured: a deliverable, or a peer.
+        arm: Of this study.
+        part: What of the arm was measured: a deliverable, or a peer.
         of: On which data and network.
         metric: For example ``error``, in percent.
         value: The figure.
@@ -32,7 +32,7 @@ class Published:
         where: Table or figure.
     """
 
-    row: str
+    arm: str
     part: str
     of: str
     metric: str
@@ -44,10 +44,10 @@ class Published:
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a claim: a part of a row, such as a deliverable; of a network where the other side is of another."""
+    """One side of a claim: a part of an arm, such as a deliverable; of a network where the other side is of another."""
 
     part: str
-    row: str
+    arm: str
     network: str | None = None
 
 
@@ -84,14 +84,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """A part of a scale: every combination of these is a cell.
+    """A part of a scale: every combination of these is a trial.
 
     Attributes:
         name: As on the page.
         data: Names of data sets of the scale.
         networks: Names of networks of the scale.
-        rows: Names of rows of the scale.
-        minutes: Core-minutes of a cell, or of each row's; a cell of which no table says them counts as 1.
+        arms: Names of arms of the scale.
+        minutes: Core-minutes of a trial, or of each arm's; a trial of which no table says them counts as 1.
         measures: Analyses of what was trained, see ``coterie.studies.analyses``.
         published: Figures to stand beside.
         about: Said on the page.
@@ -100,28 +100,28 @@ class Table:
     name: str
     data: tuple[str, ...]
     networks: tuple[str, ...]
-    rows: tuple[str, ...]
+    arms: tuple[str, ...]
     minutes: float | dict[str, float] = field(default_factory=dict)
     measures: tuple[str, ...] = ()
     published: tuple[Published, ...] = ()
     about: str = ""
 
-    def minutes_of(self, row: str) -> float | None:
-        """Core-minutes of a cell of this row; None where they are not said."""
-        return self.minutes.get(row) if isinstance(self.minutes, dict) else float(self.minutes)
+    def minutes_of(self, arm: str) -> float | None:
+        """Core-minutes of a trial of this arm; None where they are not said."""
+        return self.minutes.get(arm) if isinstance(self.minutes, dict) else float(self.minutes)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One training, or one experiment.
 
     Attributes:
         data: Its name in the study.
         network: Its name in the study.
-        row: Its name in the study.
+        arm: Its name in the study.
         seed: Of everything.
         configuration: All that is needed to repeat it, as in a Run's ``config.yaml``.
-        needs: The cells that train its teachers.
+        needs: The trials that train its teachers.
         measures: Analyses of what was trained.
         minutes: Core-minutes that it is expected to take.
         timed: Whether a table says so.
@@ -129,7 +129,7 @@ class Cell:
 
     data: str
     network: str
-    row: str
+    arm: str
     seed: int
     configuration: dict[str, Any]
     needs: tuple[Key, ...] = ()
@@ -139,8 +139,8 @@ class Cell:
 
     @property
     def key(self) -> Key:
-        """What tells it from the study's other cells."""
-        return self.data, self.network, self.row, self.seed
+        """What tells it from the study's other trials."""
+        return self.data, self.network, self.arm, self.seed
 
     @property
     def name(self) -> str:
@@ -149,7 +149,7 @@ class Cell:
 
 
 class Training(TypedDict, total=False):
-    """How cells are trained: arguments of :func:`coterie.training.train`.
+    """How trials are trained: arguments of :func:`coterie.training.train`.
 
     Attributes:
         epochs: Of each stage.
@@ -170,13 +170,13 @@ class Training(TypedDict, total=False):
     test_every: int
 
 
-class Row(Training, total=False):
-    """What the cells of a row have beside their scale's ``common``.
+class Arm(Training, total=False):
+    """What the trials of an arm have beside their scale's ``common``.
 
     Attributes:
         method: Its ``name``, and its options.
         experiment: Instead of a method: its ``name``, and its options; nothing else is then said.
-        budgets: By data set, what its cells have instead.
+        budgets: By data set, what its trials have instead.
     """
 
     method: dict[str, Any]
@@ -192,17 +192,17 @@ class Scale:
         seeds: How many; 0, 1 and so on.
         data: By name, arguments of :func:`coterie.data.load`.
         networks: By name, arguments of :class:`coterie.networks.Backbone`.
-        rows: By name, what a cell has beside ``common``: a ``method`` with its options, or an ``experiment``.
+        arms: By name, what a trial has beside ``common``: a ``method`` with its options, or an ``experiment``.
         tables: What is run.
-        common: What every cell's configuration has, such as ``epochs`` and ``recipe``.
-        budgets: By data set, what its cells have instead, such as ``epochs``; a row may have ``budgets`` of its own.
+        common: What every trial's configuration has, such as ``epochs`` and ``recipe``.
+        budgets: By data set, what its trials have instead, such as ``epochs``; an arm may have ``budgets`` of its own.
         about: Said on the page.
     """
 
     seeds: int
     data: dict[str, dict[str, Any]]
     networks: dict[str, dict[str, Any]]
-    rows: dict[str, Row]
+    arms: dict[str, Arm]
     tables: tuple[Table, ...]
     common: Training = field(default_factory=Training)
     budgets: dict[str, Training] = field(default_factory=dict)
@@ -213,91 +213,91 @@ class Scale:
             if name not in self.data:
                 raise unknown_name("data set in budgets", name, self.data)
         for table in self.tables:
-            for kind in ("data", "networks", "rows"):
+            for kind in ("data", "networks", "arms"):
                 for name in getattr(table, kind):
                     if name not in getattr(self, kind):
                         raise unknown_name(f"one of {kind} in table '{table.name}'", name, getattr(self, kind))
 
-    def cells(self) -> list[Cell]:
-        """Every cell once, teachers before those who learn from them.
+    def trials(self) -> list[Trial]:
+        """Every trial once, teachers before those who learn from them.
 
         Raises:
             UserError: A teacher is not there, or learns from its student; or it is not said how long to train.
         """
-        return list(_Cells(self).all().values())
+        return list(_Trials(self).all().values())
 
 
-class _Cells:
+class _Trials:
     def __init__(self, scale: Scale) -> None:
-        self.scale, self.found = scale, dict[Key, Cell]()
-        self.begun: list[Key] = []  # cells whose teachers are being looked for
+        self.scale, self.found = scale, dict[Key, Trial]()
+        self.begun: list[Key] = []  # trials whose teachers are being looked for
 
-    def all(self) -> dict[Key, Cell]:
+    def all(self) -> dict[Key, Trial]:
         for table in self.scale.tables:
-            for seed, *names in product(range(self.scale.seeds), table.data, table.networks, table.rows):
+            for seed, *names in product(range(self.scale.seeds), table.data, table.networks, table.arms):
                 self.add((names[0], names[1], names[2], seed), table, table.measures)
         return self.found
 
-    def add(self, key: Key, table: Table, measures: tuple[str, ...] = ()) -> Cell:
-        """The cell, with the measures of all tables that name it; a teacher may be named by none."""
+    def add(self, key: Key, table: Table, measures: tuple[str, ...] = ()) -> Trial:
+        """The trial, with the measures of all tables that name it; a teacher may be named by none."""
         if key in self.begun:
-            raise UserError(f"table '{table.name}': row '{key[2]}' learns from itself; name another row after '@'")
+            raise UserError(f"table '{table.name}': arm '{key[2]}' learns from itself; name another arm after '@'")
         self.begun.append(key)
         configuration, needs = self.configuration(key, table)
         self.begun.remove(key)
         before = self.found.get(key)
         measures = tuple(dict.fromkeys([*(before.measures if before else ()), *measures]))
         minutes = before.minutes if before and before.timed else table.minutes_of(key[2])
-        self.found[key] = Cell(
+        self.found[key] = Trial(
             *key, configuration, needs, measures, 1.0 if minutes is None else minutes, timed=minutes is not None
         )
         return self.found[key]
 
     def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
-        data, network, row, seed = key
+        data, network, arm, seed = key
         scale, needs = self.scale, list[Key]()
-        own: dict[str, Any] = dict(scale.rows[row])
+        own: dict[str, Any] = dict(scale.arms[arm])
         if "experiment" in own:
             return {"experiment": own["experiment"], "seed": seed}, ()
         of_data = own.pop("budgets", {}).get(data, {})
         method = {name: self.filled(value, key, table, needs) for name, value in own["method"].items()}
         found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
         if "epochs" not in found:
-            raise UserError(f"row '{row}' has no epochs on '{data}'; write them in common, in budgets, or in the row")
+            raise UserError(f"arm '{arm}' has no epochs on '{data}'; write them in common, in budgets, or in the arm")
         found |= {"network": scale.networks[network], "data": scale.data[data], "seed": seed}
         return found, tuple(needs)
 
     def filled(self, value: Any, key: Key, table: Table, needs: list[Key]) -> Any:
-        """An option whose ``@ROW/NETWORK:PART`` became ``@RUN:PART``, that cell's Run; ``needs`` gets the cell."""
+        """An option whose ``@ARM/NETWORK:PART`` became ``@RUN:PART``, that trial's Run; ``needs`` gets the trial."""
         if isinstance(value, list):
             return [self.filled(each, key, table, needs) for each in value]
         if not (isinstance(value, str) and value.startswith("@")):
             return value
         place, colon, part = value[1:].partition(":")
-        row, _, network = place.partition("/")
-        if row not in self.scale.rows:
-            raise unknown_name(f"row in '{value}'", row, self.scale.rows)
+        arm, _, network = place.partition("/")
+        if arm not in self.scale.arms:
+            raise unknown_name(f"arm in '{value}'", arm, self.scale.arms)
         if network and network not in self.scale.networks:
             raise unknown_name(f"network in '{value}'", network, self.scale.networks)
-        wanted = (key[0], network or key[1], row, key[3])
+        wanted = (key[0], network or key[1], arm, key[3])
         teacher = self.found.get(wanted) or self.add(wanted, table)
         needs.append(wanted)
         return f"@{folder(teacher, Path()).name}{colon}{part}"
 
 
-def folder(cell: Cell, runs: Path) -> Path:
-    """Where a cell's Run is: the same place for the same configuration, whatever study asks for it."""
-    return runs / run_name(cell.row, cell.network, cell.data, cell.seed, cell.configuration)
+def folder(trial: Trial, runs: Path) -> Path:
+    """Where a trial's Run is: the same place for the same configuration, whatever study asks for it."""
+    return runs / name_run(trial.arm, trial.network, trial.data, trial.seed, trial.configuration)
 
 
-def run_name(row: str, network: str, data: str, seed: int, configuration: Mapping[str, Any]) -> str:
+def name_run(arm: str, network: str, data: str, seed: int, configuration: Mapping[str, Any]) -> str:
     """The name of the folder of a Run, other for other configurations."""
     mark = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{row}-{network}-{data}-{seed}-{mark}".replace("/", "-").replace(" ", "-")
+    return f"{arm}-{network}-{data}-{seed}-{mark}".replace("/", "-").replace(" ", "-")
 
 
 def located(configuration: Mapping[str, Any], runs: Path) -> dict[str, Any]:
-    """A cell's configuration with its teachers' Runs where they are, so that the same cell may have Runs anywhere."""
+    """A trial's configuration with its teachers' Runs where they are, so that the same trial may have Runs anywhere."""
 
     def at(value: Any) -> Any:
         if isinstance(value, list):

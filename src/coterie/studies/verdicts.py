@@ -106,8 +106,8 @@ def counted(found: Iterable[Verdict], control: bool = False) -> list[tuple[Word,
 def summary(study: Study, results: Results, found: list[Verdict]) -> str:
     """A line: how many claims hold, and on how much that rests."""
     said, ours = ("; ".join(f"{word}: {times}" for word, times in counted(found, control)) for control in (False, True))
-    failed = sum(cell.failed is not None for cell in results.cells)
-    head = f"{study.title}, {results.scale} scale, {len(results.cells)} cells ({failed} failed)"
+    failed = sum(trial.failed is not None for trial in results.trials)
+    head = f"{study.title}, {results.scale} scale, {len(results.trials)} trials ({failed} failed)"
     return f"{head}. Claims: {said or 'none'}{f'. Controls: {ours}' if ours else ''}"
 
 
@@ -118,11 +118,11 @@ def _places(claim: Claim, study: Study, results: Results) -> list[Place]:
     """Where both sides of a claim are to be measured; one empty place where they nowhere are."""
     scale = study.scale(results.scale)
     planned = {
-        (data, network, row)
+        (data, network, arm)
         for table in scale.tables
         for data in table.data
         for network in table.networks
-        for row in table.rows
+        for arm in table.arms
     }
     places = dict[Place, None]()
     for data in scale.data:
@@ -131,9 +131,9 @@ def _places(claim: Claim, study: Study, results: Results) -> list[Place]:
         for network in scale.networks:
             by = claim.by.network or network
             than = claim.than.network or network if isinstance(claim.than, Side) else by
-            sides = {(data, by, claim.by.row)}
+            sides = {(data, by, claim.by.arm)}
             if isinstance(claim.than, Side):
-                sides.add((data, than, claim.than.row))
+                sides.add((data, than, claim.than.arm))
             if sides <= planned:
                 places[data, by, than] = None
     return list(places) or [("", "", "")]
@@ -144,17 +144,17 @@ def _tested(claim: Claim, data: str, by: str, than: str, study: Study, results: 
     if not data:
         return Verdict(claim, data, network)
     sides = [(by, claim.by), *([(than, claim.than)] if isinstance(claim.than, Side) else [])]
-    cells = [results.seeds(data, network, side.row) for network, side in sides]
-    values = [results.values(data, network, side.row, side.part, claim.metric) for network, side in sides]
+    trials = [results.seeds(data, network, side.arm) for network, side in sides]
+    values = [results.values(data, network, side.arm, side.part, claim.metric) for network, side in sides]
     paired = sorted(set.intersection(*(set(each) for each in values)))
-    expected = set(range(study.scale(results.scale).seeds)).union(*cells)
+    expected = set(range(study.scale(results.scale).seeds)).union(*trials)
     absent: dict[int, str] = {}
     for seed in sorted(expected.difference(paired)):
         # The first side that has no figure says why.
         side = next(place for place, each in enumerate(values) if seed not in each)
-        cell, row = cells[side].get(seed), sides[side][1].row
-        reason = "not run" if cell is None else cell.failed or f"no {claim.metric} of {sides[side][1].part}"
-        absent[seed] = f"{row} {'failed: ' if cell is not None and cell.failed else ''}{reason}"
+        trial, arm = trials[side].get(seed), sides[side][1].arm
+        reason = "not run" if trial is None else trial.failed or f"no {claim.metric} of {sides[side][1].part}"
+        absent[seed] = f"{arm} {'failed: ' if trial is not None and trial.failed else ''}{reason}"
     if len(paired) < 2:
         return Verdict(claim, data, network, absent=absent)
     ours = [values[0][seed] for seed in paired]

@@ -99,13 +99,13 @@ class Measured:
 
     @property
     def failed(self) -> list[Result]:
-        """Cells that did not end."""
-        return [cell for cell in self.results.cells if cell.failed is not None]
+        """Trials that did not end."""
+        return [trial for trial in self.results.trials if trial.failed is not None]
 
     @property
     def minutes(self) -> float:
-        """Core-minutes that all cells took, one core each where their configuration names no more."""
-        return sum(cell.seconds * (cell.configuration.get("threads") or 1) for cell in self.results.cells) / 60
+        """Core-minutes that all trials took, one core each where their configuration names no more."""
+        return sum(trial.seconds * (trial.configuration.get("threads") or 1) for trial in self.results.trials) / 60
 
     @cached_property
     def tables(self) -> list[Filled]:
@@ -138,27 +138,27 @@ class Measured:
     def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """(heading, (caption, SVG) of each picture)."""
         name, found = f"{self.study.name} {self.results.scale}", list[tuple[str, list[tuple[str, str]]]]()
-        rows = list(dict.fromkeys(cell.row for cell in self.results.cells))  # each has one colour on the whole page
-        for data in dict.fromkeys(cell.data for cell in self.results.cells):
-            cells = [cell for cell in self.results.cells if cell.data == data]
-            usual, pictures = _usual(cells), []
+        arms = list(dict.fromkeys(trial.arm for trial in self.results.trials))  # each has one colour on the whole page
+        for data in dict.fromkeys(trial.data for trial in self.results.trials):
+            trials = [trial for trial in self.results.trials if trial.data == data]
+            usual, pictures = _usual(trials), []
             for caption, label, training in (
                 ("Error against all training, teachers included", "FLOPs of all training", True),
                 ("Error against the deployed network", "FLOPs of one image, as deployed", False),
             ):
-                points = _points(cells, training, rows)
+                points = _points(trials, training, arms)
                 if points:
                     pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
-            learned = _curves(cells)
+            learned = _curves(trials)
             if learned:
                 caption = "Errors in the course of training: test images solid, training images dashed"
-                pictures.append((caption, curves(learned, _colours(cells, rows), f"{name}, {data}: {caption}")))
-            moved = _flatness(cells)
+                pictures.append((caption, curves(learned, _colours(trials, arms), f"{name}, {data}: {caption}")))
+            moved = _flatness(trials)
             if moved:
                 caption = "Flatness: what moving the parameters costs"
-                pictures.append((caption, flatness(moved, _colours(cells, rows), f"{name}, {data}: flatness")))
+                pictures.append((caption, flatness(moved, _colours(trials, arms), f"{name}, {data}: flatness")))
             if pictures:
-                several = usual is not None and any(cell.network != usual for cell in cells)
+                several = usual is not None and any(trial.network != usual for trial in trials)
                 found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
         numbered = _numbered(self)
         if numbered:
@@ -236,78 +236,80 @@ def _evidence(said: str) -> tuple[str, str]:
 
 
 def _side(side: Any) -> str:
-    return f"{side.part} of {side.row}" if isinstance(side, Side) else f"{side:g}"
+    return f"{side.part} of {side.arm}" if isinstance(side, Side) else f"{side:g}"
 
 
-def _errors(cell: Result) -> str:
+def _errors(trial: Result) -> str:
     return ", ".join(
         f"{part} {numbers.number(error)}"
-        for part in deployed(cell)
-        if (error := cell.figure(part, "error")) is not None
+        for part in deployed(trial)
+        if (error := trial.figure(part, "error")) is not None
     )
 
 
-def _colours(cells: Sequence[Result], rows: Sequence[str]) -> dict[str, int]:
-    """Label to its row's colour."""
+def _colours(trials: Sequence[Result], arms: Sequence[str]) -> dict[str, int]:
+    """Label to its arm's colour."""
     return {
-        _label(cell.row, cell.network, part, cells): rows.index(cell.row) for cell in cells for part in cell.measured
+        _label(trial.arm, trial.network, part, trials): arms.index(trial.arm)
+        for trial in trials
+        for part in trial.measured
     }
 
 
-def _points(cells: Sequence[Result], training: bool, rows: Sequence[str]) -> list[Point]:
-    """A point for each network that can be deployed, where its cost is known, in the colour of its row's place."""
+def _points(trials: Sequence[Result], training: bool, arms: Sequence[str]) -> list[Point]:
+    """A point for each network that can be deployed, where its cost is known, in the colour of its arm's place."""
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
-    for cell in cells:
+    for trial in trials:
         # One of several that are alike says no more than the network alone.
-        for part in (each for each in deployed(cell) if not re.fullmatch(r"(member|peer|snapshot)\d+", each)):
-            cost = cell.training_flops if training else cell.cost.get(part, {}).get("flops")
-            error = cell.figure(part, "error")
+        for part in (each for each in deployed(trial) if not re.fullmatch(r"(member|peer|snapshot)\d+", each)):
+            cost = trial.training_flops if training else trial.cost.get(part, {}).get("flops")
+            error = trial.figure(part, "error")
             if cost and error is not None:
-                found.setdefault((cell.row, cell.network, part), []).append((cost, error))
+                found.setdefault((trial.arm, trial.network, part), []).append((cost, error))
     return [
         Point(
-            label=_label(row, network, part, cells),
+            label=_label(arm, network, part, trials),
             part=part,
-            colour=rows.index(row),
+            colour=arms.index(arm),
             x=mean(cost for cost, _ in pairs),
             errors=[error for _, error in pairs],
         )
-        for (row, network, part), pairs in found.items()
+        for (arm, network, part), pairs in found.items()
     ]
 
 
-def _label(row: str, network: str, part: str, cells: Sequence[Result]) -> str:
-    """What is said of a network beside those of other cells: no more than tells it from them."""
-    named = [network] if network != _usual(cells) else []
-    return ", ".join([row, *named, *([part] if part != "target" else [])])
+def _label(arm: str, network: str, part: str, trials: Sequence[Result]) -> str:
+    """What is said of a network beside those of other trials: no more than tells it from them."""
+    named = [network] if network != _usual(trials) else []
+    return ", ".join([arm, *named, *([part] if part != "target" else [])])
 
 
-def _usual(cells: Sequence[Result]) -> str | None:
-    """The network of four of five cells, if there is one: it need not be named."""
-    network, times = Counter(cell.network for cell in cells).most_common(1)[0]
-    return network if times >= 0.8 * len(cells) else None
+def _usual(trials: Sequence[Result]) -> str | None:
+    """The network of four of five trials, if there is one: it need not be named."""
+    network, times = Counter(trial.network for trial in trials).most_common(1)[0]
+    return network if times >= 0.8 * len(trials) else None
 
 
-def _flatness(cells: Sequence[Result]) -> dict[str, dict[float, list[float]]]:
-    """Row and part to distance to the accuracy lost, a value for each seed."""
+def _flatness(trials: Sequence[Result]) -> dict[str, dict[float, list[float]]]:
+    """Arm and part to distance to the accuracy lost, a value for each seed."""
     found = dict[str, dict[float, list[float]]]()
-    for cell in cells:
-        for part, figures in cell.measured.items():
+    for trial in trials:
+        for part, figures in trial.measured.items():
             for metric in figures:
-                at, value = re.fullmatch(r"flatness_(\d+(?:\.\d+)?)", metric), cell.figure(part, metric)
+                at, value = re.fullmatch(r"flatness_(\d+(?:\.\d+)?)", metric), trial.figure(part, metric)
                 if at is not None and value is not None:
-                    name = _label(cell.row, cell.network, part, cells)
+                    name = _label(trial.arm, trial.network, part, trials)
                     found.setdefault(name, {}).setdefault(float(at[1]), []).append(value)
     return found
 
 
-def _curves(cells: Sequence[Result]) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """Row to metric to epoch to a value for each seed, of the part that is deployed."""
+def _curves(trials: Sequence[Result]) -> dict[str, dict[str, dict[float, list[float]]]]:
+    """Arm to metric to epoch to a value for each seed, of the part that is deployed."""
     found = dict[str, dict[str, dict[float, list[float]]]]()
-    for cell in cells:
-        for part in [each for each in deployed(cell) if each in cell.curves][:1]:
-            named = found.setdefault(_label(cell.row, cell.network, part, cells), {})
-            for metric, curve in cell.curves[part].items():
+    for trial in trials:
+        for part in [each for each in deployed(trial) if each in trial.curves][:1]:
+            named = found.setdefault(_label(trial.arm, trial.network, part, trials), {})
+            for metric, curve in trial.curves[part].items():
                 for epoch, value in curve:
                     named.setdefault(metric, {}).setdefault(epoch, []).append(value)
     return found
@@ -320,8 +322,8 @@ def _numbered(measured: Measured) -> dict[str, list[Prediction]]:
         claim, found = each.claim, each.comparison
         if found is not None and not isinstance(claim.than, Side):
             by = claim.by
-            seeds = measured.results.values(each.data, each.network, by.row, by.part, claim.metric)
+            seeds = measured.results.values(each.data, each.network, by.arm, by.part, claim.metric)
             ends = claim.than + found.low, claim.than + found.high
-            label = f"{by.row}, {by.part} ({each.data})"
+            label = f"{by.arm}, {by.part} ({each.data})"
             rows.setdefault(claim.metric, []).append(Prediction(label, list(seeds.values()), claim.than, *ends))
     return rows

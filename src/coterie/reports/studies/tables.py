@@ -1,4 +1,4 @@
-"""The tables of a study's page: what each row was worth, against the baseline, beside what was published."""
+"""The tables of a study's page: what each arm was worth, against the baseline, beside what was published."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,12 +19,12 @@ class Line:
     """What a line of a table is of.
 
     Attributes:
-        row: Of the study.
+        arm: Of the study.
         part: What of it, such as ``target``.
         metric: Of that.
     """
 
-    row: str
+    arm: str
     part: str
     metric: str
 
@@ -84,7 +84,7 @@ class Entry:
         return (
             self.data,
             self.network,
-            self.line.row,
+            self.line.arm,
             self.line.name,
             str(found.n),
             signed(found.difference, metric),
@@ -105,7 +105,7 @@ class Filled:
         table: As the study has it.
         columns: (data, network).
         lines: (line, an entry for each column, what was published of it).
-        baseline: The row and the part that others are compared with.
+        baseline: The arm and the part that others are compared with.
         not_run: Whether there is nothing in it.
     """
 
@@ -133,28 +133,28 @@ def filled(table: Table, scale: Scale, results: Results, published: Sequence[Pub
     columns = [(data, network) for data in table.data for network in table.networks]
     baseline = baseline_of(table, scale)
     lines = list[Line]()
-    for row in table.rows:
-        cells = [cell for column in columns for cell in results.seeds(*column, row).values()]
-        lines += _lines(row, cells) or [Line(row, part, "error") for part in _published_parts(table, row)]
+    for arm in table.arms:
+        trials = [trial for column in columns for trial in results.seeds(*column, arm).values()]
+        lines += _lines(arm, trials) or [Line(arm, part, "error") for part in _published_parts(table, arm)]
     entries = [_entry(line, *column, baseline, results) for line in lines for column in columns]
     compared = [each.comparison.p for each in entries if each.comparison is not None]
     adjusted = iter(holm(compared))
     entries = [replace(each, adjusted=next(adjusted)) if each.comparison else each for each in entries]
     width, beside = len(columns), _beside(lines, table.published or published)
     rows = [(line, entries[place * width : (place + 1) * width], beside[line]) for place, line in enumerate(lines)]
-    part = next((line.part for line in lines if line.row == baseline), "target")
+    part = next((line.part for line in lines if line.arm == baseline), "target")
     return Filled(table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries))
 
 
 def baseline_of(table: Table, scale: Scale) -> str:
-    """The first row that trains the network alone, else the first."""
-    alone = (row for row in table.rows if scale.rows[row].get("method", {}).get("name") == "vanilla")
-    return next(alone, table.rows[0] if table.rows else "")
+    """The first arm that trains the network alone, else the first."""
+    alone = (arm for arm in table.arms if scale.arms[arm].get("method", {}).get("name") == "vanilla")
+    return next(alone, table.arms[0] if table.arms else "")
 
 
-def deployed(cell: Result) -> list[str]:
-    """The parts of a cell that can be deployed, the target first; all parts where nothing was said of costs."""
-    parts = [part for part in cell.measured if part in cell.cost] or list(cell.measured)
+def deployed(trial: Result) -> list[str]:
+    """The parts of a trial that can be deployed, the target first; all parts where nothing was said of costs."""
+    parts = [part for part in trial.measured if part in trial.cost] or list(trial.measured)
     if "target" not in parts:
         return parts
     return sorted(parts, key=lambda part: _FIRST.index(part) if part in _FIRST else len(_FIRST))
@@ -164,32 +164,34 @@ def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
     """What was analysed of the networks that can be deployed, beside their errors and the flatness curves.
 
     Returns:
-        The metrics, and for each data set, network, row and part: these, and mean ± standard deviation of each metric.
+        The metrics, and for each data set, network, arm and part: these, and mean ± standard deviation of each metric.
     """
     found = dict[tuple[str, ...], dict[str, list[float]]]()
-    for cell in results.cells:
-        for part in deployed(cell):
-            for metric in cell.measured[part] if "error" in cell.measured[part] else ():
-                value = cell.figure(part, metric)
+    for trial in results.trials:
+        for part in deployed(trial):
+            for metric in trial.measured[part] if "error" in trial.measured[part] else ():
+                value = trial.figure(part, metric)
                 if value is not None and metric not in _USUAL and not metric.startswith("flatness_"):
-                    found.setdefault((cell.data, cell.network, cell.row, part), {}).setdefault(metric, []).append(value)
-    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+                    found.setdefault((trial.data, trial.network, trial.arm, part), {}).setdefault(metric, []).append(
+                        value
+                    )
+    metrics = list(dict.fromkeys(metric for figures in found.values() for metric in figures))
     rows = [
-        (*key, *(_said(row[metric], metric) if metric in row else "–" for metric in metrics))
-        for key, row in found.items()
+        (*key, *(_said(figures[metric], metric) if metric in figures else "–" for metric in metrics))
+        for key, figures in found.items()
     ]
     return [metric.replace("_", " ") for metric in metrics], rows
 
 
 def every_measure(results: Results) -> list[tuple[str, ...]]:
-    """Everything that was measured: data, network, row, part, metric, and mean ± standard deviation over seeds."""
+    """Everything that was measured: data, network, arm, part, metric, and mean ± standard deviation over seeds."""
     found = dict[tuple[str, ...], list[float]]()
-    for cell in results.cells:
-        for part, figures in cell.measured.items():
+    for trial in results.trials:
+        for part, figures in trial.measured.items():
             for metric in figures:
-                value = cell.figure(part, metric)
+                value = trial.figure(part, metric)
                 if value is not None:
-                    found.setdefault((cell.data, cell.network, cell.row, part, metric), []).append(value)
+                    found.setdefault((trial.data, trial.network, trial.arm, part, metric), []).append(value)
     return [(*key[:4], key[4].replace("_", " "), _said(values, key[4])) for key, values in found.items()]
 
 
@@ -198,29 +200,29 @@ def _said(values: list[float], metric: str) -> str:
     return f"{number(mean(values), metric)}{spread} (n = {len(values)})"
 
 
-def _lines(row: str, cells: Iterable[Result]) -> list[Line]:
+def _lines(arm: str, trials: Iterable[Result]) -> list[Line]:
     """The main metric of each deployable part; every metric of a part that has no error, such as an experiment's."""
     found = dict[Line, None]()
-    for cell in cells:
-        for part in deployed(cell):
-            metrics = ["error"] if "error" in cell.measured[part] else cell.measured[part]
-            found |= dict.fromkeys(Line(row, part, metric) for metric in metrics)
+    for trial in trials:
+        for part in deployed(trial):
+            metrics = ["error"] if "error" in trial.measured[part] else trial.measured[part]
+            found |= dict.fromkeys(Line(arm, part, metric) for metric in metrics)
     return list(found)
 
 
-def _published_parts(table: Table, row: str) -> list[str]:
-    return list(dict.fromkeys(each.part for each in table.published if each.row == row)) or ["target"]
+def _published_parts(table: Table, arm: str) -> list[str]:
+    return list(dict.fromkeys(each.part for each in table.published if each.arm == arm)) or ["target"]
 
 
 def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, list[Published]]:
-    """Published figures by the line that they are closest to: of the same row, the same part, the same metric.
+    """Published figures by the line that they are closest to: of the same arm, the same part, the same metric.
 
     Of each line those come first that are of the network and data of which most lines have one, so that a column can be
     read downwards.
     """
     found = {line: list[Published]() for line in lines}
     for each in dict.fromkeys(published):
-        near = [line for line in lines if line.row == each.row]
+        near = [line for line in lines if line.arm == each.arm]
         if near:
             found[max(near, key=lambda line: (line.part == each.part, line.metric == each.metric))].append(each)
     common = Counter(of for figures in found.values() for of in {each.of for each in figures})
@@ -230,11 +232,11 @@ def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, lis
 
 
 def _entry(line: Line, data: str, network: str, baseline: str, results: Results) -> Entry:
-    values = results.values(data, network, line.row, line.part, line.metric)
-    failed = sum(cell.failed is not None for cell in results.seeds(data, network, line.row).values())
-    cells = results.seeds(data, network, baseline).values()
-    part = next((deployed(cell)[0] for cell in cells if cell.measured), "")
-    if line.metric != "error" or (line.row, line.part) == (baseline, part):
+    values = results.values(data, network, line.arm, line.part, line.metric)
+    failed = sum(trial.failed is not None for trial in results.seeds(data, network, line.arm).values())
+    trials = results.seeds(data, network, baseline).values()
+    part = next((deployed(trial)[0] for trial in trials if trial.measured), "")
+    if line.metric != "error" or (line.arm, line.part) == (baseline, part):
         return Entry(line, data, network, values, failed)
     base = results.values(data, network, baseline, part, "error")
     shared = [seed for seed in values if seed in base]

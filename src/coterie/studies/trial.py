@@ -1,4 +1,4 @@
-"""One cell of a study: train, measure, and say what it cost."""
+"""One trial of a study: train, measure, and say what it cost."""
 
 import shlex
 import time
@@ -18,17 +18,17 @@ from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
-from coterie.studies.study import Cell, folder, located
+from coterie.studies.study import Trial, folder, located
 from coterie.training import recipe_class, train
 from coterie.training.images import load_for
 from coterie.training.recipes import Recipe
 
 
-def run_cell(cell: Cell, runs: Path, taught: float | None = 0.0) -> Result | None:
-    """Run a cell, going on where it was stopped.
+def run_trial(trial: Trial, runs: Path, taught: float | None = 0.0) -> Result | None:
+    """Run a trial, going on where it was stopped.
 
     Args:
-        cell: What is run.
+        trial: What is run.
         runs: The folder of the Runs.
         taught: FLOPs of the trainings of its teachers, and of theirs; None where they are not known.
 
@@ -38,32 +38,32 @@ def run_cell(cell: Cell, runs: Path, taught: float | None = 0.0) -> Result | Non
     started = time.perf_counter()
     try:
         with worker.task():
-            if "experiment" in cell.configuration:
-                return _experiment(cell, started)
-            return _training(cell, runs, taught)
+            if "experiment" in trial.configuration:
+                return _experiment(trial, started)
+            return _training(trial, runs, taught)
     except Interrupted:
         return None
     except Exception as error:
-        return failed(cell, runs, in_a_line(error))
+        return failed(trial, runs, in_a_line(error))
 
 
-def failed(cell: Cell, runs: Path, why: str) -> Result:
-    """The result of a cell that could not be measured."""
-    return Result(*cell.key, configuration(cell), command(cell, runs), failed=why)
+def failed(trial: Trial, runs: Path, why: str) -> Result:
+    """The result of a trial that could not be measured."""
+    return Result(*trial.key, configuration(trial), command(trial, runs), failed=why)
 
 
-def configuration(cell: Cell) -> dict[str, Any]:
-    """What a cell's result depends on."""
-    return cell.configuration | ({"measures": list(cell.measures)} if cell.measures else {})
+def configuration(trial: Trial) -> dict[str, Any]:
+    """What a trial's result depends on."""
+    return trial.configuration | ({"measures": list(trial.measures)} if trial.measures else {})
 
 
 def method_of(configuration: Mapping[str, Any]) -> Method:
-    """The method of a cell, with its network."""
+    """The method of a trial, with its network."""
     return make_method(configuration["method"], Backbone.from_record(configuration["network"]), "method")
 
 
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
-    """The recipe of a cell."""
+    """The recipe of a trial."""
     options = dict(configuration.get("recipe") or {})
     kind = recipe_class(options.pop("name", "short"))
     known = [field.name for field in fields(kind)]
@@ -73,17 +73,17 @@ def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     return kind(**options)
 
 
-def command(cell: Cell, runs: Path) -> str:
-    """The command line that repeats a cell by itself; nothing for an experiment, which only its study repeats.
+def command(trial: Trial, runs: Path) -> str:
+    """The command line that repeats a trial by itself; nothing for an experiment, which only its study repeats.
 
     Args:
-        cell: What is repeated.
+        trial: What is repeated.
         runs: The folder of the Runs, in which its teachers are.
     """
-    if "experiment" in cell.configuration:
+    if "experiment" in trial.configuration:
         return ""
     words = []
-    for option, value in located(cell.configuration, runs).items():
+    for option, value in located(trial.configuration, runs).items():
         nested = value if isinstance(value, dict) else {}
         if not nested:
             words += [f"--{option}", _text(value)]
@@ -97,19 +97,19 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
-def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
-    started, config = time.perf_counter(), located(cell.configuration, runs)
-    if CURVES in cell.measures and "test_every" not in config:
-        raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the row")
+def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
+    started, config = time.perf_counter(), located(trial.configuration, runs)
+    if CURVES in trial.measures and "test_every" not in config:
+        raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the arm")
     method = method_of(config)
     data = load_for(method.network, {key: _tuple(value) for key, value in config["data"].items()})
     run = train(
         method,
         data,
         epochs=config["epochs"],
-        out=folder(cell, runs),
+        out=folder(trial, runs),
         batch_size=config.get("batch_size"),
-        seed=cell.seed,
+        seed=trial.seed,
         recipe=recipe_of(config),
         resume=True,
         precision=config.get("precision", "auto"),
@@ -122,11 +122,11 @@ def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
     card = run.card
     flops = card["training_flops"]
     return Result(
-        *cell.key,
-        configuration(cell),
-        command(cell, runs),
-        measured=_figures(cell, run, data),
-        curves=curves(run) if CURVES in cell.measures else {},
+        *trial.key,
+        configuration(trial),
+        command(trial, runs),
+        measured=_figures(trial, run, data),
+        curves=curves(run) if CURVES in trial.measures else {},
         cost={
             part: {"parameters": costs["parameters"], "flops": costs["flops"]}
             for part, costs in card["cost"].items()
@@ -137,27 +137,27 @@ def _training(cell: Cell, runs: Path, taught: float | None) -> Result:
     )
 
 
-def _figures(cell: Cell, run: Run, data: ImageData) -> Figures:
+def _figures(trial: Trial, run: Run, data: ImageData) -> Figures:
     """On the test images as the card has them; on the training images as the last epoch saw them; the analyses."""
     figures: Figures = {part: dict(values) for part, values in run.card["test"].items()}
     for name, value in run.metrics[-1].items():
         part = name.removeprefix("train_error_")
         if part != name and part in figures:
             figures[part]["train_error"] = float(value)
-    for measure in (each for each in cell.measures if each != CURVES):
+    for measure in (each for each in trial.measures if each != CURVES):
         for part, values in MEASURES[measure](run, data).items():
             figures.setdefault(part, {}).update(values)
     return figures
 
 
-def _experiment(cell: Cell, started: float) -> Result:
-    options = dict(cell.configuration["experiment"])
+def _experiment(trial: Trial, started: float) -> Result:
+    options = dict(trial.configuration["experiment"])
     name = options.pop("name", "")
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
-    measured = EXPERIMENTS[name](options, cell.seed)
+    measured = EXPERIMENTS[name](options, trial.seed)
     seconds = round(time.perf_counter() - started, 1)
-    return Result(*cell.key, configuration(cell), measured=measured, seconds=seconds)
+    return Result(*trial.key, configuration(trial), measured=measured, seconds=seconds)
 
 
 def _tuple(value: Any) -> Any:
