@@ -24,14 +24,14 @@ from torch import nn
 
 from coterie.evaluation import cost
 from coterie.files import write_text
-from coterie.methods.compact.resource import Resource
+from coterie.methods.compact.costs import ChannelCosts
 from coterie.networks import build
-from coterie.networks.prune.channels import Target, find_structure
-from coterie.networks.prune.removal import cut, within_budget
+from coterie.networks.prune.channel_groups import Resource, find_channel_groups
+from coterie.networks.prune.removal import prune_channels, select_within_budget
 
 RESULTS = Path(__file__).with_suffix(".json")
 NETWORKS = {"torchvision/mobilenet_v2": 160, "resnet20": 32}
-BUDGETS: list[tuple[Target, float]] = [
+BUDGETS: list[tuple[Resource, float]] = [
     ("flops", 1.0),
     ("flops", 0.7),
     ("flops", 0.5),
@@ -42,18 +42,18 @@ BUDGETS: list[tuple[Target, float]] = [
 MULTIPLE, ROUNDS, SECONDS = 8, 15, 0.1  # the method's own default
 
 
-def slim(name: str, size: int, target: Target, budget: float) -> nn.Module:
-    """A network cut to a budget by the pressure that the penalty would put on its channels."""
+def slim(name: str, size: int, target: Resource, budget: float) -> nn.Module:
+    """A network pruned to a budget by the pressure that the penalty would put on its channels."""
     torch.manual_seed(0)
     network = build(name, 10, 3, image_size=(size, size)).eval()
     if budget == 1:
         return normalised(network, size)
     images = torch.zeros(1, 3, size, size)
-    structure = find_structure(network, images)
-    everything = torch.ones(structure.channels, dtype=torch.bool)
-    weights = Resource(structure, target).weights(everything)
-    values = torch.rand(structure.channels) * (weights.mean() / weights).clamp(0.25, 1)
-    cut(network, structure, within_budget(values, structure, target, budget, 0.1, MULTIPLE), images)
+    groups = find_channel_groups(network, images)
+    everything = torch.ones(groups.num_channels, dtype=torch.bool)
+    weights = ChannelCosts(groups, target).weights(everything)
+    values = torch.rand(groups.num_channels) * (weights.mean() / weights).clamp(0.25, 1)
+    prune_channels(network, groups, select_within_budget(values, groups, target, budget, 0.1, MULTIPLE), images)
     return normalised(network, size)
 
 

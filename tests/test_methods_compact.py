@@ -13,10 +13,10 @@ import coterie
 from coterie import UserError
 from coterie.evaluation import cost
 from coterie.methods import Compact, Hooks, Task, Vanilla
-from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking
+from coterie.methods.compact.shrinking import BlockMatching, CostRegulariser, ShrinkingStep, ShrinkSettings
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks import build
-from coterie.networks.prune.channels import blocks_of, find_structure
+from coterie.networks.prune.channel_groups import find_blocks, find_channel_groups
 from coterie.outputs import Batch
 from coterie.training import Interrupted, Recipe
 from toys import comparable, go, interrupting, same
@@ -26,19 +26,19 @@ EXAMPLE = torch.zeros(2, 1, 8, 8)
 FULL = cost(build("resnet8", 10, 1), 1, (8, 8))
 
 
-def aim(**options):
-    usual = {"target": "flops", "budget": 0.5, "strength": 1.0, "threshold": 0.01, "least": 0.1}
-    return Aim(**(usual | {"proximal": True, "sequential": False, "rate": 0.2} | options))
+def settings(**options):
+    usual = {"resource": "flops", "budget": 0.5, "strength": 1.0, "threshold": 0.01, "least": 0.1}
+    return ShrinkSettings(**(usual | {"proximal": True, "sequential": False, "rate": 0.2} | options))
 
 
-def pressed(blocks=None, steps=10, **options):
-    """A network, its structure, and a pressure that knows its c."""
+def regularised(blocks=None, steps=10, **options):
+    """A network, its channel groups, and a regulariser that knows its c."""
     torch.manual_seed(0)
     network = build("resnet8", 10, 1)
-    structure = find_structure(network, EXAMPLE)
-    pressure = Pressure(structure, aim(**options), blocks or {})
-    pressure.schedule(torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), steps)
-    return network, structure, pressure
+    groups = find_channel_groups(network, EXAMPLE)
+    regulariser = CostRegulariser(groups, settings(**options), blocks or {})
+    regulariser.schedule(torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9), steps)
+    return network, groups, regulariser
 
 
 def batch(count=6):
@@ -52,59 +52,61 @@ def stages_of(method, task=TASK):
 
 
 def test_at_strength_1_the_mean_channel_is_gone_at_the_end():
-    network, structure, pressure = pressed(steps=10)
-    assert pressure.pace == pytest.approx(0.2 * 0.1 / (1 - 0.9))
-    before = pressure.resource.values(network).detach()
-    pressure.step(network, 0.1)
-    lost = before - pressure.resource.values(network).detach()
+    network, groups, regulariser = regularised(steps=10)
+    assert regulariser.pace == pytest.approx(0.2 * 0.1 / (1 - 0.9))
+    before = regulariser.costs.values(network).detach()
+    regulariser.step(network, 0.1)
+    lost = before - regulariser.costs.values(network).detach()
     assert lost.mean().item() == pytest.approx(1 / 10, rel=1e-5)
     # c* = N / (R/C0 · lr / (1 - momentum) · steps)
-    ratio = pressure.resource.penalty(before, before > 0).item()
-    assert pressure.c == pytest.approx(structure.channels / (ratio * 0.2 * 10), rel=1e-5)
+    ratio = (before * regulariser.costs.weights(before > 0)).sum().item()
+    assert regulariser.c == pytest.approx(groups.num_channels / (ratio * 0.2 * 10), rel=1e-5)
 
 
 def test_the_penalty_is_its_value_and_its_gradient_only_without_the_proximal_step():
-    network, _, pressure = pressed(proximal=False)
+    network, _, regulariser = regularised(proximal=False)
     network.bn1.weight.data.uniform_(1.1, 2)  # the largest of its group: the others get no gradient
-    values = pressure.resource.values(network)
-    term = pressure(network, 0.0)
-    assert term.item() == pytest.approx(pressure.c * pressure.resource.penalty(values, values > 0).item(), rel=1e-5)
+    values = regulariser.costs.values(network)
+    term = regulariser(network, 0.0)
+    assert term.item() == pytest.approx(
+        regulariser.c * (values * regulariser.costs.weights(values > 0)).sum().item(), rel=1e-5
+    )
     term.backward()
-    weights = pressure.resource.weights(values > 0)
-    owner = dict(pressure.resource.structure.norms)["bn1"]
-    torch.testing.assert_close(network.bn1.weight.grad, pressure.c * weights[owner])
+    weights = regulariser.costs.weights(values > 0)
+    owner = dict(regulariser.costs.groups.norms)["bn1"]
+    torch.testing.assert_close(network.bn1.weight.grad, regulariser.c * weights[owner])
     assert not network.layer1[0].bn2.weight.grad.any()
     held = copy.deepcopy(network.state_dict())
-    pressure.step(network, 0.0)
+    regulariser.step(network, 0.0)
     assert all(torch.equal(tensor, held[name]) for name, tensor in network.state_dict().items())
-    network, _, pressure = pressed()
+    network, _, regulariser = regularised()
     network.layer3[0].bn1.weight.data[:32] = 0
-    alive = pressure.resource.values(network) > 0.01
-    cost_now = pressure(network, 0.0)  # what the metrics show
+    alive = regulariser.costs.values(network) > 0.01
+    cost_now = regulariser(network, 0.0)  # what the metrics show
     assert not cost_now.requires_grad
-    assert cost_now.item() == pytest.approx(pressure.resource.layer_costs(alive).sum().item())
+    assert cost_now.item() == pytest.approx(regulariser.costs.layer_costs(alive).sum().item())
 
 
 def test_nothing_is_shrunk_beyond_the_budget_or_below_the_least():
-    network, structure, pressure = pressed(budget=0.5)
-    for path, _ in structure.norms:
+    network, groups, regulariser = regularised(budget=0.5)
+    for path, _ in groups.norms:
         norm = network.get_submodule(path)
         norm.weight.data[: len(norm.weight) * 6 // 10] = 0
-    assert pressure.resource.layer_costs(pressure.resource.values(network) > 0.01).sum() < 0.5
+    assert regulariser.costs.layer_costs(regulariser.costs.values(network) > 0.01).sum() < 0.5
     held = copy.deepcopy(network.state_dict())
-    pressure.step(network, 0.5)
+    regulariser.step(network, 0.5)
     assert all(torch.equal(tensor, held[name]) for name, tensor in network.state_dict().items())
-    network, structure, pressure = pressed(budget=0.01, least=0.25)
+    network, groups, regulariser = regularised(budget=0.01, least=0.25)
     network.layer3[0].bn1.weight.data[16:] = 0  # 16 of 64 are left
-    pressure.step(network, 0.5)
+    regulariser.step(network, 0.5)
     assert (network.layer3[0].bn1.weight[:16] == 1).all()
     assert (network.layer2[0].bn1.weight < 1).all()
 
 
 def test_blocks_have_their_own_weights():
-    network, _, plain = pressed()
-    _, structure, weighted = pressed(blocks={"layer1": 3.0, "layer3": 0.0})
-    assert plain.blocks == blocks_of(structure) == ("conv1", "layer1", "layer2", "layer3", "fc")
+    network, _, plain = regularised()
+    _, groups, weighted = regularised(blocks={"layer1": 3.0, "layer3": 0.0})
+    assert plain.blocks == find_blocks(groups) == ("conv1", "layer1", "layer2", "layer3", "fc")
     weighted.c = plain.c
     other = copy.deepcopy(network)
     plain.step(network, 0.0)
@@ -114,15 +116,15 @@ def test_blocks_have_their_own_weights():
     assert torch.equal(other.layer2[0].bn1.weight, network.layer2[0].bn1.weight)
     assert (other.layer3[0].bn1.weight == 1).all()
     with pytest.raises(UserError, match="block in blocks.*'layer9'"):
-        pressed(blocks={"layer9": 1.0})
+        regularised(blocks={"layer9": 1.0})
 
 
 def test_sequential_blocks_are_shrunk_one_after_the_other():
-    network, _, pressure = pressed(sequential=True)
-    pressure.step(network, 0.25)  # the second of five
+    network, _, regulariser = regularised(sequential=True)
+    regulariser.step(network, 0.25)  # the second of five
     assert (network.layer1[0].bn1.weight < 1).all()
     assert (network.layer2[0].bn1.weight == 1).all()
-    pressure.step(network, 0.65)
+    regulariser.step(network, 0.65)
     assert (network.layer2[0].bn1.weight == 1).all()
     assert (network.layer3[0].bn1.weight < 1).all()
 
@@ -135,15 +137,15 @@ def test_sequential_blocks_are_shrunk_one_after_the_other():
     ],
 )
 def test_blocks_are_those_of_the_architecture(name, blocks):
-    structure = find_structure(build(name, 10, 3), torch.zeros(1, 3, 32, 32))
-    assert [block.removesuffix(".1") if "classifier" in block else block for block in blocks_of(structure)] == blocks
+    groups = find_channel_groups(build(name, 10, 3), torch.zeros(1, 3, 32, 32))
+    assert [block.removesuffix(".1") if "classifier" in block else block for block in find_blocks(groups)] == blocks
 
 
 def test_matching_is_the_mean_relative_error_of_block_outputs():
-    student, structure, _ = pressed()
+    student, groups, _ = regularised()
     teacher = copy.deepcopy(student).eval()
     learn = CrossEntropyStep(student).eval()
-    matching = Matching(student, teacher, blocks_of(structure), 2.0)
+    matching = BlockMatching(student, teacher, find_blocks(groups), 2.0)
     teacher_maps = {}
     with torch.no_grad():
         for name in ("conv1", "layer1", "layer2", "layer3"):
@@ -162,8 +164,8 @@ def test_matching_is_the_mean_relative_error_of_block_outputs():
 
 
 def test_the_shrinking_step_adds_its_terms_to_the_others():
-    network, _, pressure = pressed(proximal=False)
-    step = Shrinking(CrossEntropyStep(network), network, pressure)
+    network, _, regulariser = regularised(proximal=False)
+    step = ShrinkingStep(CrossEntropyStep(network), network, regulariser)
     result = step(batch())
     assert set(result.loss.terms) == {"cross_entropy", "penalty"}
     assert result.loss.total.item() == pytest.approx(sum(each.item() for each in result.loss.terms.values()))
@@ -232,9 +234,11 @@ def test_budgets_are_met_by_all_structures(options):
 
 
 def test_uniform_and_random_widths():
-    def shares(structure):
+    def shares(importance):
         torch.manual_seed(0)
-        network = stages_of(Compact(network="resnet8", flops=0.5, importance=structure, multiple=1))["finetune"].network
+        network = stages_of(Compact(network="resnet8", flops=0.5, importance=importance, multiple=1))[
+            "finetune"
+        ].network
         widths = network.conv1, network.layer1[0].conv1, network.layer2[0].conv1, network.layer3[0].conv1
         return [layer.out_channels / full for layer, full in zip(widths, (16, 16, 32, 64), strict=True)]
 
@@ -366,7 +370,7 @@ def test_the_teacher_is_what_vanilla_trains(whole, digits, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flops": 0.5, "params": 0.5}, "cut to one budget"),
+        ({"flops": 0.5, "params": 0.5}, "give one budget"),
         ({"flops": 0.0}, "flops is 0.0"),
         ({"params": 1.5}, "params is 1.5"),
         ({"rate": 0.0}, "rate is 0.0"),
@@ -384,5 +388,5 @@ def test_wrong_options_are_refused(options, message):
 
 
 def test_an_impossible_budget_is_refused_before_anything_is_trained():
-    with pytest.raises(UserError, match="params=0.005: cut as far as it goes"):
+    with pytest.raises(UserError, match="params=0.005: pruned as far as it goes"):
         next(Compact(network="resnet8", params=0.005).stages(TASK))

@@ -183,7 +183,7 @@ def test_every_student_is_delivered_and_costs_what_it_should(run):
     assert card["deliverables"] == NAMES
     assert card["peers"] == NAMES[:3]
     plain = coterie.networks.build("resnet8", 10, 1)
-    widths = [plain, plain.slimmed(2 / 3, "layer1"), plain.slimmed(1 / 3, "layer1")]
+    widths = [plain, plain.slim(2 / 3, "layer1"), plain.slim(1 / 3, "layer1")]
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in widths]
     assert [card["cost"][name]["parameters"] for name in NAMES[:3]] == counts
     assert card["cost"]["ensemble"]["parameters"] == sum(counts) - 2 * (16 * 9 + 32)
@@ -220,7 +220,7 @@ def test_a_student_is_trained_alone_as_its_baseline(digits, tmp_path):
     baseline = go(Oem(network="resnet8", num_students=3, alone=3), digits, tmp_path / "alone", epochs=1)
     assert baseline.card["deliverables"] == ["student3-alone"]
     assert [name for name in baseline.metrics[0] if name.startswith("loss")] == ["loss", "loss_cross_entropy"]
-    own = coterie.networks.build("resnet8", 10, 1).slimmed(1 / 3, "layer1")
+    own = coterie.networks.build("resnet8", 10, 1).slim(1 / 3, "layer1")
     own.load_state_dict(baseline.model.state_dict())
 
 

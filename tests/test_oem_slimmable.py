@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
-from coterie.methods.oem.slimmable import Adapters, slimmed_ensemble
+from coterie.methods.oem.slimmable import Adapters, make_slimmable_ensemble
 from coterie.networks import build
 from coterie.outputs import PeerOutput
 
@@ -18,7 +18,7 @@ from coterie.outputs import PeerOutput
 def small(**options):
     torch.manual_seed(0)
     example = torch.randn(2, 3, 16, 16)
-    return slimmed_ensemble(build("resnet8", 6).double(), 3, example=example, **options)
+    return make_slimmable_ensemble(build("resnet8", 6).double(), 3, example=example, **options)
 
 
 def images(count=4):
@@ -61,7 +61,7 @@ def test_the_state_names_no_tensor_twice_and_copies_are_whole():
     state = net.state_dict()
     assert not any(name.startswith("students.1.conv1") for name in state)
     assert list(net.students[1].state_dict()) == [
-        *(key for key in build("resnet8", 6).slimmed(2 / 3, "layer1").state_dict())
+        *(key for key in build("resnet8", 6).slim(2 / 3, "layer1").state_dict())
     ]
     tensors = [tensor.data_ptr() for tensor in state.values() if tensor.dim()]
     assert len(tensors) == len(set(tensors))
@@ -111,9 +111,9 @@ def test_the_papers_networks_give_their_three_stages():
     first = student.layer1(student.relu(student.bn1(student.conv1(images()))))
     torch.testing.assert_close(maps[2][0], first)
     torch.testing.assert_close(maps[2][1], student.layer2(first))
-    upper = slimmed_ensemble(build("resnet8", 6), 2, "layer2", torch.zeros(2, 3, 16, 16))
+    upper = make_slimmable_ensemble(build("resnet8", 6), 2, "layer2", torch.zeros(2, 3, 16, 16))
     assert upper.blocks == ("layer2", "layer3")
-    dense = slimmed_ensemble(build("densenet-bc-100-12", 6), 2, example=torch.zeros(2, 3, 8, 8))
+    dense = make_slimmable_ensemble(build("densenet-bc-100-12", 6), 2, example=torch.zeros(2, 3, 8, 8))
     assert (dense.at, dense.blocks) == ("dense1", ("trans1", "trans2", "dense3"))
 
 
@@ -129,7 +129,7 @@ def test_the_papers_networks_give_their_three_stages():
     ],
 )
 def test_other_networks_are_divided_into_four_parts_of_about_equal_flops(model, at, blocks):
-    net = slimmed_ensemble(model(), 2, example=torch.zeros(2, 3, 64, 64), factory=model)
+    net = make_slimmable_ensemble(model(), 2, example=torch.zeros(2, 3, 64, 64), factory=model)
     assert (net.at, net.blocks) == (at, blocks)
 
 
@@ -149,7 +149,7 @@ class InPlace(nn.Module):
 
 def test_tails_that_work_in_place_do_not_disturb_each_other():
     torch.manual_seed(0)
-    net = slimmed_ensemble(InPlace(), 2, "relu", torch.randn(2, 3, 8, 8))
+    net = make_slimmable_ensemble(InPlace(), 2, "relu", torch.randn(2, 3, 8, 8))
     assert net.in_place
     assert net.blocks == ("conv",)
     net.eval()
@@ -163,11 +163,11 @@ def test_tails_that_work_in_place_do_not_disturb_each_other():
 
 def test_a_cut_above_all_feature_maps_is_refused():
     with pytest.raises(UserError, match="no feature maps are computed from 'fc' on"):
-        slimmed_ensemble(InPlace(), 2, "fc", torch.zeros(2, 3, 8, 8))
+        make_slimmable_ensemble(InPlace(), 2, "fc", torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match="no module 'layer9'"):
-        slimmed_ensemble(InPlace(), 2, "layer9", torch.zeros(2, 3, 8, 8))
+        make_slimmable_ensemble(InPlace(), 2, "layer9", torch.zeros(2, 3, 8, 8))
     with pytest.raises(UserError, match="at least one"):
-        slimmed_ensemble(InPlace(), 0, "relu", torch.zeros(2, 3, 8, 8))
+        make_slimmable_ensemble(InPlace(), 0, "relu", torch.zeros(2, 3, 8, 8))
 
 
 def test_adapters_read_each_slimmer_students_maps_as_the_widest_ones():
@@ -187,7 +187,7 @@ def test_adapters_read_each_slimmer_students_maps_as_the_widest_ones():
 
 def test_adapters_of_token_sequences_act_on_their_last_dimension():
     model = timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=32, depth=4)
-    net = slimmed_ensemble(model, 2, example=torch.zeros(2, 3, 32, 32), factory=lambda: copy.deepcopy(model))
+    net = make_slimmable_ensemble(model, 2, example=torch.zeros(2, 3, 32, 32), factory=lambda: copy.deepcopy(model))
     adapters = Adapters(net, torch.zeros(2, 3, 32, 32))
     wide, *others = net(torch.zeros(2, 3, 32, 32)).blocks
     assert [value.shape for value in adapters(others)[0]] == [value.shape for value in wide]

@@ -11,8 +11,8 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
-from coterie.methods.oem.slimmable import slimmed_ensemble
-from coterie.methods.oem.slimming import slim
+from coterie.methods.oem.slimmable import make_slimmable_ensemble
+from coterie.methods.oem.slimming import slim_network
 from coterie.networks import build
 
 
@@ -40,22 +40,22 @@ def test_students_have_the_papers_sizes(name, classes, sizes):
     model = build(name, classes)
     full = parameters(model)
     shares = [Fraction(5 - index, 5) for index in range(1, 5)]
-    found = [100 * parameters(model.slimmed(share, model.stages[0])) / full for share in shares]
+    found = [100 * parameters(model.slim(share, model.stages[0])) / full for share in shares]
     assert [round(size, 2) for size in found] == list(sizes)
 
 
 def test_widths_are_those_of_the_official_code():
     model = build("resnet8", 10)
-    students = [model, *(slim(model, Fraction(5 - index, 5), "layer1") for index in range(1, 5))]
+    students = [model, *(slim_network(model, Fraction(5 - index, 5), "layer1") for index in range(1, 5))]
     widths = [tuple(stage[0].conv1.out_channels for stage in (s.layer1, s.layer2, s.layer3)) for s in students]
     assert widths == [(16, 32, 64), (12, 25, 51), (9, 19, 38), (6, 12, 25), (3, 6, 12)]
     assert all(student.conv1 is model.conv1 and student.bn1 is model.bn1 for student in students)
     # option B: a convolution where the widths differ, from the base's 16 on
     assert isinstance(model.layer1[0].downsample, nn.Identity)
     assert students[1].layer1[0].downsample[0].weight.shape == (12, 16, 1, 1)
-    growths = [build("densenet-bc-100-12").slimmed(Fraction(5 - j, 5), "dense1").dense2[0] for j in range(5)]
+    growths = [build("densenet-bc-100-12").slim(Fraction(5 - j, 5), "dense1").dense2[0] for j in range(5)]
     assert [layer.conv2.out_channels for layer in growths] == [12, 9, 7, 4, 2]
-    narrow = build("resnext29-8x64d").slimmed(Fraction(1, 5), "layer2")
+    narrow = build("resnext29-8x64d").slim(Fraction(1, 5), "layer2")
     assert narrow.layer1[0].conv2.weight.shape == (512, 64, 3, 3)
     assert narrow.layer2[0].conv2.weight.shape == (8 * 25, 25, 3, 3)
     assert narrow.layer3[0].conv3.out_channels == 204
@@ -63,13 +63,13 @@ def test_widths_are_those_of_the_official_code():
 
 def test_stages_below_the_cut_stay_at_full_width():
     model = build("resnet8", 10)
-    student = slim(model, Fraction(2, 5), "layer2")
+    student = slim_network(model, Fraction(2, 5), "layer2")
     assert student.layer1 is model.layer1
     assert student.layer2[0].conv1.weight.shape == (12, 16, 3, 3)
     with pytest.raises(UserError, match="layer1, layer2, layer3"):
-        slim(model, Fraction(2, 5), "avgpool")
+        slim_network(model, Fraction(2, 5), "avgpool")
     with pytest.raises(UserError, match="above 0 and up to 1, not 3"):
-        slim(model, Fraction(3), "layer2")
+        slim_network(model, Fraction(3), "layer2")
 
 
 OTHERS = {
@@ -93,12 +93,12 @@ def vgg():
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_every_channel_of_another_networks_tail_is_cut(name):
+def test_every_channel_of_another_networks_tail_is_narrower(name):
     at, factory = OTHERS[name]
     torch.manual_seed(0)
     model = factory()
     before = copy.deepcopy(model.state_dict())
-    student = slim(model, Fraction(3, 5), at, torch.zeros(2, 3, 64, 64), factory=factory)
+    student = slim_network(model, Fraction(3, 5), at, torch.zeros(2, 3, 64, 64), factory=factory)
     layers = (nn.Conv2d, nn.Linear)
     full = {path: layer for path, layer in model.named_modules() if isinstance(layer, layers)}
     slimmed = {path: student.get_submodule(path) for path in full}
@@ -115,7 +115,7 @@ def test_every_channel_of_another_networks_tail_is_cut(name):
     assert model.training
     assert student.training
     assert all(norm.num_batches_tracked == 0 for norm in student.modules() if isinstance(norm, nn.BatchNorm2d))
-    again = slim(factory(), Fraction(3, 5), at, torch.zeros(2, 3, 64, 64), factory=factory)
+    again = slim_network(factory(), Fraction(3, 5), at, torch.zeros(2, 3, 64, 64), factory=factory)
     again.load_state_dict(student.state_dict())
     images = torch.randn(2, 3, 64, 64)
     assert torch.equal(again.eval()(images), student.eval()(images))
@@ -123,7 +123,7 @@ def test_every_channel_of_another_networks_tail_is_cut(name):
 
 def test_groups_are_kept_and_narrower():
     model = timm.create_model("resnext26ts", num_classes=6)
-    student = slim(model, Fraction(1, 2), "stages.2", torch.zeros(2, 3, 64, 64))
+    student = slim_network(model, Fraction(1, 2), "stages.2", torch.zeros(2, 3, 64, 64))
     grouped = [path for path, layer in model.named_modules() if isinstance(layer, nn.Conv2d) and layer.groups > 1]
     cut = [path for path in grouped if path.startswith(("stages.2", "stages.3"))]
     assert cut
@@ -135,18 +135,18 @@ def test_groups_are_kept_and_narrower():
 
 def test_groups_of_one_channel_are_still_groups():
     model = Small(nn.Conv2d(8, 64, 1), nn.Conv2d(64, 64, 3, padding=1, groups=16), nn.Conv2d(64, 8, 1))
-    student = slim(model, Fraction(1, 5), "tail", torch.zeros(2, 3, 8, 8))
+    student = slim_network(model, Fraction(1, 5), "tail", torch.zeros(2, 3, 8, 8))
     wide, grouped, narrow = student.tail
     assert (wide.out_channels, grouped.groups, grouped.weight.shape) == (16, 16, (16, 1, 3, 3))
     assert narrow.weight.shape == (1, 16, 1, 1)
 
 
 def test_the_channels_of_all_students_are_found_once(monkeypatch):
-    asked, module = [], sys.modules[slim.__module__]
-    dependencies = module.dependencies
-    monkeypatch.setattr(module, "dependencies", lambda *given: asked.append(given) or dependencies(*given))
+    asked, module = [], sys.modules[slim_network.__module__]
+    build = module.build_dependency_graph
+    monkeypatch.setattr(module, "build_dependency_graph", lambda *given: asked.append(given) or build(*given))
     model = Small(nn.Conv2d(8, 20, 1), nn.Conv2d(20, 20, 1))
-    net = slimmed_ensemble(model, 5, "tail", torch.zeros(2, 3, 8, 8))
+    net = make_slimmable_ensemble(model, 5, "tail", torch.zeros(2, 3, 8, 8))
     assert [student.tail[1].out_channels for student in net.students] == [20, 16, 12, 8, 4]
     assert len(asked) == 1
 
@@ -167,7 +167,7 @@ class Small(nn.Module):
 def test_layers_weigh_fewer_inputs_more():
     torch.manual_seed(0)
     model = Small(nn.Conv2d(8, 400, 3, padding=1), nn.GroupNorm(4, 400), nn.Conv2d(400, 100, 1))
-    student = slim(model, Fraction(1, 4), "tail", torch.zeros(2, 3, 8, 8))
+    student = slim_network(model, Fraction(1, 4), "tail", torch.zeros(2, 3, 8, 8))
     first, norm, second = student.tail
     assert (first.out_channels, norm.num_channels, norm.num_groups, second.out_channels) == (100, 100, 4, 25)
     assert first.weight.std().item() == pytest.approx(model.tail[0].weight.std().item(), rel=0.05)
@@ -178,7 +178,7 @@ def test_layers_weigh_fewer_inputs_more():
 
 def test_attention_and_what_the_trunk_writes_into_keep_their_width():
     model = timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=32)
-    student = slim(model, Fraction(1, 2), "blocks.6", torch.zeros(2, 3, 32, 32))
+    student = slim_network(model, Fraction(1, 2), "blocks.6", torch.zeros(2, 3, 32, 32))
     kept, cut = model.blocks[7], student.blocks[7]
     assert cut.attn.qkv.weight.shape == kept.attn.qkv.weight.shape
     assert cut.mlp.fc2.weight.shape == (192, 384)
@@ -190,23 +190,23 @@ def test_attention_and_what_the_trunk_writes_into_keep_their_width():
     ("tail", "message"),
     [
         ((nn.Conv2d(8, 16, 3, groups=8), nn.Conv2d(16, 8, 1)), r"'tail.0' \(8 to 16 channels in 8 groups\)"),
-        ((nn.AvgPool2d(2), nn.Conv2d(8, 1, 1)), "no channels from 'tail' on can be cut in Small"),
+        ((nn.AvgPool2d(2), nn.Conv2d(8, 1, 1)), "no channels from 'tail' on can be removed in Small"),
     ],
 )
 def test_what_cannot_be_slimmed_is_refused_in_one_line(tail, message):
     with pytest.raises(UserError, match=message) as caught:
-        slim(Small(*tail), Fraction(1, 2), "tail", torch.zeros(2, 3, 8, 8))
+        slim_network(Small(*tail), Fraction(1, 2), "tail", torch.zeros(2, 3, 8, 8))
     assert "\n" not in str(caught.value)
 
 
 def test_a_network_that_the_library_cannot_follow_is_refused_in_one_line():
     model = torchvision.models.shufflenet_v2_x0_5(num_classes=6)
     with pytest.raises(UserError, match="which channels of ShuffleNetV2 depend on which") as caught:
-        slim(model, Fraction(1, 2), "stage3", torch.zeros(2, 3, 64, 64))
+        slim_network(model, Fraction(1, 2), "stage3", torch.zeros(2, 3, 64, 64))
     assert "\n" not in str(caught.value)
 
 
 def test_the_models_dtype_is_kept():
     model = build("resnet8", 6).double()
-    net = slimmed_ensemble(model, 2, example=torch.zeros(2, 3, 16, 16))
+    net = make_slimmable_ensemble(model, 2, example=torch.zeros(2, 3, 16, 16))
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float64}

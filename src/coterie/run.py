@@ -18,7 +18,7 @@ from coterie.checking import check_value, show_value
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.files import read_tensors, read_text, write_text
 from coterie.methods import Method, Task, make_method
-from coterie.networks.prune.removal import resize
+from coterie.networks.prune.removal import resize_layers
 from coterie.networks.weights import portable
 from coterie.networks.zoo import Backbone, BackboneLike
 from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
@@ -232,7 +232,7 @@ def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
     """
     state, _ = read_tensors(path, "train the run again")
     if cut:
-        resize(network, {name: tensor.shape for name, tensor in state.items()})
+        resize_layers(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:

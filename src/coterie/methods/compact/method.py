@@ -7,14 +7,15 @@ no result of it is the paper's. A network t is trained, and its copy s with logi
 
     L = (1 - a) CE(s, y) + a T² KL(softmax(t / T) ‖ softmax(s / T)) + c Σ_b w_b Σ_{L in b} R_L / C0
 
-at a fixed rate, R_L being the cost of layer L times its channels' batch-norm scales γ (``resource.py``), C0 the full
-network's cost and b its blocks; γ is excluded from weight decay. Then s is cut to the channels of the
+at a fixed rate, R_L being the cost of layer L times its channels' batch-norm scales γ (``costs.py``), C0 the full
+network's cost and b its blocks; γ is excluded from weight decay. Then s is pruned to the channels of the
 largest γ that meet the budget, its batch norms' statistics are estimated anew, and it learns from t again, without the
 penalty. Three readings of "block-wise" are offered: A, all blocks shrink together; B, one after the other; C, as A, and
 every block's output map is matched to the teacher's.
 
-A gain over the original has a fair control only in ``--method.importance none``: the uncut network given the same extra
-distillation. Every other structure but ``learned`` is given it too, without the penalty, and cut to the same budget.
+A gain over the original has a fair control only in ``--method.importance none``: the whole network given the same extra
+distillation. Every other importance but ``learned`` is given it too, without the penalty, and pruned to the same
+budget.
 """
 
 import copy
@@ -31,23 +32,31 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
 from coterie.methods.base import Edge, Hooks, Stage, Task, Turn
-from coterie.methods.compact.resource import Resource
-from coterie.methods.compact.shrinking import Aim, Matching, Pressure, Shrinking, copied, decay_scales, estimated
+from coterie.methods.compact.costs import ChannelCosts
+from coterie.methods.compact.shrinking import (
+    BlockMatching,
+    CostRegulariser,
+    ShrinkingStep,
+    ShrinkSettings,
+    copy_first_teacher,
+    decay_scales,
+    estimate_statistics,
+)
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
 from coterie.methods.offline import OfflineMethod
 from coterie.methods.vanilla import CrossEntropyStep
-from coterie.networks.prune.channels import Structure, Target, find_structure
-from coterie.networks.prune.removal import cut, ranked, rescale, within_budget
+from coterie.networks.prune.channel_groups import ChannelGroups, Resource, find_channel_groups
+from coterie.networks.prune.removal import prune_channels, rank_channels, rescale_weights, select_within_budget
 from coterie.networks.zoo import Backbone
 
 
 @dataclass(kw_only=True)
 class Compact(OfflineMethod):
-    """A network cut to a budget of FLOPs or parameters under its former self's guidance.
+    """A network pruned to a budget of FLOPs or parameters while its former self teaches it.
 
     Attributes:
-        network: The network: a name, a factory, or a module of yours, which is cut in place.
+        network: The network: a name, a factory, or a module of yours, which is pruned in place.
         epochs: Stage name to its own number of epochs; the stages are ``teacher`` (none where teachers are given),
             ``shrink``, ``prune`` (one epoch, in which batch norms gather statistics) and ``finetune``.
         teacher: As in ``kd``; the student starts as a copy of the first where that is of its architecture, and from
@@ -56,7 +65,7 @@ class Compact(OfflineMethod):
         params: The budget, as a share of the full network's parameters.
         importance: What decides which channels go: ``learned`` is the method; at equal cost and training ``magnitude``
             (|γ| without the penalty), ``uniform`` (all widths alike) and ``random`` (random widths) are its baselines,
-            and ``none`` (nothing is cut) its control.
+            and ``none`` (nothing is pruned) its control.
         blockwise: Reading A, ``joint``; B, ``sequential``; or C, ``matched``.
         blocks: Module path to its weight w_b, for example ``{layer1: 3, layer3: 0.3}``; layers of no block named
             weigh 1, or with ``sequential`` are not shrunk. Empty for the network's own blocks, all weighing 1.
@@ -65,10 +74,10 @@ class Compact(OfflineMethod):
         threshold: The |γ| up to which a channel counts as dead while shrinking.
         least: The share of the channels of each tied group that is kept in any case.
         multiple: Channels are kept in multiples of so many, where a group has them and the budget allows: runtimes are
-            built for widths of 8 or 16, and others can take longer than the uncut network; 1 for the finest choice.
+            built for widths of 8 or 16, and others can take longer than the whole network; 1 for the finest choice.
         proximal: Whether γ is shrunk by a proximal step (exact zeros) and not by the penalty's gradient.
-        fold: Whether the constants that dead channels say go into the biases of layers that read them.
-        start: ``inherit`` fine-tunes what is left; ``scratch`` retrains the slim network anew (MorphNet).
+        fold: Whether the constants that dead channels give go into the biases of layers that read them.
+        start: ``inherit`` fine-tunes what is left; ``scratch`` retrains the pruned network anew (MorphNet).
         rate: The learning rate of ``shrink``, and of ``finetune`` at its start, as a share of the recipe's.
         distil: The stages in which the teacher is heard: ``both``, ``shrink``, ``finetune`` or ``neither``.
         temperature: T of the soft targets.
@@ -76,7 +85,7 @@ class Compact(OfflineMethod):
     """
 
     name = "compact"
-    summary = "cut to a budget while its former self teaches it (reconstruction of Ahmed et al. 2020)"
+    summary = "pruned to a budget while its former self teaches it (reconstruction of Ahmed et al. 2020)"
     prunes: ClassVar[bool] = True
 
     flops: PositiveShare | None = None
@@ -100,7 +109,7 @@ class Compact(OfflineMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.flops is not None and self.params is not None:
-            raise UserError("⟨method.flops⟩ and ⟨method.params⟩ are both given; cut to one budget")
+            raise UserError("⟨method.flops⟩ and ⟨method.params⟩ are both given; give one budget")
         if self.blockwise == "matched" and self.teacher_network is not None:
             raise UserError(
                 "⟨method.blockwise⟩ matched needs a teacher of the network's own kind; leave out "
@@ -110,7 +119,7 @@ class Compact(OfflineMethod):
             raise UserError("⟨method.start⟩ scratch builds the network anew; give a factory, not a module of your own")
 
     @property
-    def target(self) -> Target:
+    def resource(self) -> Resource:
         """What the budget is of."""
         return "flops" if self.params is None else "params"
 
@@ -120,30 +129,30 @@ class Compact(OfflineMethod):
         return self.params or self.flops or 0.5
 
     def stage_names(self) -> tuple[str, ...]:
-        """The teacher's, if it is trained first, ``shrink``, ``prune`` where anything is cut, and ``finetune``."""
+        """The teacher's, if it is trained first, ``shrink``, ``prune`` where anything is pruned, and ``finetune``."""
         return (*self.teacher_stage_names(), "shrink", *(() if self.importance == "none" else ("prune",)), "finetune")
 
     def stages(self, task: Task) -> Iterator[Stage]:
-        """Those of :meth:`stage_names`; the last delivers ``target``, the slim network."""
+        """Those of :meth:`stage_names`; the last delivers ``target``, the pruned network."""
         example = torch.zeros(2, task.channels, *task.image_size)
         with torch.random.fork_rng(devices=[]):  # the teacher is what `vanilla` trains with the same seed
             student = self.build(task)
-        structure = find_structure(student, example)
-        self._kept(torch.ones(structure.channels), structure)  # refuses a budget that cannot be met
+        groups = find_channel_groups(student, example)
+        self._select(torch.ones(groups.num_channels), groups)  # refuses a budget that cannot be met
         teacher = yield from self.teacher_stages(task)
-        if not copied(student, teacher) and self.blockwise == "matched":
+        if not copy_first_teacher(teacher, student) and self.blockwise == "matched":
             raise UserError("⟨method.blockwise⟩ matched needs a teacher of the network's own kind; give another")
-        yield self._shrink(student, teacher, structure)
-        decay_scales(student, structure, 1.0)
+        yield self._shrink(student, teacher, groups)
+        decay_scales(student, groups, 1.0)
         if self.importance != "none":
-            alive = self._kept(self._ranking(student, structure), structure)
-            cut(student, structure, alive, example, fold=self.fold)
-            yield from estimated(student)
+            alive = self._select(self._rank(student, groups), groups)
+            prune_channels(student, groups, alive, example, fold=self.fold)
+            yield from estimate_statistics(student)
             if self.start == "scratch":
                 student = Backbone.of(self.network).build_fresh(task.num_classes, task.channels, task.image_size)
-                cut(student, structure, alive, example)
-                rescale(student, structure, alive)
-        turn = Turn(self._learning(student, teacher, "finetune"), tuple(student.parameters()))
+                prune_channels(student, groups, alive, example)
+                rescale_weights(student, groups, alive)
+        turn = Turn(self._make_step(student, teacher, "finetune"), tuple(student.parameters()))
         yield Stage(
             "finetune",
             [turn],
@@ -154,7 +163,7 @@ class Compact(OfflineMethod):
         )
 
     def teaching(self) -> Sequence[Edge]:
-        """The network before it was cut what is left of it."""
+        """The network as it was before pruning teaches what is left of it."""
         how = f"soft labels, T = {self.temperature:g}"
         return [Edge(name, "target", how) for name in self.teacher_names() if self.distil != "neither"]
 
@@ -162,40 +171,42 @@ class Compact(OfflineMethod):
         # A module of the user's own is the student: its copy is trained first.
         return copy.deepcopy(self.build(task)) if self.teacher_network is None else super()._untrained_teacher(task)
 
-    def _shrink(self, student: nn.Module, teacher: Teacher, structure: Structure) -> Stage:
-        decay_scales(student, structure, 0.0)  # it would shrink all channels alike
+    def _shrink(self, student: nn.Module, teacher: Teacher, groups: ChannelGroups) -> Stage:
+        decay_scales(student, groups, 0.0)  # it would shrink all channels alike
         sequential = self.blockwise == "sequential"
         settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
-        pressure = Pressure(structure, Aim(self.target, self.budget, *settings), self.blocks)
+        regulariser = CostRegulariser(groups, ShrinkSettings(self.resource, self.budget, *settings), self.blocks)
         learned = self.importance == "learned"
         matching = None
         if learned and self.blockwise == "matched":
-            matching = Matching(student, teacher.members[0].network, pressure.blocks, self.match_weight)
-        step = Shrinking(self._learning(student, teacher, "shrink"), student, pressure if learned else None, matching)
+            matching = BlockMatching(student, teacher.members[0].network, regulariser.blocks, self.match_weight)
+        learn = self._make_step(student, teacher, "shrink")
+        step = ShrinkingStep(learn, student, regulariser if learned else None, matching)
         return Stage(
             "shrink",
             [Turn(step, tuple(student.parameters()))],
             network=student,
-            schedule=pressure.schedule,
-            hooks=Hooks(after_step=lambda done: pressure.step(student, done)) if learned else Hooks(),
+            schedule=regulariser.schedule,
+            hooks=Hooks(after_step=lambda done: regulariser.step(student, done)) if learned else Hooks(),
             teacher=teacher if self.distil in ("both", "shrink") else None,
             selects=False,  # an epoch in the middle is of a network that is not yet shrunk
         )
 
-    def _learning(self, student: nn.Module, teacher: Teacher, stage: str) -> nn.Module:
+    def _make_step(self, student: nn.Module, teacher: Teacher, stage: str) -> nn.Module:
         if self.distil in ("both", stage):
             return DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
         return CrossEntropyStep(student)
 
-    def _kept(self, values: Tensor, structure: Structure) -> Tensor:
-        return within_budget(values, structure, self.target, self.budget, self.least, self.multiple)
+    def _select(self, values: Tensor, groups: ChannelGroups) -> Tensor:
+        return select_within_budget(values, groups, self.resource, self.budget, self.least, self.multiple)
 
-    def _ranking(self, student: nn.Module, structure: Structure) -> Tensor:
-        values = Resource(structure, self.target).to(next(student.parameters()).device).values(student).detach()
+    def _rank(self, student: nn.Module, groups: ChannelGroups) -> Tensor:
+        costs = ChannelCosts(groups, self.resource).to(next(student.parameters()).device)
+        values = costs.values(student).detach()
         if self.importance not in ("uniform", "random"):
             return values
-        shares = torch.ones(len(structure.sizes))
-        return ranked(values, structure, shares if self.importance == "uniform" else shares.uniform_(0.25, 1))
+        shares = torch.ones(len(groups.sizes))
+        return rank_channels(values, groups, shares if self.importance == "uniform" else shares.uniform_(0.25, 1))
 
     def _cosine(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         return LambdaLR(optimiser, lambda step: self.rate * 0.5 * (1 + cos(pi * min(step / steps, 1))))

@@ -1,7 +1,7 @@
-"""How :mod:`coterie.methods.compact` shrinks a network's channels while it learns, and readies it once it is cut.
+"""How compact structure learning shrinks a network's channels while it learns, and readies it once it is pruned.
 
-Shapes: N channels that can be cut, L layers; C0 is the cost of the full network and R_L a layer's penalty
-(:mod:`coterie.methods.compact.resource`).
+Shapes: N prunable channels, L layers; C0 is the cost of the full network and R_L a layer's penalty
+(:mod:`coterie.methods.compact.costs`).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,19 +15,19 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import unknown_name
 from coterie.methods.base import Stage, Turn
-from coterie.methods.compact.resource import Resource
+from coterie.methods.compact.costs import ChannelCosts
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.vanilla import CrossEntropyStep
-from coterie.networks.prune.channels import Structure, Target, blocks_of
+from coterie.networks.prune.channel_groups import ChannelGroups, Resource, find_blocks
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32
 
 
 @dataclass(frozen=True)
-class Aim:
-    """How hard is shrunk, and how far.
+class ShrinkSettings:
+    """How hard channels are shrunk, and how far.
 
     Attributes:
-        target: What is to become cheaper.
+        resource: What is to become cheaper.
         budget: The share of C0 at which shrinking ends.
         strength: c, in multiples of c*: at 1 a channel that nothing holds loses γ = 1 in the length of the stage.
         threshold: A channel is alive where its value is above it.
@@ -37,7 +37,7 @@ class Aim:
         rate: The fixed learning rate, as a share of the recipe's.
     """
 
-    target: Target
+    resource: Resource
     budget: float
     strength: float
     threshold: float
@@ -47,7 +47,7 @@ class Aim:
     rate: float
 
 
-class Pressure(nn.Module):
+class CostRegulariser(nn.Module):
     """c Σ_b w_b Σ_{L in b} R_L / C0 as a term of the loss, with the step that follows it.
 
     c* = N / (R/C0 · lr / (1 - momentum) · steps), R/C0 being the penalty's at γ = 1. The proximal step takes
@@ -55,10 +55,10 @@ class Pressure(nn.Module):
     the gradient would go under that momentum. Where the budget is met nothing is shrunk.
 
     Args:
-        structure: The network's.
-        aim: How hard and how far.
+        groups: The network's.
+        settings: How hard and how far.
         blocks: Block (a module's path) to its weight w_b; layers of no block weigh 1, or nothing when sequential.
-            Without any, every block of :func:`~coterie.networks.prune.channels.blocks_of` weighs 1.
+            Without any, every block of :func:`~coterie.networks.prune.channel_groups.find_blocks` weighs 1.
 
     Raises:
         UserError: There is no such block.
@@ -67,27 +67,27 @@ class Pressure(nn.Module):
     block: Tensor
     block_weight: Tensor
 
-    def __init__(self, structure: Structure, aim: Aim, blocks: Mapping[str, float]) -> None:
+    def __init__(self, groups: ChannelGroups, settings: ShrinkSettings, blocks: Mapping[str, float]) -> None:
         super().__init__()
-        self.aim, self.resource = aim, Resource(structure, aim.target)
-        self.blocks = tuple(blocks or blocks_of(structure))
-        places = [_block_of(layer.path, self.blocks) for layer in structure.layers]
+        self.settings, self.costs = settings, ChannelCosts(groups, settings.resource)
+        self.blocks = tuple(blocks or find_blocks(groups))
+        places = [_block_of(layer.path, self.blocks) for layer in groups.layers]
         for index, name in enumerate(self.blocks):
             if index not in places:
-                raise unknown_name("block in ⟨method.blocks⟩", name, blocks_of(structure))
+                raise unknown_name("block in ⟨method.blocks⟩", name, find_blocks(groups))
         weights = [1.0 if place < 0 else blocks.get(self.blocks[place], 1.0) for place in places]
         self.register_buffer("block", torch.tensor(places), persistent=False)
         self.register_buffer("block_weight", torch.tensor(weights), persistent=False)
-        self.channels, self.pace, self.c = structure.channels, 0.0, 0.0
+        self.channels, self.pace, self.c = groups.num_channels, 0.0, 0.0
 
     def schedule(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         """The fixed learning rate; c follows from it."""
         first = optimiser.param_groups[0]
-        self.pace = self.aim.rate * first["lr"] / (1 - first.get("momentum", 0.0))
-        everything = torch.ones_like(self.resource.group, dtype=torch.bool)
-        ratio = self.resource.weights(everything).sum().item()
-        self.c = self.aim.strength * self.channels / (ratio * self.pace * steps)
-        return LambdaLR(optimiser, lambda step: self.aim.rate)
+        self.pace = self.settings.rate * first["lr"] / (1 - first.get("momentum", 0.0))
+        full = torch.ones_like(self.costs.group_of, dtype=torch.bool)
+        ratio = self.costs.weights(full).sum().item()
+        self.c = self.settings.strength * self.channels / (ratio * self.pace * steps)
+        return LambdaLR(optimiser, lambda step: self.settings.rate)
 
     def forward(self, network: nn.Module, progress: float) -> Tensor:
         """The term; with the proximal step, which is all of its gradient, the share of C0 that is alive instead.
@@ -97,37 +97,35 @@ class Pressure(nn.Module):
             progress: The share of the stage that is over, in [0, 1].
         """
         with torch.autocast(self.block.device.type, enabled=False):
-            values = self.resource.values(network)
-            if self.aim.proximal:
-                return self.resource.layer_costs(values.detach() > self.aim.threshold).sum()
+            values = self.costs.values(network)
+            if self.settings.proximal:
+                return self.costs.layer_costs(values.detach() > self.settings.threshold).sum()
             return self.c * (values * self._weights(values.detach(), progress)).sum()
 
     @torch.no_grad()
     def step(self, network: nn.Module, progress: float) -> None:
         """The proximal step, after the optimiser's."""
-        if self.aim.proximal:
-            by = self.pace * self.c * self._weights(self.resource.values(network), progress)
-            self.resource.shrink(network, by)
+        if self.settings.proximal:
+            by = self.pace * self.c * self._weights(self.costs.values(network), progress)
+            self.costs.shrink(network, by)
 
     def _weights(self, values: Tensor, progress: float) -> Tensor:
-        """What a unit of each channel's value costs now (N,): nothing where enough is cut."""
-        resource, aim = self.resource, self.aim
-        alive = values > aim.threshold
-        pressure, watched = self.block_weight, torch.ones_like(self.block, dtype=torch.bool)
-        if aim.sequential:
+        """What a unit of each channel's value costs now (N,): nothing where enough is gone."""
+        costs, settings = self.costs, self.settings
+        alive = values > settings.threshold
+        layer_weights, watched = self.block_weight, torch.ones_like(self.block, dtype=torch.bool)
+        if settings.sequential:
             current = min(int(progress * len(self.blocks)), len(self.blocks) - 1)
             watched = self.block == current
-            pressure = pressure * watched * len(self.blocks)  # its share of the stage is as much shorter
-        now, full = (resource.layer_costs(each)[watched].sum() for each in (alive, torch.ones_like(alive)))
-        sizes = torch.zeros(len(resource.structure.sizes), device=values.device)
-        shares = sizes.index_add(0, resource.group, alive.to(sizes)) / sizes.index_add(
-            0, resource.group, torch.ones_like(values, dtype=sizes.dtype)
-        )
-        wanted = (now > aim.budget * full) & (shares > aim.least)[resource.group]
-        return resource.weights(alive, pressure) * wanted
+            layer_weights = layer_weights * watched * len(self.blocks)  # its share of the stage is as much shorter
+        now, full = (costs.layer_costs(channels)[watched].sum() for channels in (alive, torch.ones_like(alive)))
+        empty = torch.zeros(len(costs.groups.sizes), device=values.device)
+        left, sizes = (empty.index_add(0, costs.group_of, channels.to(empty)) for channels in (alive, alive | ~alive))
+        wanted = (now > settings.budget * full) & (left / sizes > settings.least)[costs.group_of]
+        return costs.weights(alive, layer_weights) * wanted
 
 
-class Matching(nn.Module):
+class BlockMatching(nn.Module):
     """Σ_b ‖s_b - t_b‖² / ‖t_b‖² over the blocks' output maps of student and teacher, mean over blocks.
 
     Args:
@@ -168,21 +166,25 @@ class Matching(nn.Module):
             return result, self.weight * torch.stack(distances).mean()
 
 
-class Shrinking(nn.Module):
-    """A step with the pressure on its network's channels, and with matched blocks where asked.
+class ShrinkingStep(nn.Module):
+    """A step with the regulariser of its network's channels, and with matched blocks where asked.
 
     Args:
         learn: Maps a batch to a :class:`~coterie.outputs.StepResult`, training ``network``.
         network: Whose channels are shrunk.
-        pressure: None leaves them alone.
+        regulariser: None leaves them alone.
         matching: None for no matching of blocks.
     """
 
     def __init__(
-        self, learn: nn.Module, network: nn.Module, pressure: Pressure | None, matching: Matching | None = None
+        self,
+        learn: nn.Module,
+        network: nn.Module,
+        regulariser: CostRegulariser | None,
+        matching: BlockMatching | None = None,
     ) -> None:
         super().__init__()
-        self.learn, self.pressure, self.matching = learn, pressure, matching
+        self.learn, self.regulariser, self.matching = learn, regulariser, matching
         self.network = (network,)  # a tuple: the step that learns has it among its modules
 
     def forward(self, batch: Batch) -> StepResult:
@@ -192,18 +194,18 @@ class Shrinking(nn.Module):
             result: StepResult = self.learn(batch)
         else:
             result, terms["matching"] = self.matching(self.learn, batch)
-        if self.pressure is not None:
-            name = "cost" if self.pressure.aim.proximal else "penalty"
-            terms[name] = self.pressure(self.network[0], batch.progress)
+        if self.regulariser is not None:
+            name = "cost" if self.regulariser.settings.proximal else "penalty"
+            terms[name] = self.regulariser(self.network[0], batch.progress)
         return StepResult(LossTerms({**result.loss.terms, **terms}), result.output)
 
 
-def estimated(network: nn.Module) -> Iterator[Stage]:
+def estimate_statistics(network: nn.Module) -> Iterator[Stage]:
     """The stage in which nothing learns and batch norms take the mean statistics of the training images."""
-    norms = {each: each.momentum for each in network.modules() if isinstance(each, nn.BatchNorm2d)}
+    norms = {norm: norm.momentum for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)}
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None
+        norm.momentum = None  # PyTorch's word for the plain mean over all batches
     # A turn has parameters, and this one's stay as they are.
     turn = Turn(CrossEntropyStep(network), tuple(network.parameters())[-1:], lambda parameters: SGD(parameters, lr=0.0))
     yield Stage("prune", [turn], network=network, epochs=1, schedule=_constant, selects=False)
@@ -211,20 +213,20 @@ def estimated(network: nn.Module) -> Iterator[Stage]:
         norm.momentum = momentum
 
 
-def copied(student: nn.Module, teacher: Teacher) -> bool:
-    """Whether the student is of the first teacher's architecture, in which case it is now its copy."""
+def copy_first_teacher(teacher: Teacher, student: nn.Module) -> bool:
+    """Load the first teacher's weights into the student, if it is of its architecture; whether it is."""
     first = teacher.members[0]
-    state, own = first.network.state_dict(), student.state_dict()
-    same = {name: tensor.shape for name, tensor in state.items()} == {name: each.shape for name, each in own.items()}
-    if not same or first.conversion is not None:
+    state = first.network.state_dict()
+    theirs, ours = ({name: t.shape for name, t in tensors.items()} for tensors in (state, student.state_dict()))
+    if theirs != ours or first.conversion is not None:
         return False
     student.load_state_dict(state)
     return True
 
 
-def decay_scales(network: nn.Module, structure: Structure, factor: float) -> None:
+def decay_scales(network: nn.Module, groups: ChannelGroups, factor: float) -> None:
     """Set what weight decay counts for the scales of the norms of channels that can be cut."""
-    for path, _ in structure.norms:
+    for path, _ in groups.norms:
         setattr(network.get_submodule(path).weight, "decay_factor", factor)  # noqa: B010
 
 

@@ -36,7 +36,7 @@ from coterie.bounds import Bounds, NonNegative, PositiveInt, Temperature
 from coterie.errors import UserError
 from coterie.functional import cross_entropy, kl_divergence, mean_squared_error
 from coterie.methods.base import Edge, Method, Stage, Task, Turn
-from coterie.methods.oem.slimmable import Adapters, BaseGradient, Maps, SlimmedEnsemble, slimmed_ensemble
+from coterie.methods.oem.slimmable import Adapters, BaseGradient, Maps, SlimmableEnsemble, make_slimmable_ensemble
 from coterie.methods.vanilla import make_plain_stage
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
@@ -114,7 +114,7 @@ class Oem(Method):
         network, size = Backbone.of(self.network), (task.num_classes, task.channels, task.image_size)
         example = torch.zeros(2, task.channels, *task.image_size)
         factory = None if isinstance(network.source, nn.Module) else lambda: network.build_fresh(*size)
-        net = slimmed_ensemble(
+        net = make_slimmable_ensemble(
             self.build(task), self.num_students, self.at, example, base_gradient=self.base_gradient, factory=factory
         )
         if self.alone is not None:
@@ -139,7 +139,7 @@ class Oem(Method):
 
 
 class _Step(nn.Module):
-    def __init__(self, net: SlimmedEnsemble, adapters: Adapters, method: Oem) -> None:
+    def __init__(self, net: SlimmableEnsemble, adapters: Adapters, method: Oem) -> None:
         super().__init__()
         self.net, self.adapters, self.method = net, adapters, method
 

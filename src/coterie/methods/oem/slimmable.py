@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.methods.oem.slimming import plan_slimming, slim
+from coterie.methods.oem.slimming import plan_slimming, slim_network
 from coterie.networks.preserve import preserve_state
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import output_of, split_graph
@@ -23,17 +23,19 @@ BaseGradient = Literal["all", "pseudo-teacher"]
 _BLOCKS = 3  # above the base: "four blocks of roughly equal depth"
 
 
-class SlimmedEnsemble(nn.Module):
+class SlimmableEnsemble(nn.Module):
     """S networks of falling width over one base; the first is the user's own model at full width.
+
+    Above the base no two of them share weights, unlike the widths of a slimmable network of Yu et al. (ICLR 2019).
 
     Maps images (B, channels, H, W) to a :class:`~coterie.outputs.PeerOutput` with logits (B, S, C), their plain mean
     as the ensemble (B, C), and the outputs of each student's blocks. The base runs once. Each student is also a whole
     network by itself, whose base is the model's own modules: it can be run, saved and loaded alone, and ``state_dict``
-    names the base once. Made by :func:`slimmed_ensemble`. (Walawalkar, Shen, Savvides, ECCV 2020, section 3.1.)
+    names the base once. Made by :func:`make_slimmable_ensemble`. (Walawalkar, Shen, Savvides, ECCV 2020, section 3.1.)
 
     Attributes:
         students: Every peer as a whole network, by falling width; the first is the model.
-        cuts: Each student's forward in base and tail, which differ from the model's where shortcuts do.
+        splits: Each student's forward in base and tail, which differ from the model's where shortcuts do.
         base_gradient: Whose gradients reach the base.
         in_place: Whether tails overwrite what the base gives, so that each needs its own copy.
     """
@@ -45,23 +47,25 @@ class SlimmedEnsemble(nn.Module):
         self.students = nn.ModuleList(students)
         self.base_gradient = base_gradient
         self.in_place = False
-        self.cuts = [SplitForwards((at,), outputs=blocks) for _ in students]
+        self.splits = [SplitForwards((at,), outputs=blocks) for _ in students]
         # A name that a tensor has a second time, and its first: the base's, in every student but the model.
         first: dict[int, str] = {}
         named = [*self.named_parameters(remove_duplicate=False), *self.named_buffers(remove_duplicate=False)]
-        self._again = {name: there for name, tensor in named if (there := first.setdefault(id(tensor), name)) != name}
-        self.register_state_dict_post_hook(_name_once)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_pre_hook(_name_again)  # type: ignore[no-untyped-call]
+        self._second_names = {
+            name: there for name, tensor in named if (there := first.setdefault(id(tensor), name)) != name
+        }
+        self.register_state_dict_post_hook(_drop_second_names)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_second_names)  # type: ignore[no-untyped-call]
 
     @property
     def at(self) -> str:
         """The module with which the students part."""
-        return self.cuts[0].ats[0]
+        return self.splits[0].ats[0]
 
     @property
     def blocks(self) -> tuple[str, ...]:
         """The modules whose outputs are the students' blocks."""
-        return self.cuts[0].outputs
+        return self.splits[0].outputs
 
     @property
     def target(self) -> nn.Module:
@@ -69,23 +73,23 @@ class SlimmedEnsemble(nn.Module):
         return self.students[0]
 
     def forward(self, images: Tensor) -> PeerOutput:
-        """Images (B, channels, H, W) to what all students and their mean say."""
-        crossing = self.cuts[0].of(self.target, images).trunk(self.target, images)
+        """Images (B, channels, H, W) to the logits of all students and their mean."""
+        crossing = self.splits[0].of(self.target, images).trunk(self.target, images)
         logits, outputs = [], []
-        for student, cuts in zip(self.students, self.cuts, strict=True):
+        for student, split in zip(self.students, self.splits, strict=True):
             entering = crossing
             if self.base_gradient != "all" and student is not self.target:
                 entering = tuple(value.detach() if isinstance(value, Tensor) else value for value in entering)
-            if self.in_place:
+            if self.in_place:  # else the next student would read what this one's tail has overwritten
                 entering = tuple(value.clone() if isinstance(value, Tensor) else value for value in entering)
-            said, *own = cuts.of(student, images).tails[0].run(student, entering)
-            logits.append(at_least_float32(said))
-            outputs.append(tuple(own))
+            answer, *blocks = split.of(student, images).tails[0].run(student, entering)
+            logits.append(at_least_float32(answer))
+            outputs.append(tuple(blocks))
         stacked = torch.stack(logits, 1)
         return PeerOutput(stacked, blocks=tuple(outputs), ensemble=stacked.mean(1))
 
 
-def slimmed_ensemble(
+def make_slimmable_ensemble(
     model: nn.Module,
     num_students: int = 5,
     at: str | None = None,
@@ -93,7 +97,7 @@ def slimmed_ensemble(
     *,
     base_gradient: BaseGradient = "all",
     factory: Callable[[], nn.Module] | None = None,
-) -> SlimmedEnsemble:
+) -> SlimmableEnsemble:
     """``model`` and ``num_students - 1`` slimmer networks over its base; ``net.target is model``.
 
     Student i = 1..S keeps int(c (S - i + 1) / S) of every c channels above the base. The papers' CIFAR networks part
@@ -110,18 +114,18 @@ def slimmed_ensemble(
         factory: Makes a newly initialised model; None re-initialises copies layer by layer.
 
     Raises:
-        UserError: The model cannot be cut there or slimmed; or what was cut does not compute what the student does.
+        UserError: The model cannot be split there or slimmed; or a split student does not compute what a whole one does.
     """
     if num_students < 1:
         raise UserError(f"num_students is {num_students}; there is at least one, the network itself")
     example = example_images(model, example)
-    at, blocks = _parts(model, at, example)
+    at, blocks = _find_parts(model, at, example)
     shares = [Fraction(num_students - index, num_students) for index in range(1, num_students)]
     plan = plan_slimming(model, at, example) if shares else None
-    students = [slim(model, share, at, example, factory=factory, plan=plan) for share in shares]
-    net = SlimmedEnsemble([model, *students], at, blocks, base_gradient)
+    students = [slim_network(model, share, at, example, factory=factory, plan=plan) for share in shares]
+    net = SlimmableEnsemble([model, *students], at, blocks, base_gradient)
     net.train(model.training)
-    _check(net, example)
+    _check_students(net, example)
     return net
 
 
@@ -136,7 +140,7 @@ class Adapters(nn.Module):
         example: Images of the shape that they are for.
     """
 
-    def __init__(self, net: SlimmedEnsemble, example: Tensor) -> None:
+    def __init__(self, net: SlimmableEnsemble, example: Tensor) -> None:
         super().__init__()
         with preserve_state(net):
             wide, *others = net.eval()(example_images(net.target, example)).blocks
@@ -158,20 +162,20 @@ class Adapters(nn.Module):
         )
 
 
-def _name_once(net: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    assert isinstance(net, SlimmedEnsemble)
-    for name in net._again:
+def _drop_second_names(net: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    assert isinstance(net, SlimmableEnsemble)
+    for name in net._second_names:
         state.pop(prefix + name, None)
 
 
-def _name_again(net: nn.Module, state: dict[str, Any], prefix: str, *details: Any) -> None:
-    assert isinstance(net, SlimmedEnsemble)
-    for name, first in net._again.items():
+def _add_second_names(net: nn.Module, state: dict[str, Any], prefix: str, *details: Any) -> None:
+    assert isinstance(net, SlimmableEnsemble)
+    for name, first in net._second_names.items():
         if prefix + first in state:
             state[prefix + name] = state[prefix + first]
 
 
-def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tuple[str, ...]]:
+def _find_parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tuple[str, ...]]:
     """The module with which the students begin, and those whose outputs end their blocks."""
     stages, ends = getattr(model, "stages", None), getattr(model, "stage_ends", None)
     if isinstance(stages, tuple) and isinstance(ends, tuple):
@@ -180,7 +184,7 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
     with preserve_state(model):
         model.eval()
         rest = {point.at: point.flops for point in list_split_points(model, example)}
-        units = _units(rest)
+        units = _find_units(rest)
         if at is None:
             at = min(
                 (unit for unit in units if units[unit]), key=lambda unit: abs(rest[unit] - _BLOCKS / (_BLOCKS + 1))
@@ -192,13 +196,13 @@ def _parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tupl
             graph, [at], [output_of(graph, unit) for unit in tail]
         )  # raises where there is no such module
         outputs = halves.tails[0].run(model, halves.trunk(model, example))[1:]
-    blocks = _ends(tail, [units[unit] for unit in tail], [tuple(value.shape) for value in outputs])
+    blocks = _find_ends(tail, [units[unit] for unit in tail], [tuple(value.shape) for value in outputs])
     if not blocks:
         raise UserError(f"no feature maps are computed from '{at}' on; part the students at one of {', '.join(units)}")
     return at, blocks
 
 
-def _units(rest: dict[str, float]) -> dict[str, float]:
+def _find_units(rest: dict[str, float]) -> dict[str, float]:
     """The outermost modules of at most half of the FLOPs each, in the order of the forward, with their share.
 
     Args:
@@ -215,7 +219,7 @@ def _units(rest: dict[str, float]) -> dict[str, float]:
     return units
 
 
-def _ends(tail: list[str], flops: list[float], shapes: list[tuple[int, ...]]) -> tuple[str, ...]:
+def _find_ends(tail: list[str], flops: list[float], shapes: list[tuple[int, ...]]) -> tuple[str, ...]:
     """The units that end blocks of about equal FLOPs, each with what follows it at no cost on the same map."""
     ends: dict[int, float] = {}  # index of a unit that may end a block, and the FLOPs up to there
     for index in range(len(tail)):
@@ -230,10 +234,10 @@ def _ends(tail: list[str], flops: list[float], shapes: list[tuple[int, ...]]) ->
     return tuple(tail[index] for index in sorted(chosen))
 
 
-def _check(net: SlimmedEnsemble, example: Tensor) -> None:
+def _check_students(net: SlimmableEnsemble, example: Tensor) -> None:
     """Every student in the group must be itself alone, bit for bit, in both modes, before anyone trains it."""
     with preserve_state(net):
-        graph = net.cuts[0].of(net.eval().target, example)
+        graph = net.splits[0].of(net.eval().target, example)
         crossing = graph.trunk(net.target, example)
         before = [value._version for value in crossing if isinstance(value, Tensor)]
         graph.tails[0].run(net.target, crossing)
@@ -241,8 +245,8 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
     for mode in (True, False):
         with preserve_state(net):
             net.train(mode)
-            for student, cuts in zip(net.students, net.cuts, strict=True):
-                expected, got = _both_ways(net, student, cuts, example)
+            for student, split in zip(net.students, net.splits, strict=True):
+                expected, got = _run_both_ways(net, student, split, example)
                 if not torch.equal(expected, got):
                     raise UserError(
                         f"{type(net.target).__name__} slimmed from '{net.at}' on differs from itself by "
@@ -251,11 +255,13 @@ def _check(net: SlimmedEnsemble, example: Tensor) -> None:
                     )
 
 
-def _both_ways(net: SlimmedEnsemble, student: nn.Module, cuts: SplitForwards, example: Tensor) -> tuple[Tensor, Tensor]:
-    """What a student says alone, and in the group; its base's modules are its own."""
+def _run_both_ways(
+    net: SlimmableEnsemble, student: nn.Module, split: SplitForwards, example: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A student's logits alone, and in the group; its base's modules are its own."""
     with preserve_state(student):
         torch.manual_seed(0)
         alone = student(example)
         torch.manual_seed(0)
-        crossing = net.cuts[0].of(net.target, example).trunk(net.target, example)
-        return alone, cuts.of(student, example).tails[0].run(student, crossing)[0]
+        crossing = net.splits[0].of(net.target, example).trunk(net.target, example)
+        return alone, split.of(student, example).tails[0].run(student, crossing)[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.networks.cifar.allcnn import initialise_as_srm
-from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, slimmed_widths
+from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, slim_widths
 
 
 class DenseLayer(nn.Module):
@@ -84,7 +84,7 @@ class DenseNetBC(nn.Module):
 
     _init_weights = staticmethod(initialise)
 
-    def slimmed(self, share: Fraction, at: str) -> "DenseNetBC":
+    def slim(self, share: Fraction, at: str) -> "DenseNetBC":
         """The same network, newly initialised, with a share of the growth in every dense block from ``at`` on."""
         blocks = (self.dense1, self.dense2, self.dense3)
         growths = tuple(cast(DenseLayer, block[0]).conv2.out_channels for block in blocks)
@@ -93,7 +93,7 @@ class DenseNetBC(nn.Module):
             self.conv1.out_channels // 2,
             self.fc.out_features,
             self.conv1.in_channels,
-            slimmed_widths(growths, self.stages, share, at),
+            slim_widths(growths, self.stages, share, at),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
-def slimmed_widths(widths: tuple[int, ...], stages: tuple[str, ...], share: Fraction, at: str) -> tuple[int, ...]:
+def slim_widths(widths: tuple[int, ...], stages: tuple[str, ...], share: Fraction, at: str) -> tuple[int, ...]:
     """Channels of each stage, those from ``at`` on cut to int(c share), at least 1.
 
     (Walawalkar, Shen, Savvides 2020, section 3.1: student i of S keeps the share (S - i + 1) / S of every layer above
@@ -146,10 +146,10 @@ class CifarResNet(nn.Module):
 
     _init_weights = staticmethod(initialise)
 
-    def slimmed(self, share: Fraction, at: str) -> "CifarResNet":
+    def slim(self, share: Fraction, at: str) -> "CifarResNet":
         """The same network, newly initialised, with a share of the channels in every stage from ``at`` on."""
         first = [cast(BasicBlock | Bottleneck, stage[0]) for stage in (self.layer1, self.layer2, self.layer3)]
-        widths = slimmed_widths(tuple(block.conv1.out_channels for block in first), self.stages, share, at)
+        widths = slim_widths(tuple(block.conv1.out_channels for block in first), self.stages, share, at)
         sizes = len(self.layer1), self.fc.out_features, self.conv1.in_channels
         return CifarResNet(type(first[0]), *sizes, widths)
 

@@ -5,7 +5,7 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
-from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, shortcut, slimmed_widths
+from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, shortcut, slim_widths
 
 
 class ResNeXtBlock(nn.Module):
@@ -65,7 +65,7 @@ class ResNeXt29(nn.Module):
 
     _init_weights = staticmethod(initialise)
 
-    def slimmed(self, share: Fraction, at: str) -> "ResNeXt29":
+    def slim(self, share: Fraction, at: str) -> "ResNeXt29":
         """The same network, newly initialised: from ``at`` on as many groups, each a share as wide, and so between."""
         first = [cast(ResNeXtBlock, stage[0]) for stage in (self.layer1, self.layer2, self.layer3)]
         groups = first[0].conv2.groups
@@ -75,8 +75,8 @@ class ResNeXt29(nn.Module):
             self.fc.out_features,
             self.conv1.in_channels,
             groups,
-            slimmed_widths(widths, self.stages, share, at),
-            slimmed_widths(outputs, self.stages, share, at),
+            slim_widths(widths, self.stages, share, at),
+            slim_widths(outputs, self.stages, share, at),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""Networks with fewer channels."""
+"""Networks with fewer channels: which channels belong together, which are kept for a budget, and their removal."""
