@@ -114,7 +114,7 @@ def make_slimmable_ensemble(
         factory: Makes a newly initialised model; None re-initialises copies layer by layer.
 
     Raises:
-        UserError: The model cannot be split there or slimmed; or a split student does not compute what a whole one does.
+        UserError: The model cannot be split there or slimmed; or a split student does not compute what it does whole.
     """
     if num_students < 1:
         raise UserError(f"num_students is {num_students}; there is at least one, the network itself")
