@@ -9,10 +9,8 @@ import pytest
 import yaml
 
 import coterie
-from coterie.cli import COMMANDS, find_parts
-from coterie.cli.arguments import expanded
+from coterie.cli import COMMANDS
 from coterie.methods import METHODS
-from test_readme import commands
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md"))
@@ -69,10 +67,3 @@ def test_every_method_has_a_page_with_its_drawing_its_equations_and_its_options(
     assert f"::: coterie.methods.{method.__name__}\n" in page
     for line in re.findall(r"^method = (.*)$", page, re.MULTILINE):
         assert isinstance(eval(line, {"coterie": coterie}), method)
-
-
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(DOCS / page)])
-def test_the_commands_of_a_page_are_understood(page):
-    for name, *words in commands(DOCS / page):
-        given = expanded(words)
-        find_parts()[name][0](given).parse_args(given)
