@@ -204,7 +204,7 @@ def test_logits_depend_on_the_image(channels, height, width):
 
 @pytest.mark.parametrize("size", [(7, 32), (32, 7), (1, 1)])
 def test_images_below_8_pixels_are_refused(size):
-    with pytest.raises(UserError, match=f"{size[0]}x{size[1]} pixels are too small; set --data.image_size 8"):
+    with pytest.raises(UserError, match=f"{size[0]}x{size[1]} pixels are too small; set image_size=8"):
         build("resnet8", image_size=size)
 
 

@@ -99,8 +99,7 @@ def record(network: nn.Module, images: Tensor, *, flops: bool = False) -> list[C
     Args:
         network: Any module that takes images.
         images: (B, channels, H, W); they are moved to where its weights are.
-        flops: Whether FLOPs are counted. That is done on shapes alone where the forward can run so; the calls then
-            hold no values.
+        flops: Whether FLOPs of products and convolutions are counted.
 
     Returns:
         All calls of its modules in the order in which they end; the last is the network's own.
@@ -113,8 +112,12 @@ def record(network: nn.Module, images: Tensor, *, flops: bool = False) -> list[C
             if module._compiled_call_impl is not None:
                 module._compiled_call_impl = None  # a compiled call passes hooks by; an attribute, and so put back
         if not flops:
-            return _run(network, images)
-        return _run_on_shapes(network, images) or _run(network, images, _Flops())
+            with collect_calls(network) as calls:
+                network(images)
+            return calls
+        with _Flops() as counter, collect_calls(network, flops=lambda: counter.total) as calls:  # type: ignore[no-untyped-call]
+            network(images)
+        return calls
 
 
 def last_layer(calls: Sequence[Call]) -> Call | None:
@@ -123,43 +126,38 @@ def last_layer(calls: Sequence[Call]) -> Call | None:
 
 
 class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up FLOPs. Torch's own counter hooks modules too, which fails where a parameter is an argument."""
+    """Adds up the FLOPs of products and convolutions.
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        from torch.utils.flop_counter import flop_registry  # slow to import
+    Torch's own counter hooks modules too, which fails where a parameter is an argument; it leaves out attention on
+    CPUs, and its import brings Triton's. Torch's fake tensors, which would save the computation, bring its compiler's.
+    """
 
-        self.formulas, self.total = flop_registry, 0
+    total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # what says so to the compiler imports it first, which takes longer than torch itself
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        formula = self.formulas.get(func._overloadpacket)
-        if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        self.total += _count_flops(func.overloadpacket, args, output)
         return output
 
 
-def _run(network: nn.Module, images: Tensor, counter: _Flops | None = None) -> list[Call]:
-    if counter is None:
-        with collect_calls(network) as calls:
-            network(images)
-        return calls
-    with counter, collect_calls(network, flops=lambda: counter.total) as calls:
-        network(images)
-    return calls
-
-
-def _run_on_shapes(network: nn.Module, images: Tensor) -> list[Call]:
-    """The calls with tensors that have shapes alone; none where the forward depends on values."""
-    from torch._subclasses.fake_tensor import FakeTensorMode  # slow to import
-
-    if images.is_meta:
-        return []
-    try:  # with a state of its own: what such a forward remembers has no values
-        with preserve_state(network), FakeTensorMode(allow_non_fake_inputs=True) as fake:
-            return _run(network, fake.from_tensor(images), _Flops())
-    except Exception:
-        return []
+def _count_flops(operation: Any, args: Sequence[Any], output: Any) -> int:
+    """Two for each multiplication of an operation on tensors, as torch's counter has it."""
+    aten = torch.ops.aten
+    if operation in (aten.mm, aten.bmm):
+        return 2 * output.numel() * args[0].shape[-1]
+    if operation in (aten.addmm, aten.baddbmm):
+        return 2 * output.numel() * args[1].shape[-1]
+    if operation is aten.convolution:
+        transposed = args[6]
+        return 2 * (args[0] if transposed else output).numel() * args[1][0].numel()
+    if operation.__name__.startswith("_scaled_dot_product"):  # one for each kind of device
+        query, key, value = args[:3]
+        return 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return 0
 
 
 def _version(value: Any) -> int:

@@ -66,8 +66,10 @@ def replayed(
     taken = [tap for tap in taps if tap]
     stretches = [_Stretch(model, inside, at, taken, answer or Answer()) for at in (*ats, None)]
     reads = [(_paths(seen.calls, number), _paths(seen.reads, number)) for number in range(1, len(ats) + 1)]
-    segments = [Segment(run.go_on, *read) for run, read in zip(stretches[1:], reads, strict=True)]
-    return SplitForward(stretches[0].begin, tuple(segments))
+    # Shells and stand-ins are no code for a compiler. Not as a decorator: that would import the compiler for everyone.
+    disable: Callable[..., Any] = torch.compiler.disable
+    segments = [Segment(disable(run.go_on), *read) for run, read in zip(stretches[1:], reads, strict=True)]
+    return SplitForward(disable(stretches[0].begin), tuple(segments))
 
 
 @dataclass
@@ -101,7 +103,6 @@ class _Stretch:
     def go_on(self, root: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return self._run(root, values[0], list(values[1:]))
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _run(self, root: nn.Module, kept: _Kept, given: list[Tensor]) -> tuple[Any, ...]:
         base = root if type(root) is type(self.model) else self.model
         play = _Play(base, root, self.inside, kept, given, self.until, self.taps)

@@ -4,6 +4,7 @@ Only forwards around a split are followed. Every other module is called as it is
 mode, no shape, no branch of its Python code.
 """
 
+import sys
 import traceback
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from contextlib import contextmanager
@@ -101,15 +102,23 @@ class _Tracer(fx.Tracer):
 
 
 def _timm_leaves() -> tuple[type[nn.Module], ...]:
-    from timm.models import _features_fx as registry
-
-    return tuple(cast(set[type[nn.Module]], registry.get_notrace_modules()))
+    """Modules that timm's own feature extraction does not follow either: their forwards go by values or shapes."""
+    registry = _timm_registry()
+    return () if registry is None else tuple(cast(set[type[nn.Module]], registry.get_notrace_modules()))
 
 
 def _timm_functions() -> tuple[Callable[..., Any], ...]:
-    from timm.models import _features_fx as registry
+    registry = _timm_registry()
+    return () if registry is None else tuple(registry.get_notrace_functions())
 
-    return tuple(registry.get_notrace_functions())
+
+def _timm_registry() -> Any:
+    """What timm has listed as not to be traced; None where timm is not loaded, so that no part of a model is timm's."""
+    if "timm.models" not in sys.modules:  # timm takes seconds to import
+        return None
+    from timm.models import _features_fx
+
+    return _features_fx
 
 
 def around(paths: Iterable[str]) -> frozenset[str]:
