@@ -12,7 +12,7 @@ from PIL import Image
 
 from coterie.data.base import Array
 from coterie.data.sources import glyphs
-from coterie.data.sources.glyphs_recipe import RECIPE
+from coterie.data.sources.glyphs import RECIPE
 from coterie.files import replacing
 
 PICTURE = Path(__file__).parent / "guides" / "glyphs.png"

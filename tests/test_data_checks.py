@@ -146,5 +146,5 @@ def test_a_share_of_the_digits_can_be_held_out():
     assert torch.equal(data.train.data, same.train.data)
     assert not torch.equal(data.train.data, other.train.data)
     assert (data.options["test_fraction"], data.options["seed"]) == (0.9, 3)
-    with pytest.raises(UserError, match="'svhn' has its own test images"):
+    with pytest.raises(UserError, match="data 'svhn' has no such option; leave it out"):
         load("svhn", test_fraction=0.5)

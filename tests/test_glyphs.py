@@ -13,7 +13,7 @@ import torch
 from coterie import UserError
 from coterie.data import load
 from coterie.data.sources import glyphs
-from coterie.data.sources.glyphs_recipe import RECIPE, Family, Recipe
+from coterie.data.sources.glyphs import RECIPE, Family, Recipe
 
 SHIPPED = Path(matplotlib.get_data_path()) / "fonts/ttf"
 FILES = {

@@ -6,7 +6,7 @@ import coterie
 from coterie.cli import main
 from coterie.data import DATASETS
 from coterie.data.sources.fashion_mnist import CLASSES
-from coterie.data.sources.glyphs_recipe import CLASSES as CHARACTERS
+from coterie.data.sources.glyphs import RECIPE
 from coterie.studies.reading import load_study
 from coterie.studies.smoke import smoke
 from test_studies_study import FIRST, SECOND, SMALL, arm, table, write
@@ -86,7 +86,7 @@ def test_what_fails_is_said_and_the_rest_goes_on(tmp_path, half, capsys):
         "digits/resnet8/taught/0: failed: its teacher digits/resnet8/misspelt/0: method: unknown option of method 'kd' "
         "'temprature'; did you mean 'temperature'?",
         "other/resnet8/alone/0: failed: unknown data set 'digit'; did you mean 'digits'?",
-        "few/resnet8/alone/0: failed: unknown option of data 'train_sample'; did you mean 'train_samples' or "
+        "few/resnet8/alone/0: failed: unknown option of data 'digits' 'train_sample'; did you mean 'train_samples' or "
         "'test_samples' or 'name'?",
         "digits/resnet8/member/0: failed: unknown deliverable of digits/resnet8/alone/0 'ensemble'; known: target",
     ]
@@ -116,7 +116,7 @@ def test_the_shapes_of_data_sets_are_what_is_loaded():
     digits = coterie.data.load("digits")
     assert DATASETS["digits"].shape == (len(digits.classes), digits.channels, digits.image_size[0])
     assert DATASETS["fashion_mnist"].shape[0] == len(CLASSES)
-    assert DATASETS["glyphs"].shape[0] == len(CHARACTERS)
+    assert DATASETS["glyphs"].shape[0] == len(RECIPE.classes)
     for name, entry in DATASETS.items():
         assert (entry.shape is None) == (name == "folder")
 
@@ -154,7 +154,7 @@ def test_the_shapes_of_data_sets_are_what_is_loaded():
         ({"small": {"data": {"digits": {"name": "digit"}}}}, "data set 'digits': unknown data set 'digit'; did you"),
         (
             {"small": {"data": {"digits": {"name": "digits", "train_sample": 9}}}},
-            "data set 'digits': unknown option of data 'train_sample'; did you mean 'train_samples'",
+            "data set 'digits': unknown option of data 'digits' 'train_sample'; did you mean 'train_samples'",
         ),
         (
             {"small": {"data": {"digits": {"name": "digits", "validation": 2.0}}}},

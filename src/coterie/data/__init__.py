@@ -1,19 +1,23 @@
 """Data sets by name, and batches of them."""
 
-from coterie.data.base import ImageData, Images, Resident, Streaming
+from coterie.data.base import DataEntry, ImageData, Images, Resident, Shape, Source, Streaming
 from coterie.data.drawn import write_split
 from coterie.data.kept import keep_split, load_run
 from coterie.data.loader import batches_per_epoch, evaluation_batches, training_batches
+from coterie.data.loading import load
 from coterie.data.pixels import decode_file as decode
-from coterie.data.registry import DATASETS, load
+from coterie.data.registry import DATASETS
 from coterie.outputs import Batch
 
 __all__ = [
     "DATASETS",
     "Batch",
+    "DataEntry",
     "ImageData",
     "Images",
     "Resident",
+    "Shape",
+    "Source",
     "Streaming",
     "batches_per_epoch",
     "decode",

@@ -1,9 +1,10 @@
-"""A data set: its splits, each resident in memory or streaming from files."""
+"""A data set: how it is named and read, and its splits, each resident in memory or streaming from files."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from coterie.data.split import Split
 
 Array = np.ndarray[Any, Any]
+Augmentation = Literal["crop-flip", "crop", "random-resized-crop", "none"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -152,3 +154,43 @@ class Source:
     root: Path | None = None
     class_folder: Literal[0, 1] = 0
     drawn: bool = False
+
+
+class Shape(NamedTuple):
+    """Of a data set's images.
+
+    Attributes:
+        classes: How many.
+        channels: 1 or 3.
+        side: In pixels.
+    """
+
+    classes: int
+    channels: Literal[1, 3]
+    side: int
+
+
+@dataclass(frozen=True)
+class DataEntry:
+    """A data set by name.
+
+    Attributes:
+        summary: One line for listings.
+        read: Makes its :class:`Source`. Its parameters are the options that the data set takes: of those of
+            :func:`coterie.data.load` such as ``root`` or ``seed`` the ones that it names, and options of its own, which
+            have defaults.
+        augment: How training images are varied by default; None where the source says.
+        shape: Of its images as they are read; None where the files say.
+        files: Whether its images are files in a folder that the user must name, ``root``: a Run then keeps which of
+            them were trained on, by name.
+    """
+
+    summary: str
+    read: Callable[..., Source]
+    augment: Augmentation | None = None
+    shape: Shape | None = None
+    files: bool = False
+
+    def parameters(self) -> Mapping[str, Parameter]:
+        """The options that it takes, by name."""
+        return signature(self.read).parameters

@@ -7,11 +7,11 @@ from typing import Any
 
 from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, is_at, read_split
-from coterie.data.registry import make
+from coterie.data.loading import make
+from coterie.data.registry import DATASETS
 from coterie.data.say import counted, say_once, shown
 from coterie.files import user_path
 
-_FOLDERS = ("folder", "imagenet")
 # Options that say which images are taken: giving one draws anew.
 _DRAWING = ("seed", "validation", "train_samples", "test_samples", "test_fraction")
 
@@ -58,8 +58,8 @@ def load_run(
         UserError: An option is wrong, files are missing or damaged.
     """
     merged = {**options, **overrides}
-    of_files = options.get("name") in _FOLDERS and merged["name"] == options["name"] and merged.get("root") is not None
-    if not of_files or any(option in overrides for option in _DRAWING):
+    of_files = merged.get("root") is not None and DATASETS.find(merged["name"]).files
+    if not of_files or merged["name"] != options.get("name") or any(option in overrides for option in _DRAWING):
         return make(merged)
     if pixel_range is not None:
         merged.setdefault("pixel_range", tuple(pixel_range))

@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from coterie.bounds import NonNegative, PositiveInt
-from coterie.checking import check_arguments, check_names, check_value
-from coterie.data import DATASETS, load
+from coterie.checking import check_names, check_value
+from coterie.data.loading import check_options
 from coterie.errors import UserError, unknown_name
 from coterie.networks.reinit import without_memory
 from coterie.networks.zoo import Backbone
@@ -77,10 +77,7 @@ def check_data(content: Mapping[str, Any]) -> None:
     Raises:
         UserError: Names the option.
     """
-    check_names("it", content, needed=("name",))
-    if content["name"] not in DATASETS:
-        raise unknown_name("data set", str(content["name"]), DATASETS)
-    check_arguments(load, content, "data")
+    check_options(content)
 
 
 def _check_network(content: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.data.base import Array, Resident, Source
+from coterie.data.base import Array, DataEntry, Resident, Shape, Source
 from coterie.errors import UserError
 
 _PIXELS = 3 * 32 * 32
@@ -41,12 +41,12 @@ _CIFAR100 = _Layout(
 )  # fmt: skip
 
 
-def read10(root: Path, download: bool = True) -> Source:
+def read_cifar10(root: Path, download: bool = True) -> Source:
     """CIFAR-10 from ``root``, downloaded where it is missing."""
     return _read(_CIFAR10, root, download)
 
 
-def read100(root: Path, download: bool = True) -> Source:
+def read_cifar100(root: Path, download: bool = True) -> Source:
     """CIFAR-100 (fine labels) from ``root``, downloaded where it is missing."""
     return _read(_CIFAR100, root, download)
 
@@ -166,3 +166,11 @@ def _download(layout: _Layout, root: Path) -> None:
         raise UserError(
             f"{layout.torchvision} cannot be downloaded ({reason}); unpack {layout.python} into {root}"
         ) from error
+
+
+CIFAR10 = DataEntry(
+    "10 classes, 32x32 colour, 50,000 + 10,000", read_cifar10, augment="crop-flip", shape=Shape(10, 3, 32)
+)
+CIFAR100 = DataEntry(
+    "100 classes, 32x32 colour, 50,000 + 10,000", read_cifar100, augment="crop-flip", shape=Shape(100, 3, 32)
+)

@@ -3,14 +3,15 @@
 import numpy as np
 import torch
 
-from coterie.data.base import Resident, Source
+from coterie.data.base import DataEntry, Resident, Shape, Source
 from coterie.data.splits import most_held_out, stratified
 from coterie.errors import UserError
+from coterie.extras import need
 
 _TEST = 500
 
 
-def read(test_fraction: float | None = None, seed: int = 0) -> Source:
+def read_digits(test_fraction: float | None = None, seed: int = 0) -> Source:
     """The digits, split.
 
     Args:
@@ -20,9 +21,7 @@ def read(test_fraction: float | None = None, seed: int = 0) -> Source:
     Raises:
         UserError: The share leaves no image to train or to test on.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
+    bunch = need("sklearn.datasets", "data").load_digits()
     pixels = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(3)
     everything = Resident(pixels, bunch.target.astype(np.int64))
     count, choice = (_TEST, 0) if test_fraction is None else (round(test_fraction * len(everything)), seed)
@@ -40,3 +39,8 @@ def read(test_fraction: float | None = None, seed: int = 0) -> Source:
         image_size=(8, 8),
         channels=1,
     )
+
+
+DIGITS = DataEntry(
+    "handwritten digits, 8x8 grey, 1,297 + 500, bundled", read_digits, augment="crop", shape=Shape(10, 1, 8)
+)

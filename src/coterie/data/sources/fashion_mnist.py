@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coterie.data.base import Array, Resident, Source
+from coterie.data.base import Array, DataEntry, Resident, Shape, Source
 from coterie.errors import UserError
 
 CLASSES = (
@@ -18,7 +18,7 @@ CLASSES = (
 _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 
-def read(root: Path, download: bool = True) -> Source:
+def read_fashion_mnist(root: Path, download: bool = True) -> Source:
     """From ``root`` (or torchvision's layout below it), Debian's package, or downloaded into ``root``."""
     raw = root / "FashionMNIST" / "raw"
     places = [root, raw, _DEBIAN]
@@ -96,3 +96,11 @@ def _download(root: Path) -> None:
             f"Fashion-MNIST cannot be downloaded ({reason}); put its four idx "
             f"files into {root}, or install Debian's package dataset-fashion-mnist"
         ) from error
+
+
+FASHION_MNIST = DataEntry(
+    "clothes, 28x28 grey, 60,000 + 10,000",
+    read_fashion_mnist,
+    augment="crop-flip",
+    shape=Shape(len(CLASSES), 1, 28),
+)

@@ -4,16 +4,17 @@
 test set.
 """
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
-from coterie.data.base import Array, Images, Resident, Source, Streaming
+from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
 from coterie.data.pixels import Range, decode_file
 from coterie.data.say import counted, listed, say_once, shown
@@ -31,47 +32,41 @@ _Files = tuple[Sequence[Path], Array]
 _Parts = tuple[_Files, _Files | None, _Files]
 
 
-@dataclass(frozen=True)
-class FolderOptions:
-    """How a folder is read.
-
-    Attributes:
-        image_size: (height, width); None to find it.
-        default_image_size: What is taken where the images do not say.
-        channels: 1 or 3; None to find it.
-        memory: Bytes that may stay resident.
-        workers: Processes that decode what does not.
-        test_fraction: Held out of a folder without a ``val/``; None for a fifth.
-        seed: Of that choice.
-        augment: How training images will be varied; None to choose by their size.
-        pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
-        keyed: Whether that choice goes by the images' names; else by their places in the listing, as in 0.1.0.
-        split: The images of each part, as a Run drew them; None to draw them.
-        whole: Refuse a ``split`` of which files are gone.
-        classes: Names of a Run's classes: a folder of class folders is then all test images.
-    """
-
-    image_size: tuple[int, int] | None
-    default_image_size: tuple[int, int]
-    channels: int | None
-    memory: float
-    workers: int
-    test_fraction: float | None
-    seed: int
-    augment: str | None = None
-    pixel_range: Range | None = None
-    keyed: bool = True
-    split: Split | None = None
-    whole: bool = False
-    classes: Sequence[str] | None = None
-
-
-def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
+def read_folder(
+    root: Path,
+    image_size: tuple[int, int] | None = None,
+    channels: Literal[1, 3] | None = None,
+    augment: Augmentation | None = None,
+    test_fraction: float | None = None,
+    seed: int = 0,
+    memory_gb: float = 2.0,
+    workers: int | None = None,
+    pixel_range: Range | None = None,
+    default_image_size: tuple[int, int] = (224, 224),
+    split: Split | None = None,
+    whole: bool = False,
+    keyed: bool = True,
+    classes: Sequence[str] | None = None,
+    scan: bool = True,
+) -> Source:
     """The classes, splits and shape of a folder of images.
 
     Args:
         root: The folder.
-        options: See :class:`FolderOptions`.
+        image_size: (height, width); None to find it.
+        channels: 1 or 3; None to find it.
+        augment: How training images will be varied; None to choose by their size.
+        test_fraction: Held out of a folder without a ``val/``; None for a fifth.
+        seed: Of that choice.
+        memory_gb: What decoded images may take; more is decoded when it is needed.
+        workers: Processes that decode then; None for the number of cores.
+        pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
+        default_image_size: What is taken where the images do not say.
+        split: The images of each part, as a Run drew them; None to draw them.
+        whole: Refuse a ``split`` of which files are gone.
+        keyed: Whether the test images are chosen by the images' names; else by their places in the listing, as in
+            0.1.0.
+        classes: Names of a Run's classes: a folder of class folders is then all test images.
         scan: Look at every image first, for sizes, channels, what pixels mean and damage; False, for ImageNet, takes
             colour, the default size, and ``val/`` as the test set whatever else is there.
 
@@ -85,23 +80,25 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     left_out = LeftOut(root)
     folders = split_folders(root) if scan else {"train": root / "train", "test": root / "val"}
     if folders:
-        classes, parts = _given(root, folders, options, left_out)
+        names, parts = _given(root, folders, test_fraction, classes, left_out)
+    elif classes is not None or split is not None:
+        names, parts = _undivided(root, classes, left_out)
     else:
-        classes, parts = _divided(root, options, left_out)
-    if options.split is not None:
-        classes, parts = list(options.split.classes), _as_drawn(root, parts, options.split, options.whole)
+        names, parts = _divided(root, test_fraction, seed, keyed, left_out)
+    if split is not None:
+        names, parts = list(split.classes), _as_drawn(root, parts, split, whole)
     left_out.say()
     train, validation, test = parts
     every = [*train[0], *(validation or ((), None))[0], *test[0]]
-    size, channels, pixel_range = options.image_size or options.default_image_size, options.channels or 3, None
+    size = image_size or default_image_size
     if scan:
-        seen = survey(every, root, options.pixel_range)
-        pixel_range = seen.pixel_range
-        if options.image_size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
+        seen = survey(every, root, pixel_range)
+        pixel_range = seen.pixel_range or pixel_range
+        if image_size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
             size = only
-        channels = options.channels or (1 if seen.grey else 3)
-    pixel_range = pixel_range or options.pixel_range
-    how = options.augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
+        channels = channels or (1 if seen.grey else 3)
+    channels = channels or 3
+    how = augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
     kept = roomy(size) if how == "random-resized-crop" else size
     # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
     sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
@@ -112,12 +109,12 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
             [str(file) for file in part[0]],
             part[1],
             partial(decode_file, image_size=each, channels=channels, pixel_range=pixel_range),
-            options.workers,
+            (os.cpu_count() or 1) if workers is None else workers,
         )
         for part, each in zip(parts, sizes, strict=True)
     ]
     there = [(split, each) for split, each in zip(splits, sizes, strict=True) if split is not None]
-    resident = sum(len(split) * prod(each) for split, each in there) * channels <= options.memory
+    resident = sum(len(split) * prod(each) for split, each in there) * channels <= memory_gb * 1e9
     if not resident and scan:
         refuse_damaged(every, root, there[0][0].decode)
     images = _decoded(splits, sizes, channels, root) if resident else splits
@@ -125,7 +122,7 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     assert images[2] is not None
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
     return Source(
-        tuple(classes),
+        tuple(names),
         images[0],
         images[2],
         mean,
@@ -141,14 +138,20 @@ def read(root: Path, options: FolderOptions, scan: bool = True) -> Source:
     )
 
 
-def _given(root: Path, folders: dict[str, Path], options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+def _given(
+    root: Path,
+    folders: dict[str, Path],
+    test_fraction: float | None,
+    names: Sequence[str] | None,
+    left_out: LeftOut,
+) -> tuple[list[str], _Parts]:
     """Classes and parts of a folder that holds them apart."""
-    if options.test_fraction is not None:
+    if test_fraction is not None:
         raise UserError(
             f"⟨data.test_fraction⟩: {shown(root)} has its own held-out images; only one folder of classes is split"
         )
     train = class_images(folders["train"], left_out)
-    classes = list(options.classes or train.classes)
+    classes = list(names or train.classes)
     train = train.labelled(classes, folders["train"], "the run")
     # One set of held-out images is the test set, whatever it is called: figures are then of images never chosen by.
     test_at = folders.get("test") or folders["validation"]
@@ -170,16 +173,20 @@ def _files(part: Part) -> _Files:
     return part.files, part.labels
 
 
-def _divided(root: Path, options: FolderOptions, left_out: LeftOut) -> tuple[list[str], _Parts]:
+def _undivided(root: Path, names: Sequence[str] | None, left_out: LeftOut) -> tuple[list[str], _Parts]:
+    """One folder of class folders, which an earlier session of a Run divided: all of it, as test images."""
+    part = class_images(root, left_out, fewest=2 if names is None else 1)
+    part = part if names is None else part.labelled(names, root, "the run")
+    return list(names or part.classes), (([], np.zeros(0, np.int64)), None, _files(part))
+
+
+def _divided(
+    root: Path, test_fraction: float | None, seed: int, keyed: bool, left_out: LeftOut
+) -> tuple[list[str], _Parts]:
     """Classes and parts of one folder of class folders."""
-    if options.classes is not None:
-        part = class_images(root, left_out, fewest=1).labelled(options.classes, root, "the run")
-        return list(options.classes), (([], np.zeros(0, np.int64)), None, _files(part))
     part = class_images(root, left_out)
     labels = part.labels
-    if options.split is not None:
-        return part.classes, (_files(part), None, ([], np.zeros(0, np.int64)))
-    fraction = _TEST_FRACTION if options.test_fraction is None else options.test_fraction
+    fraction = _TEST_FRACTION if test_fraction is None else test_fraction
     count = round(fraction * len(labels))
     if not 0 < count < len(labels):
         raise UserError(
@@ -192,8 +199,8 @@ def _divided(root: Path, options: FolderOptions, left_out: LeftOut) -> tuple[lis
             "held out to test on, and classes would have none to train on; add images, or give a smaller "
             "⟨data.test_fraction⟩"
         )
-    names = [relative(file, root) for file in part.files] if options.keyed else None
-    test, train = stratified(labels, count, options.seed, names, every_class_in="rest" if options.keyed else None)
+    names = [relative(file, root) for file in part.files] if keyed else None
+    test, train = stratified(labels, count, seed, names, every_class_in="rest" if keyed else None)
     first, second = (([part.files[index] for index in indices], labels[indices]) for indices in (train, test))
     return part.classes, (first, None, second)
 
@@ -242,3 +249,6 @@ def _decoded(
         images.append(Resident(data, split.labels, split.names))
     raise_damage(damage, sum(len(split) for split in splits if split is not None), root)
     return images
+
+
+FOLDER = DataEntry("your images: train/CLASS and val/CLASS, or CLASS alone", read_folder, files=True)

@@ -6,27 +6,33 @@ slanted, moved and dimmed a little, and there is noise. Which face draws an imag
 of the recipe's seed, the split and the character. Every class has equally many images, each of another family as long
 as there are families left that have the character.
 
-How it is made, its licences and how hard it is: docs/guides/glyphs.md.
+What looks the same in many faces when its size is not seen is one class: A stands for A, Alpha and Cyrillic A, and
+there is no o beside O. Cyrillic is in capitals, as its italic small letters look like Latin ones. The families of
+a split share no design with those of the other.
+
+``glyphs_recipe.json`` holds the characters, the families with their packages and checksums, and how many images there
+are. How it is made, its licences and how hard it is: docs/guides/glyphs.md.
 """
 
 import hashlib
 import json
 import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib.resources import files
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import PIL
 import torch
-from fontTools.ttLib import TTFont, TTLibError
 from PIL import Image, ImageFont, features
 from safetensors.torch import save_file
 from torch import Tensor
 
-from coterie.data.base import Array, Resident, Source
-from coterie.data.sources.glyphs_recipe import RECIPE, Family, Recipe
+from coterie.data.base import Array, DataEntry, Resident, Shape, Source
 from coterie.errors import UserError
+from coterie.extras import need
 from coterie.files import read_tensors, replacing
 
 SIZE = 32
@@ -41,8 +47,60 @@ _INK = (0.6, 1.0)  # of 255
 _NOISE = 0.05  # standard deviation, of 255
 
 
-def read(root: Path) -> Source:
-    """The glyphs of :data:`coterie.data.sources.glyphs_recipe.RECIPE`, drawn once and kept in ``root/glyphs``.
+@dataclass(frozen=True)
+class Family:
+    """A typeface: all its faces are on one side of the split.
+
+    Attributes:
+        name: Of the family.
+        package: Debian's package that has it.
+        split: The side that it is on.
+        folder: Of its files, below ``/usr/share/fonts``.
+        faces: (file, SHA-256 of the file) of each face.
+    """
+
+    name: str
+    package: str
+    split: Literal["train", "test"]
+    folder: str
+    faces: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set of glyphs.
+
+    Attributes:
+        classes: One character each.
+        families: What they are drawn in.
+        train: Images of each class to train on.
+        test: Images of each class to test on.
+        seed: Of the choice of faces and of how each image is scaled, turned and moved.
+        checksum: SHA-256 of what is drawn; None where nobody has drawn it yet.
+        drawn_with: The versions that drew it so.
+    """
+
+    classes: tuple[str, ...]
+    families: tuple[Family, ...]
+    train: int
+    test: int
+    seed: int = 0
+    checksum: str | None = None
+    drawn_with: str = ""
+
+
+def read_recipe() -> Recipe:
+    """The recipe of the data set."""
+    content = json.loads((files("coterie.data.sources") / "glyphs_recipe.json").read_text("utf-8"))
+    families = (Family(**{**family, "faces": tuple(family["faces"].items())}) for family in content["families"])
+    return Recipe(**{**content, "classes": tuple("".join(content["classes"])), "families": tuple(families)})
+
+
+RECIPE = read_recipe()
+
+
+def read_glyphs(root: Path) -> Source:
+    """The glyphs of :data:`RECIPE`, drawn once and kept in ``root/glyphs``.
 
     Args:
         root: Where they are kept. Debian's packages may be unpacked there too; else the installed fonts are read.
@@ -54,7 +112,7 @@ def read(root: Path) -> Source:
 
 
 def build(root: Path, recipe: Recipe) -> Source:
-    """The glyphs of any recipe, as :func:`read`.
+    """The glyphs of any recipe, as :func:`read_glyphs`.
 
     Warns where they are not to the bit those of the recipe's checksum, as another FreeType may draw them.
     """
@@ -82,7 +140,7 @@ def fonts(root: Path, families: Iterable[Family]) -> dict[str, list[Path]]:
     """The files of each family's faces, by the family's name, each checked.
 
     Raises:
-        UserError: As :func:`read`.
+        UserError: As :func:`read_glyphs`.
     """
     found: dict[str, list[Path]] = {}
     missing: set[str] = set()
@@ -119,11 +177,12 @@ class Face:
     """
 
     def __init__(self, path: Path) -> None:
+        library = need("fontTools.ttLib", "data")
         try:
-            with TTFont(path, lazy=True) as file:
+            with library.TTFont(path, lazy=True) as file:
                 self.characters = set(file.getBestCmap() or ())
             self.font = ImageFont.truetype(path, _EM, layout_engine=ImageFont.Layout.BASIC)
-        except (OSError, TTLibError) as error:
+        except (OSError, library.TTLibError) as error:
             raise UserError(f"{path}: cannot be read as a font ({error}); install its package again") from error
 
     def has(self, character: str) -> bool:
@@ -213,3 +272,12 @@ def _drawn(path: Path, recipe: Recipe, paths: dict[str, list[Path]]) -> tuple[di
     with replacing(path) as temporary:
         save_file(images, temporary, metadata={"coterie": json.dumps(note)})
     return images, versions
+
+
+GLYPHS = DataEntry(
+    f"{len(RECIPE.classes)} characters in typefaces never trained on, {SIZE}x{SIZE} grey, "
+    f"{len(RECIPE.classes) * RECIPE.train:,} + {len(RECIPE.classes) * RECIPE.test:,}",
+    read_glyphs,
+    augment="crop",
+    shape=Shape(len(RECIPE.classes), 1, SIZE),
+)

@@ -8,12 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from coterie.data.base import Resident, Source
+from coterie.data.base import DataEntry, Resident, Shape, Source
 from coterie.errors import UserError
+from coterie.extras import need
 
 
-def read(root: Path, download: bool = True, extra: bool = False) -> Source:
-    """SVHN from ``root``, downloaded where it is missing; ``extra`` adds the extra images to training."""
+def read_svhn(root: Path, download: bool = True, extra: bool = False) -> Source:
+    """SVHN.
+
+    Args:
+        root: Its folder.
+        download: Whether what is missing there is fetched.
+        extra: Train on the 531,131 extra images too.
+
+    Raises:
+        UserError: Files are missing or damaged.
+    """
     train = _read(root, "train", download)
     if extra:
         more = _read(root, "extra", download)
@@ -30,15 +40,14 @@ def read(root: Path, download: bool = True, extra: bool = False) -> Source:
 
 
 def _read(root: Path, split: str, download: bool) -> Resident:
-    from scipy.io import loadmat
-
+    library = need("scipy.io", "data")
     path = root / f"{split}_32x32.mat"
     if not path.is_file():
         if not download:
             raise UserError(f"{path}: missing; leave out ⟨data.download false⟩, or put it there")
         _download(root, split)
     try:
-        content = loadmat(path)
+        content = library.loadmat(path)
         pixels, labels = content["X"], content["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # a damaged file raises whatever its bytes spell
         raise UserError(f"{path}: truncated, or no SVHN file ({str(error)[:80]}); fetch it again") from error
@@ -51,10 +60,18 @@ def _read(root: Path, split: str, download: bool) -> Resident:
 
 
 def _download(root: Path, split: str) -> None:
-    from torchvision.datasets import SVHN
+    import torchvision
 
     try:
-        SVHN(str(root), split=split, download=True)
+        torchvision.datasets.SVHN(str(root), split=split, download=True)
     except Exception as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(f"SVHN cannot be downloaded ({reason}); put {split}_32x32.mat into {root}") from error
+
+
+SVHN = DataEntry(
+    "house numbers, 32x32 colour, 73,257 + 26,032 (+ 531,131 extra)",
+    read_svhn,
+    augment="none",
+    shape=Shape(10, 3, 32),
+)
