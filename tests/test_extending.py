@@ -2,6 +2,8 @@
 
 import sys
 import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ import coterie
 from coterie.cli import main
 from coterie.errors import UserError
 from coterie.methods import METHODS, Vanilla
-from coterie.networks import NETWORKS, build
+from coterie.networks import NETWORKS, Backbone, build
+from coterie.records import read_configuration
 
 PACKAGE = Path(__file__).parent / "toy_package"
 POINTS = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["entry-points"]
@@ -63,7 +66,7 @@ DIGITS = ["--data", "digits", "--data.train_samples", "100", "--epochs", "1", "-
 
 
 def test_what_an_installed_package_adds_is_listed_without_importing_it(installed, capsys):
-    for what, name in (("methods", "smoothed"), ("networks", "tiny")):
+    for what, name in (("methods", "smoothed"), ("networks", "tiny"), ("datasets", "stripes")):
         main(["list", what])
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} ")]
         assert line.endswith("of the package toy-coterie 1.0")
@@ -142,3 +145,105 @@ def test_a_package_changes_nothing_of_ours(installed):
     assert list(METHODS)[: len(METHODS.own)] == list(METHODS.own)
     assert NETWORKS.get("unheard-of") is None
     assert len(METHODS) == len(METHODS.own) + 1
+
+
+def test_an_installed_data_set_goes_the_whole_way_with_an_option_of_its_own(installed, tmp_path, capsys):
+    out = tmp_path / "run"
+    named = ["--data", "stripes", "--data.period", "3", "--network", "resnet8", "--method", "vanilla"]
+    main(["train", *named, "--epochs", "1", "--batch_size", "16", "--out", str(out)])
+    assert yaml.safe_load((out / "config.yaml").read_text())["data"]["period"] == 3
+    main(["evaluate", str(out), "--split", "train"])
+    main(["report", str(out), "--out", str(tmp_path / "report.html")])
+    main(["export", str(out), "--out", str(tmp_path / "stripes.safetensors")])
+    assert "largest difference 0" in " ".join(capsys.readouterr().out.split())
+    assert coterie.Run(out).data().options["period"] == 3
+    assert "unknown option --data.period" in refused(capsys, "train", *DIGITS, "--data.period", "3")
+    with pytest.raises(UserError, match=r"period is 'x'; write a whole number"):
+        coterie.data.load("stripes", period="x")
+    with pytest.raises(UserError, match=r"unknown option of data 'stripes' 'perod'; did you mean 'period'"):
+        coterie.data.load("stripes", perod=3)
+    with pytest.raises(UserError, match=r"root: data 'stripes' has no such option; leave it out"):
+        coterie.data.load("stripes", root=tmp_path)
+
+
+# Objects of one's own
+
+
+@dataclass(kw_only=True)
+class Mine(Vanilla):
+    """A method that no package adds, with an option that no file can hold."""
+
+    name = "mine"
+    summary = "toy"
+
+    scale: Callable[[float], float] | None = None
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory):
+    data = replace(coterie.data.load("digits", train_samples=100, test_samples=50), name="own", options={})
+    out = tmp_path_factory.mktemp("own") / "run"
+    method = Mine(network="resnet8")
+    run = coterie.train(method, data, epochs=1, batch_size=50, out=out, progress=False, tensorboard=False)
+    return run.path, data
+
+
+def test_a_run_of_ones_own_method_and_data_opens_again(own_run, tmp_path):
+    path, data = own_run
+    assert read_configuration(path / "config.yaml")["data"] is None
+    for place, method in enumerate((Mine, Mine(network="resnet8"))):
+        run = coterie.Run(path, method=method, data=data)
+        assert run.data() is data
+        assert run.method() == Mine(network=Backbone("resnet8"))
+        error = coterie.evaluate(run)["error"]
+        assert error == pytest.approx(run.card["test"]["target"]["error"], abs=1e-3)
+        assert coterie.report([run], tmp_path / "report.html").is_file()
+        assert coterie.export(run, "safetensors", tmp_path / f"{place}.safetensors").difference == 0
+
+
+def test_what_a_run_of_ones_own_objects_lacks_is_one_line(own_run):
+    path, data = own_run
+    with pytest.raises(UserError, match=r"trained on data of yours; open it with Run\(path, data=them\)"):
+        coterie.evaluate(coterie.Run(path))
+    with pytest.raises(UserError, match=r"config.yaml, method: unknown method 'mine'"):
+        coterie.Run(path).method()
+    with pytest.raises(UserError, match="the method is 'mine', and vanilla was given; give the class"):
+        coterie.Run(path, method=Vanilla).method()
+    with pytest.raises(UserError, match="seed: the data are an object of your own; leave it out"):
+        coterie.Run(path, data=data).data(seed=1)
+    assert coterie.Run(path, data=data).data(name="digits").name == "digits"
+
+
+def test_the_command_line_imports_a_method_that_it_names_and_a_file_does_not(tmp_path, monkeypatch, forgetful, capsys):
+    monkeypatch.syspath_prepend(PACKAGE)
+    monkeypatch.chdir(tmp_path)
+    place = "toy_coterie.smoothed:Smoothed"
+    start = ["train", "--network", "resnet8", "--out", "run"]
+    main([*start, "--method", place, "--method.smoothing", "0.2", *DIGITS])
+    assert coterie.Run("run").config["method"] == {"name": "smoothed", "epochs": {}, "smoothing": 0.2}
+    main([*start, "--method", place, "--resume"])  # with the options of the run's file
+    for command in (["evaluate", "run"], ["report", "run"], ["export", "run", "--out", "a.safetensors"]):
+        main([*command, "--method", place])
+    capsys.readouterr()
+    Path("stranger.yaml").write_text(f"method: {place}\n")
+    line = refused(capsys, "train", "--config", "stranger.yaml", *DIGITS)
+    assert line.startswith(f"coterie: stranger.yaml: method '{place}' names code to import, which no file may")
+    Path("stranger.yaml").write_text(f"method:\n  name: {place}\n")
+    assert "names code to import" in refused(capsys, "train", "--config", "stranger.yaml", *DIGITS)
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("name: smoothed", f"name: {place}"))
+    with pytest.raises(UserError, match="names code to import, which no file may"):
+        coterie.Run("run").method()
+
+
+@pytest.mark.parametrize(
+    ("place", "line"),
+    [
+        ("nowhere.at.all:Toy", "--method nowhere.at.all:Toy cannot be imported (ModuleNotFoundError"),
+        ("toy_coterie.smoothed:Gone", "cannot be imported (AttributeError"),
+        ("toy_coterie.smoothed:SmoothedStep", "is no method; write a dataclass"),
+    ],
+)
+def test_a_wrong_place_of_a_method_is_one_line(monkeypatch, forgetful, capsys, place, line):
+    monkeypatch.syspath_prepend(PACKAGE)
+    assert line in refused(capsys, "train", "--method", place, *DIGITS)

@@ -1,9 +1,12 @@
 """From a person's words to a parser's arguments: configuration files, short names, plain complaints."""
 
+import os
 import re
 import shlex
+import sys
 from argparse import Action
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,9 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from coterie.checking import check_value
 from coterie.data import DATASETS
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.files import read_yaml, user_path
+from coterie.methods import Method, find_fault, method_class
 from coterie.records import upgrade_options
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
@@ -68,10 +72,15 @@ def with_config(given: list[str]) -> list[str]:
         method = content.get("method")
         if isinstance(method, dict):
             content = {**content, "method": upgrade_options(method.get("name"), method)}
+        name = method.get("name") if isinstance(method, dict) else method
+        if isinstance(name, str) and ":" in name:
+            raise UserError(f"{file}: method '{name}' names code to import, which no file may; give ⟨method {name}⟩")
         found += _flags(content)
     # A group's name on the line takes the place of the file's, whose options may be another class's.
     for group in _GROUPS:
         name = value_of(rest, group) or value_of(rest, f"{group}.name")
+        if name and group == "method" and ":" in name:
+            name = find_method(name).name
         if name and name != value_of(found, f"{group}.name"):
             found = [flag for flag in found if not flag.startswith((f"--{group}.", f"--{group}="))]
     return found + rest
@@ -106,6 +115,30 @@ def value_of(given: list[str], option: str) -> str | None:
         elif word == f"--{option}" and index + 1 < len(given):
             found = given[index + 1]
     return found
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of a name that stands on the command line: one of a registry, or ``package.module:Class``.
+
+    Code is imported by its place at the shell's word alone: files, which may come from strangers, name methods of
+    registries (:func:`coterie.methods.method_class`).
+
+    Raises:
+        UserError: It is unknown, cannot be imported, or is no method.
+    """
+    if ":" not in name:
+        return method_class(name)
+    module, _, attribute = name.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a file beside the user is found, and hides no library
+    try:
+        item = getattr(import_module(module), attribute)
+    except Exception as error:  # a user's own code raises whatever it likes while it is imported
+        raise UserError(f"⟨method {name}⟩ cannot be imported ({in_a_line(error)})") from error
+    if fault := find_fault(getattr(item, "name", ""), item):
+        raise UserError(f"⟨method {name}⟩ {fault}")
+    kind: type[Method] = item
+    return kind
 
 
 def options_of(group: Namespace) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import coterie
-from coterie.cli.arguments import check_data_name, new_parser
+from coterie.cli.arguments import check_data_name, find_method, new_parser
 from coterie.console.terminal import printable, say, table_console
 from coterie.data import DATASETS
 from coterie.deploy.formats import Format
@@ -32,6 +32,21 @@ _ROOT: tuple[str, dict[str, Any]] = (
 )
 
 
+_METHOD: tuple[str, dict[str, Any]] = (
+    "--method.name",
+    {"type": str | None, "default": None, "help": "package.module:Class of a method of your own; short: --method"},
+)
+
+
+def _open(path: str, given: Namespace) -> coterie.Run:
+    """A Run, of one's own method where it is the one that is named."""
+    run, name = coterie.Run(path), given.method.name
+    method = None if name is None else find_method(name)
+    if method is None or run.config["method"].get("name") != method.name:
+        return run
+    return coterie.Run(path, method=method)
+
+
 def _run_parser(given: list[str], *extra: tuple[str, dict[str, Any]]) -> ArgumentParser:
     parser = new_parser()
     parser.add_argument("run", help="a Run folder")
@@ -47,14 +62,14 @@ def evaluate_parser(given: list[str]) -> ArgumentParser:
         "--data.name",
         {"type": str | None, "default": None, "help": "other data of the same classes; short: --data"},
     )
-    return _run_parser(given, _STUDENT, split, name, _ROOT)
+    return _run_parser(given, _STUDENT, split, name, _ROOT, _METHOD)
 
 
 def run_evaluate(given: Namespace) -> None:
     """Print what a Run's network is worth."""
     if given.data.name is not None:
         check_data_name(given.data.name)
-    run = coterie.Run(given.run)
+    run = _open(given.run, given)
     measured = coterie.evaluate(run, student=given.student, split=given.split, **_data_options(given))
     table = Table("measure", "value")
     for name, value in measured.items():
@@ -72,13 +87,16 @@ def predict_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("source", help="a Run folder, or an exported .onnx or .safetensors file")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument(_STUDENT[0], **_STUDENT[1])
+    parser.add_argument(_METHOD[0], **_METHOD[1])
     parser.add_argument("--top", type=int, default=3, help="how many classes to name")
     return parser
 
 
 def run_predict(given: Namespace) -> None:
     """Print a line for each image."""
-    for found in coterie.predict(given.source, given.images, student=given.student, top=given.top):
+    file = given.source.endswith((".onnx", ".safetensors"))
+    source = given.source if file or given.method.name is None else _open(given.source, given)
+    for found in coterie.predict(source, given.images, student=given.student, top=given.top):
         said = "  ".join(f"{name} {value:.1%}" for name, value in zip(found.classes, found.probabilities, strict=True))
         say(f"{found.path}  {said}")
 
@@ -87,12 +105,12 @@ def export_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie export``."""
     kind = ("--format", {"type": Format, "default": "safetensors", "help": "as the file's name ends"})
     out = ("--out", {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx"})
-    return _run_parser(given, kind, out, _STUDENT, _ROOT)
+    return _run_parser(given, kind, out, _STUDENT, _ROOT, _METHOD)
 
 
 def run_export(given: Namespace) -> None:
     """Write the file and say how close it is."""
-    done = coterie.export(coterie.Run(given.run), given.format, given.out, given.student, **_data_options(given))
+    done = coterie.export(_open(given.run, given), given.format, given.out, given.student, **_data_options(given))
     say(f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}")
 
 
@@ -103,6 +121,7 @@ def report_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("runs", nargs="+", help=about)
     parser.add_argument("--out", type=str, default="report.html", help="the page")
     parser.add_argument(_ROOT[0], **_ROOT[1])
+    parser.add_argument(_METHOD[0], **_METHOD[1])
     return parser
 
 
@@ -120,7 +139,7 @@ def run_report(given: Namespace) -> None:
         for measured in studies:
             print_study(measured)
     else:
-        runs = [coterie.Run(path) for path in given.runs]
+        runs = [_open(path, given) for path in given.runs]
         page = coterie.report(runs, given.out, **_data_options(given))
         print_runs(runs)
     say(f"{page}: open it in a browser")
@@ -172,7 +191,7 @@ def run_list(given: Namespace) -> None:
     listings: dict[str, Callable[[], list[tuple[str, str]]]] = {
         "methods": METHODS.summaries,
         "networks": lambda: [*NETWORKS.summaries(), *((name, "") for name in names(given.all) if name not in NETWORKS)],
-        "datasets": lambda: [(name, entry.summary) for name, entry in DATASETS.items()],
+        "datasets": DATASETS.summaries,
         "recipes": lambda: [(name, (recipe.__doc__ or "").splitlines()[0]) for name, recipe in RECIPES.items()],
         "splits": lambda: _list_splits(given.network.name, given.data.image_size, given.all),
     }

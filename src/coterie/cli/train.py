@@ -6,12 +6,13 @@ from dataclasses import fields
 from accelerate import PartialState
 from jsonargparse import ArgumentParser, Namespace
 
-from coterie.cli.arguments import check_data_name, new_parser, options_of, value_of
+from coterie.cli.arguments import check_data_name, find_method, new_parser, options_of, value_of
 from coterie.cli.runs import print_runs
 from coterie.console.terminal import say
 from coterie.data import DATASETS, load
+from coterie.data.loading import own_options
 from coterie.errors import UserError
-from coterie.methods import METHODS, method_class
+from coterie.methods import METHODS
 from coterie.networks import Backbone
 from coterie.training import RECIPES, TrainingOptions, recipe_class, train
 from coterie.training.distribution import leave_processes
@@ -21,17 +22,22 @@ from coterie.training.images import load_for
 def train_parser(given: list[str]) -> ArgumentParser:
     """Its options are those of the method and the recipe that ``given`` names."""
     parser = new_parser()
-    method = method_class(value_of(given, "method.name") or "one")
+    method = find_method(value_of(given, "method.name") or "one")
     recipe = recipe_class(value_of(given, "recipe.name") or "short")
     parser.add_argument("--config", help="YAML file of options; a Run's config.yaml repeats that run")
-    parser.add_argument("--method.name", type=str, default="one", help=f"one of: {', '.join(METHODS)}; short: --method")
+    about = f"one of: {', '.join(METHODS)}; or package.module:Class, a method of your own; short: --method"
+    parser.add_argument("--method.name", type=str, default="one", help=about)
     parser.add_class_arguments(method, "method", skip={"network"})
     parser.add_argument(
         "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
     )
     parser.add_class_arguments(Backbone, "network", skip={"source"})
     parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
-    parser.add_function_arguments(load, "data", skip={"name", "default_image_size"})
+    parser.add_function_arguments(load, "data", skip={"name", "default_image_size", "options"})
+    if (entry := DATASETS.get(value_of(given, "data.name") or "")) is not None:
+        own = own_options(entry)
+        others: set[str | int] = {name for name in entry.parameters() if name not in own}
+        parser.add_function_arguments(entry.read, "data", as_group=False, skip=others)
     parser.add_argument(
         "--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe"
     )
@@ -54,9 +60,9 @@ def run_train(given: Namespace) -> None:
     name = network["name"]
     chosen = Backbone.from_record(network)
     method, recipe = options_of(given.method), options_of(given.recipe)
-    trained = method_class(method.pop("name"))(network=chosen, **method)
+    trained = find_method(method.pop("name"))(network=chosen, **method)
     run_recipe = recipe_class(recipe.pop("name"))(**recipe)
-    out = given.out or f"runs/{given.method.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
+    out = given.out or f"runs/{trained.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
     try:
         run = train(
             trained,

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
-from importlib import import_module
 from inspect import isabstract
 from typing import Any
 
 from coterie.checking import check_names, check_value, show_value
-from coterie.errors import UserError, in_a_line, unknown_name
+from coterie.errors import UserError, unknown_name
 from coterie.methods.base import Edge, Hooks, Method, ParameterGroup, Stage, Task, Turn
 from coterie.methods.compact import Compact
 from coterie.methods.ensemble import Ensemble
@@ -101,7 +100,6 @@ __all__ = [
     "Task",
     "Turn",
     "Vanilla",
-    "import_method",
     "make_method",
     "method_class",
 ]
@@ -116,23 +114,6 @@ def method_class(name: str) -> type[Method]:
     if ":" in name:
         raise UserError(f"method '{name}' names code to import, which no file may; name it on the command line alone")
     return METHODS.find(name)
-
-
-def import_method(place: str) -> type[Method]:
-    """The method that ``package.module:Class`` names: for the command line alone, as it runs that package's code.
-
-    Raises:
-        UserError: It cannot be imported, or is no method.
-    """
-    module, _, kind = place.partition(":")
-    try:
-        item = getattr(import_module(module), kind)
-    except Exception as error:  # a user's own code raises whatever it likes while it is imported
-        raise UserError(f"method '{place}' cannot be imported ({in_a_line(error)})") from error
-    if fault := find_fault(getattr(item, "name", ""), item):
-        raise UserError(f"method '{place}' {fault}")
-    method: type[Method] = item
-    return method
 
 
 def make_method(
