@@ -46,7 +46,7 @@ def write_folder(root, dtype, low, high, suffix="tif", count=6):
 )
 def test_a_range_that_no_file_says_is_asked_for_and_then_used(tmp_path, dtype, low, high, kind):
     write_folder(tmp_path, dtype, low, high)
-    with pytest.raises(UserError, match=rf"14 images .*{kind}.*--data.pixel_range '\[{low}, {high}\]'"):
+    with pytest.raises(UserError, match=rf"14 images .*{kind}.*pixel_range=\[{low}, {high}\]"):
         load("folder", root=tmp_path)
     data = load("folder", root=tmp_path, pixel_range=(low, high))
     assert data.pixel_range == (low, high)
@@ -133,7 +133,7 @@ def test_a_range_that_is_none_is_named(tmp_path, span):
     write_folder(tmp_path, np.uint8, 0, 255, "png")
     with pytest.raises(UserError, match="pixel_range"):
         load("folder", root=tmp_path, pixel_range=span)
-    with pytest.raises(UserError, match="--data.pixel_range: data 'digits' has pixels of 8 bits"):
+    with pytest.raises(UserError, match="pixel_range: data 'digits' has no such option; leave it out"):
         load("digits", pixel_range=(0, 1))
 
 

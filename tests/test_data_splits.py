@@ -80,7 +80,7 @@ def test_classes_that_would_have_nothing_to_train_on_are_one_line(tmp_path, fold
         load("folder", root=tmp_path / "ten")
     with pytest.raises(UserError, match="validation=0.9 .*leaves classes without any to train on"):
         load("folder", root=folder, train_samples=9, validation=0.9)
-    with pytest.raises(UserError, match=r"--data.test_fraction 0.999 leaves classes without training images"):
+    with pytest.raises(UserError, match=r"test_fraction=0.999 leaves classes without training images"):
         load("digits", test_fraction=0.999)
 
 
@@ -165,7 +165,7 @@ def test_another_folder_is_all_test_images_and_the_same_one_elsewhere_is_not(fol
     other = run.data(root=tmp_path / "other")
     assert (len(other.train), len(other.test), other.classes) == (0, 60, ("cat", "dog", "owl"))
     assert set(other.test.labels) == {0, 1}
-    main(["evaluate", str(run.path), "root", str(tmp_path / "other")])
+    main(["evaluate", str(run.path), "--data.root", str(tmp_path / "other")])
     assert "error" in capsys.readouterr().out
     assert "all 60 images are test images" in caplog.text
     with pytest.raises(UserError, match="split='train': this data has none; use test"):
