@@ -14,14 +14,19 @@ def classifiers(model: nn.Module) -> list[str]:
     many outputs.
     """
     paths = {module: path for path, module in model.named_modules()}
-    found = cast(Any, model).get_classifier() if is_of("timm", model) and hasattr(model, "get_classifier") else None
-    heads = [found] if isinstance(found, nn.Module) else list(found) if isinstance(found, (tuple, list)) else []
+    named = cast(Any, model).get_classifier() if is_of("timm", model) and hasattr(model, "get_classifier") else None
+    heads = [named] if isinstance(named, nn.Module) else list(named) if isinstance(named, (tuple, list)) else []
     layers = [layer for head in heads for layer in head.modules() if isinstance(layer, LAYERS) and layer in paths]
     if not layers:
-        every = [module for module in model.modules() if isinstance(module, LAYERS)]
-        while every and (not layers or every[-1].weight.shape[0] == layers[0].weight.shape[0]):
-            layers.append(every.pop())
+        rest = [module for module in model.modules() if isinstance(module, LAYERS)]
+        while rest and (not layers or rest[-1].weight.shape[0] == layers[0].weight.shape[0]):
+            layers.append(rest.pop())
     return [paths[layer] for layer in layers]
+
+
+def holds_layer(module: nn.Module) -> bool:
+    """Whether a module is or holds a linear layer or convolution: the last that does gives the logits."""
+    return any(isinstance(part, LAYERS) for part in module.modules())
 
 
 def is_of(library: str, model: nn.Module) -> bool:

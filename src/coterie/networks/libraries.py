@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from coterie.errors import UserError
+from coterie.networks.layers import LAYERS, classifiers
 
 log = logging.getLogger("coterie")
 
@@ -223,8 +224,9 @@ def _drop_auxiliary_heads(network: nn.Module, in_channels: int) -> None:
 
 
 def _fit_classifier(network: nn.Module, num_classes: int) -> None:
-    kinds = (nn.Linear, nn.Conv2d)
-    path, old = [(path, module) for path, module in network.named_modules() if isinstance(module, kinds)][-1]
+    path = classifiers(network)[0]
+    old = network.get_submodule(path)
+    assert isinstance(old, LAYERS)
     classes = old.weight.shape[0]
     if classes == num_classes:
         return

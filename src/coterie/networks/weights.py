@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.files import read_tensors
+from coterie.networks.layers import LAYERS, classifiers
 
 log = logging.getLogger("coterie")
 
@@ -66,13 +67,13 @@ def portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _classifier_keys(network: nn.Module, own: dict[str, Tensor], state: dict[str, Tensor]) -> list[str]:
     """The tensors of the classifier, where they differ from the file's in the class count and in nothing else.
 
-    The classifier is the last linear layer or convolution, and every other of as many outputs in both: distilled
-    transformers have two heads.
+    Auxiliary classifiers deep inside a network go with it: all layers of as many outputs in both.
     """
-    layers = {path: module for path, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
-    if not layers:
+    heads = classifiers(network)
+    if not heads:
         return []
-    last = f"{list(layers)[-1]}.weight"
+    layers = [path for path, module in network.named_modules() if isinstance(module, LAYERS)]
+    last = f"{heads[0]}.weight"
     if last not in own or last not in state:
         return []
     ours, theirs = own[last].shape[0], state[last].shape[0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.methods.oem.slimming import plan_slimming, slim_network
 from coterie.networks.preserve import preserve_state
+from coterie.networks.protocols import NamesStages
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import output_of, split_graph
 from coterie.networks.split.points import list_split_points
@@ -177,10 +178,9 @@ def _add_second_names(net: nn.Module, state: dict[str, Any], prefix: str, *detai
 
 def _find_parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str, tuple[str, ...]]:
     """The module with which the students begin, and those whose outputs end their blocks."""
-    stages, ends = getattr(model, "stages", None), getattr(model, "stage_ends", None)
-    if isinstance(stages, tuple) and isinstance(ends, tuple):
-        at = at or stages[0]
-        return at, ends[stages.index(at) :] if at in stages else ends
+    if isinstance(model, NamesStages):
+        at = at or model.stages[0]
+        return at, model.stage_ends[model.stages.index(at) :] if at in model.stages else model.stage_ends
     with preserve_state(model):
         model.eval()
         rest = {point.at: point.flops for point in list_split_points(model, example)}

@@ -1,8 +1,9 @@
 """The same network at a share of its width from a module on; below it, the very modules of the network itself.
 
-A network may define itself how it is slimmed, by a method ``slim(share, at)`` (:class:`Slimmable`): the papers' CIFAR
-networks do, so that their students are those of the paper to the last channel. Any other is slimmed structurally, by
-torch-pruning's graph of which channels depend on which.
+A network may define itself how it is slimmed, by a method ``slim(share, at)`` (a
+:class:`~coterie.networks.protocols.Slimmable`): the papers' CIFAR networks do, so that their students are
+those of the paper to the last channel. Any other is slimmed structurally, by torch-pruning's graph of which channels
+depend on which.
 
 torch-pruning's own ``BasePruner`` was tried in place of what stands here. It leaves the same widths, except where a
 group's share is less than one channel: it then leaves the group as wide as it was, where one channel is to be left (16
@@ -14,26 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm, sqrt
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.networks.preserve import preserve_state
+from coterie.networks.protocols import Slimmable
 from coterie.networks.prune.channel_groups import build_dependency_graph, is_output
 from coterie.networks.reinit import untrained
 from coterie.networks.shapes import example_images
 from coterie.networks.split.graph import split_graph
 from coterie.networks.split.tracing import around, trace
-
-
-@runtime_checkable
-class Slimmable(Protocol):
-    """A network that defines itself how it is slimmed."""
-
-    def slim(self, share: Fraction, at: str) -> nn.Module:
-        """A newly initialised network with the same module paths, at a share of the channels from ``at`` on."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,6 @@ class WideResNet(nn.Module):
     """
 
     last_stage: ClassVar[str] = "layer3"  # where the papers' branches begin
-    stage_ends: ClassVar[tuple[str, ...]] = ("layer1", "layer2", "layer3")  # whose outputs students compare
 
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import UserError
-from coterie.networks.layers import LAYERS
+from coterie.networks.layers import LAYERS, holds_layer
 from coterie.networks.preserve import preserve_state
 from coterie.networks.split.tracing import RECOMPUTED
 
@@ -169,7 +169,7 @@ def last_layer(graph: fx.Graph, model: nn.Module) -> str | None:
     for node in reversed(list(graph.nodes)):
         if node in wanted:
             path = str(node.target)
-            if node.op == "call_module" and any(isinstance(m, LAYERS) for m in model.get_submodule(path).modules()):
+            if node.op == "call_module" and holds_layer(model.get_submodule(path)):
                 return path
             wanted.update(node.all_input_nodes)
     return None

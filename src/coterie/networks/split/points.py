@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.networks.calls import Call, record
 from coterie.networks.layers import LAYERS
+from coterie.networks.protocols import NamesLastStage
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage
 _LARGEST_TAIL = 0.75  # more than this shares too little to be called the last stage
@@ -62,8 +63,9 @@ def list_split_points(model: nn.Module, example: Tensor) -> list[SplitPoint]:
 def default_split_point(model: nn.Module, example: Tensor) -> str:
     """The module with which the last stage begins.
 
-    A network may name it itself (``last_stage``). Otherwise the last stage is what follows the last reduction of the
-    feature map's area; where there are no such stages, the split whose tail carries closest to a third of the FLOPs.
+    A network may name it itself (:class:`~coterie.networks.protocols.NamesLastStage`). Otherwise the last stage
+    is what follows the last reduction of the feature map's area; where there are no such stages, the
+    split whose tail carries closest to a third of the FLOPs.
 
     Args:
         model: In evaluation mode.
@@ -130,9 +132,8 @@ class _Forward:
 
 
 def _find_default(model: nn.Module, forward: _Forward) -> str | None:
-    named = getattr(model, "last_stage", None)
-    if isinstance(named, str):
-        return named
+    if isinstance(model, NamesLastStage) and isinstance(model.last_stage, str):  # others keep a module there
+        return model.last_stage
     calls, areas = forward.calls, forward.areas
     # The largest map from here on: a squeeze inside a block does not lower it, only the end of a resolution does.
     largest = areas.copy()

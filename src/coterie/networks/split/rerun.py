@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from coterie.errors import UserError
-from coterie.networks.layers import LAYERS
+from coterie.networks.layers import LAYERS, holds_layer
 from coterie.networks.logits import Answer
 from coterie.networks.preserve import generators, move_generators
 from coterie.networks.split.checkpointing import watching_checkpoints
@@ -53,7 +53,7 @@ def replayed(
         # With gradients, as in training: some forwards checkpoint activations only where they are wanted.
         with torch.set_grad_enabled(model.training), watching_checkpoints(seen.recompute):
             _Play(model, model, inside, seen=seen).run(images)
-        last = next((path for _, path in reversed(seen.calls) if _holds_layer(model, path)), None)
+        last = next((path for _, path in reversed(seen.calls) if holds_layer(model.get_submodule(path))), None)
         if last is None or isinstance(model.get_submodule(last), LAYERS):
             break
         inside = _with_containers(model, inside | around([f"{last}.*"]), ats)
@@ -282,10 +282,6 @@ class _Read(dict[str, Any]):
         return super().__getitem__(name)
 
 
-def _cloned(value: Tensor | None) -> Tensor | None:
-    return None if value is None else value.clone()
-
-
 def _found(root: nn.Module, base: nn.Module, path: str) -> nn.Module:
     """The branch's own module where it has one, else the target's."""
     try:
@@ -301,10 +297,6 @@ def _with_containers(model: nn.Module, inside: frozenset[str], ats: tuple[str, .
         if isinstance(module, _CONTAINERS) and path not in ats and path.rpartition(".")[0] in found:
             found.add(path)
     return frozenset(found)
-
-
-def _holds_layer(model: nn.Module, path: str) -> bool:
-    return any(isinstance(module, LAYERS) for module in model.get_submodule(path).modules())
 
 
 def _paths(noted: list[tuple[int, str]], number: int) -> tuple[str, ...]:
