@@ -20,7 +20,7 @@ from rich.table import Table
 
 from backbone_checks import CheckedBackbone, check_backbones, find_smallest, list_families, list_torchvision
 from backbone_sweep import SweptBackbone, condense, list_architectures, sweep_backbones
-from coterie.console.terminal import table_console
+from coterie.console.tables import table_console
 from coterie.errors import UserError
 from coterie.files import read_json, write_text
 from coterie.studies.results import only_writer

@@ -11,7 +11,8 @@ from rich.table import Table
 import coterie
 from coterie.cli import main
 from coterie.cli.arguments import expanded
-from coterie.console.terminal import printable, table_console
+from coterie.console.tables import table_console
+from coterie.console.terminal import printable
 from test_cli import refused
 
 DIGITS = ["train", "--data", "digits", "--out", "never"]
@@ -77,7 +78,7 @@ def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys
     assert "class" not in line
 
 
-@pytest.mark.parametrize("option", ["--method", "root", "--epochs"])
+@pytest.mark.parametrize("option", ["--method", "--data.root", "--epochs"])
 def test_an_option_without_its_value_is_named(option, capsys):
     assert refused(capsys, "train", option) == f"coterie: {option} has no value; write one behind it\n"
 
@@ -138,9 +139,9 @@ def test_the_list_of_splits_is_of_stages_and_blocks(capsys):
 def test_data_that_have_moved_are_found_by_export(capsys, moved, tmp_path):
     run, place = moved
     assert "root" in refused(capsys, "export", run.path, "--out", tmp_path / "m.safetensors")
-    main(["export", str(run.path), "--out", str(tmp_path / "m.safetensors"), "root", str(place)])
+    main(["export", str(run.path), "--out", str(tmp_path / "m.safetensors"), "--data.root", str(place)])
     assert "largest difference" in capsys.readouterr().out
-    main(["evaluate", str(run.path), "root", str(place)])
+    main(["evaluate", str(run.path), "--data.root", str(place)])
     assert "error" in capsys.readouterr().out
 
 

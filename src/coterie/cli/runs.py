@@ -10,7 +10,8 @@ from rich.table import Table
 
 import coterie
 from coterie.cli.arguments import check_data_name, find_method, new_parser
-from coterie.console.terminal import printable, say, table_console
+from coterie.console.tables import table_console
+from coterie.console.terminal import printable, say
 from coterie.data import DATASETS
 from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from coterie.cli.arguments import new_parser
-from coterie.console.terminal import table_console
+from coterie.console.tables import table_console
 from coterie.errors import UserError
 from coterie.files import user_path
 from coterie.studies import runner, smoke

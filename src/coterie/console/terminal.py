@@ -5,11 +5,8 @@ import sys
 import unicodedata
 from typing import TextIO
 
-from rich.console import Console
-
 # Each turns the reading direction of what follows: a name could pass for another.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_ENDLESS = 10_000  # columns
 
 
 def prepare_streams() -> None:
@@ -34,18 +31,6 @@ def say(line: str, file: TextIO | None = None) -> None:
     A pipe and a log get it whole. Above a progress bar standard error is rich's, which keeps the bar below the line.
     """
     print(printable(line), file=file or sys.stdout)
-
-
-def table_console() -> Console:
-    """Prints tables: as wide as the terminal, and as wide as they are where there is none."""
-    return _Console(highlight=False, width=None if sys.stdout.isatty() else _ENDLESS)
-
-
-class _Console(Console):
-    """Says that a pipe was closed in the way that printing does; rich would end the process with another code."""
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 def log_handler() -> logging.Handler:

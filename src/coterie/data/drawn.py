@@ -10,7 +10,7 @@ from typing import Literal
 from coterie.checking import make_checked
 from coterie.data.base import ImageData, Images
 from coterie.data.listing import check_class_names, relative
-from coterie.data.say import shown
+from coterie.data.say import escape
 from coterie.data.split import Split
 from coterie.errors import UserError
 from coterie.files import read_json, user_path, write_text
@@ -44,7 +44,7 @@ def digest(root: Path, names: Sequence[str]) -> str:
         try:
             whole.update(hashlib.blake2b((root / name).read_bytes()).digest())
         except OSError as error:
-            raise UserError(f"{shown(root / name)}: cannot be read ({error.strerror}); put it back") from error
+            raise UserError(f"{escape(root / name)}: cannot be read ({error.strerror}); put it back") from error
     return whole.hexdigest()
 
 
@@ -76,5 +76,5 @@ def read_split(path: Path) -> Split:
         for name in names:
             folders = name.split("/")[:-1]
             if len(folders) <= split.class_folder or ".." in folders or not split.known(name):
-                raise UserError(f"{path}: '{shown(name)}' lies in no class folder; {mend}")
+                raise UserError(f"{path}: '{escape(name)}' lies in no class folder; {mend}")
     return split

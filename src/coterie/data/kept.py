@@ -9,7 +9,7 @@ from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, is_at, read_split
 from coterie.data.loading import make
 from coterie.data.registry import DATASETS
-from coterie.data.say import counted, say_once, shown
+from coterie.data.say import escape, plural, say_once
 from coterie.files import user_path
 
 # Options that say which images are taken: giving one draws anew.
@@ -71,16 +71,16 @@ def load_run(
         data = make(merged, keyed=False)
         if data.drawn is not None:
             say_once(
-                f"{shown(folder)}: has no {FILE}, as Runs of coterie 0.1.0; its split is drawn again, and is the Run's "
-                "only where no image was added or removed"
+                f"{escape(folder)}: has no {FILE}, as Runs of coterie 0.1.0; its split is drawn again, and is the "
+                "Run's only where no image was added or removed"
             )
         return data
     if split is not None and is_at(split, root):
-        say_once(f"{shown(root)}: holds the run's own images, of which the test images are measured")
+        say_once(f"{escape(root)}: holds the run's own images, of which the test images are measured")
         return make(merged, split=split)
     elsewhere = {key: value for key, value in merged.items() if key not in _DRAWING or key == "seed"}
     data = make(elsewhere, classes=classes)
     if len(data.train) == 0:
         unsure = "" if split is not None else "; if the run was trained on some of them, its error is no test error"
-        say_once(f"{shown(root)}: all {counted(len(data.test), 'image')} are test images{unsure}")
+        say_once(f"{escape(root)}: all {plural(len(data.test), 'image')} are test images{unsure}")
     return data

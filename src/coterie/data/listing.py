@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from coterie.data.base import Array
-from coterie.data.say import counted, fit, listed, say_once, shown
+from coterie.data.say import escape, is_printable, list_names, plural, say_once
 from coterie.errors import UserError
 
 # The words for a split, in any capitals. `val/` alone is the test set: see coterie.data.sources.folder.
@@ -46,9 +46,9 @@ class LeftOut:
 
     def say(self) -> None:
         """One line, where anything was left out."""
-        parts = [f"{reason}: {len(names)} ({listed(names)})" for reason, names in self.reasons.items()]
+        parts = [f"{reason}: {len(names)} ({list_names(names)})" for reason, names in self.reasons.items()]
         if parts:
-            say_once(f"{shown(self.root)}: left out {'; '.join(parts)}")
+            say_once(f"{escape(self.root)}: left out {'; '.join(parts)}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Part:
         unknown = [name for name in self.classes if name not in classes]
         if unknown:
             raise UserError(
-                f"{shown(folder / unknown[0])}: no class of {whose}, which has {listed(classes, 10)}; every class "
+                f"{escape(folder / unknown[0])}: no class of {whose}, which has {list_names(classes, 10)}; every class "
                 "needs training images"
             )
         place = np.array([classes.index(name) for name in self.classes], np.int64)
@@ -104,20 +104,20 @@ def split_folders(root: Path) -> dict[str, Path]:
         if role is None:
             others.append(path.name)
         elif role in roles:
-            raise UserError(f"{shown(root)}: has {roles[role].name}/ and {path.name}/, of the same meaning; keep one")
+            raise UserError(f"{escape(root)}: has {roles[role].name}/ and {path.name}/, of the same meaning; keep one")
         else:
             roles[role] = path
     if "train" not in roles:
         if roles and not others:
             have = ", ".join(f"{path.name}/" for path in roles.values())
-            raise UserError(f"{shown(root)}: has {have} but no train/; add the training images")
+            raise UserError(f"{escape(root)}: has {have} but no train/; add the training images")
         _refuse_longer_names(root)
         return {}
     if len(roles) == 1:
         if not _folders(roles["train"]):
             return {}
         name = roles["train"].name
-        raise UserError(f"{shown(root)}: has {name}/ and none of val/, test/, valid/; add the held-out images")
+        raise UserError(f"{escape(root)}: has {name}/ and none of val/, test/, valid/; add the held-out images")
     return roles
 
 
@@ -133,9 +133,9 @@ def _refuse_longer_names(root: Path) -> None:
         if word and _folders(path) and not any(_readable(entry.name) for entry in _entries(path)):
             alike.setdefault("train" if word[1].startswith("train") else "held out", path)
     if len(alike) == 2:
-        train, held_out = shown(alike["train"].name), shown(alike["held out"].name)
+        train, held_out = escape(alike["train"].name), escape(alike["held out"].name)
         raise UserError(
-            f"{shown(root)}: {train}/ and {held_out}/ seem to be splits and would be taken for classes; rename them "
+            f"{escape(root)}: {train}/ and {held_out}/ seem to be splits and would be taken for classes; rename them "
             "train/ and val/ or test/ (if they are classes, take their folders out of them)"
         )
 
@@ -154,9 +154,9 @@ def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
     folders = _class_folders(folder, left_out)
     if len(folders) < fewest:
         wanted = "two or more" if fewest > 1 else "one or more"
-        have = counted(len(folders), "class folder")
-        raise UserError(f"{shown(folder)}: {have}; a classifier needs {wanted}, one folder a class")
-    check_class_names([path.name for path in folders], f"{shown(folder)}: ")
+        have = plural(len(folders), "class folder")
+        raise UserError(f"{escape(folder)}: {have}; a classifier needs {wanted}, one folder a class")
+    check_class_names([path.name for path in folders], f"{escape(folder)}: ")
     for path in _entries(folder):
         if path not in folders and _readable(path.name) and not path.name.startswith("."):
             left_out.add(_OUTSIDE, path)
@@ -167,8 +167,8 @@ def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
         images = _images(path, left_out)
         if not images:
             unused = [name for key, names in left_out.reasons.items() for name in names[before.get(key, 0) :]]
-            holds = f" (it holds {listed(unused)})" if unused else ""
-            raise UserError(f"{shown(path)}: a class folder without images{holds}; add some, or remove the folder")
+            holds = f" (it holds {list_names(unused)})" if unused else ""
+            raise UserError(f"{escape(path)}: a class folder without images{holds}; add some, or remove the folder")
         files += images
         labels += [label] * len(images)
     return Part([path.name for path in folders], files, np.array(labels, np.int64))
@@ -197,9 +197,9 @@ def check_class_names(names: Iterable[str], where: str) -> None:
         UserError: Names the first, with escapes.
     """
     for name in names:
-        if not fit(name):
+        if not is_printable(name):
             raise UserError(
-                f"{where}the class name '{shown(name)}' holds control characters or bytes that are no UTF-8; rename it"
+                f"{where}the class name '{escape(name)}' holds control characters or bytes that are no UTF-8; rename it"
             )
 
 
@@ -207,7 +207,7 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except OSError as error:
-        raise UserError(f"{shown(folder)}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"{escape(folder)}: cannot be read ({error.strerror}); mend its permissions") from error
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -221,7 +221,7 @@ def _images(folder: Path, left_out: LeftOut) -> list[Path]:
     """
 
     def refuse(error: OSError) -> None:
-        raise UserError(f"{shown(error.filename)}: cannot be read ({error.strerror}); mend its permissions")
+        raise UserError(f"{escape(error.filename)}: cannot be read ({error.strerror}); mend its permissions")
 
     files: list[Path] = []
     seen, whole = {_identity(folder)}, left_out.root.resolve()

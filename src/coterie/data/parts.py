@@ -8,7 +8,7 @@ import numpy as np
 from coterie.data.base import Images, Source
 from coterie.data.drawn import record_split
 from coterie.data.listing import relative
-from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.say import escape, list_names, plural, say_once
 from coterie.data.split import Split
 from coterie.data.splits import most_held_out, stratified
 from coterie.errors import UserError
@@ -71,6 +71,6 @@ def say_missing(source: Source, train: Images, test: Images, train_samples: int 
     ):
         missing = np.setdiff1d(np.arange(len(source.classes)), images.labels)
         if asked and len(images) and len(missing):
-            where = "" if source.root is None else f"{shown(source.root)}: "
-            names = listed([source.classes[index] for index in missing], 10)
-            say_once(f"{where}no {what} image of {counted(len(missing), 'class', 'classes')}: {names}")
+            where = "" if source.root is None else f"{escape(source.root)}: "
+            names = list_names([source.classes[index] for index in missing], 10)
+            say_once(f"{where}no {what} image of {plural(len(missing), 'class', 'classes')}: {names}")

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from coterie.data.base import Array
-from coterie.data.say import shown
+from coterie.data.say import escape
 from coterie.errors import UserError
 
 Range = tuple[float, float]
@@ -75,19 +75,19 @@ def opened(path: Path) -> Iterator[Image.Image]:
         # Opening a pipe would wait for a writer, for ever where there is none.
         if not stat.S_ISREG(path.stat().st_mode):
             what = "a folder; name the images in it" if path.is_dir() else "a pipe or device; name an image file"
-            raise UserError(f"{shown(path)}: {what}")
+            raise UserError(f"{escape(path)}: {what}")
         with Image.open(path) as file:
             yield file
     except UserError:
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{shown(path)}: no such file") from error
+        raise UserError(f"{escape(path)}: no such file") from error
     except PermissionError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({error.strerror}); mend its permissions") from error
+        raise UserError(f"{escape(path)}: cannot be read ({error.strerror}); mend its permissions") from error
     except Exception as error:  # a damaged file raises whatever its bytes spell
         # Pillow names the file again in what it says; bytes of a damaged one may steer a terminal.
-        reason = shown(" ".join(str(error).replace(repr(str(path)), "it").split())[:200]) or type(error).__name__
-        raise UserError(f"{shown(path)}: cannot be decoded as an image ({reason}); mend or remove it") from error
+        reason = escape(" ".join(str(error).replace(repr(str(path)), "it").split())[:200]) or type(error).__name__
+        raise UserError(f"{escape(path)}: cannot be decoded as an image ({reason}); mend or remove it") from error
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def unknown_range(where: Path | str, kind: str, low: float, high: float, trained
         mend = f"if they hold fewer bits, say {_option(0, _bits(high))}; if they are dark, {_option(*FULL)}"
     else:
         mend = f"no file says which values are black and white; say it, for example {_option(*_plausible(low, high))}"
-    return UserError(f"{shown(where)}: {what}; {mend}")
+    return UserError(f"{escape(where)}: {what}; {mend}")
 
 
 def _bits(high: float) -> int:
@@ -180,7 +180,7 @@ def _raw_mode(arguments: Any) -> str:
 def _values(image: Image.Image, kind: PixelType, path: Path) -> Array:
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise UserError(f"{shown(path)}: holds pixels that are NaN or infinite; mend or remove it")
+        raise UserError(f"{escape(path)}: holds pixels that are NaN or infinite; mend or remove it")
     return values * (65535 / 4095) if kind.twelve else values  # as Pillow does with 12 bits of PGM and JPEG 2000
 
 
@@ -196,8 +196,8 @@ def _shallow(
     if kind.name == SIXTEEN_COLOUR:
         if pixel_range not in (None, FULL):
             raise UserError(
-                f"{shown(path)}: colour of 16 bits, of which 8 can be read here: ⟨data.pixel_range⟩ does not reach it; "
-                "convert it to 8 bits"
+                f"{escape(path)}: colour of 16 bits, of which 8 can be read here: ⟨data.pixel_range⟩ does not reach "
+                "it; convert it to 8 bits"
             )
         if pixel_range is None and not dim:
             _, low, high = extent(path)
@@ -210,7 +210,7 @@ def _shallow(
         raise unknown_range(path, kind.name, lowest, highest, trained=not dim)
     low, high = pixel_range or FULL
     if say is not None and (lowest < low or highest > high):
-        say(f"{shown(path)}: values from {lowest:g} to {highest:g}, cut to pixel_range, {low:g} to {high:g}")
+        say(f"{escape(path)}: values from {lowest:g} to {highest:g}, cut to pixel_range, {low:g} to {high:g}")
     clear = image.info.get("transparency")
     scaled = (values - low) * (255 / (high - low))
     if kind.inverted:

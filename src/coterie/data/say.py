@@ -11,7 +11,7 @@ log = logging.getLogger("coterie")
 
 # Control characters, line and paragraph separators, marks that turn the reading direction, and the surrogates by which
 # Python holds bytes that are no UTF-8.
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _EXAMPLES = 3
 
 
@@ -22,29 +22,29 @@ def say_once(line: str) -> None:
         log.warning("%s", line)
 
 
-def fit(name: str) -> bool:
+def is_printable(name: str) -> bool:
     """Whether a name is text that can be written to files and terminals as it is."""
-    return _UNFIT.search(name) is None
+    return _UNPRINTABLE.search(name) is None
 
 
-def shown(name: str | Path) -> str:
+def escape(name: str | Path) -> str:
     r"""A name for a terminal: what could steer it, and bytes that are no UTF-8, as escapes such as ``\x1b``."""
-    return _UNFIT.sub(_escape, str(name))
+    return _UNPRINTABLE.sub(_escape_match, str(name))
 
 
-def _escape(match: re.Match[str]) -> str:
+def _escape_match(match: re.Match[str]) -> str:
     code = ord(match.group())
     if 0xDC80 <= code <= 0xDCFF:
         code -= 0xDC00  # the byte that it stands for
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
-def counted(count: int, one: str, many: str | None = None) -> str:
+def plural(count: int, one: str, many: str | None = None) -> str:
     """``1 image``, ``2 images``."""
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def listed(names: Sequence[str], most: int = _EXAMPLES) -> str:
+def list_names(names: Sequence[str], most: int = _EXAMPLES) -> str:
     """Names after one another: the first of them, and how many more there are."""
-    text = ", ".join(shown(name) for name in names[:most])
+    text = ", ".join(escape(name) for name in names[:most])
     return text + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -17,7 +17,7 @@ import torch
 from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
 from coterie.data.pixels import Range, decode_file
-from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.say import escape, list_names, plural, say_once
 from coterie.data.sources.folder_survey import decode_all, raise_damage, refuse_damaged, survey
 from coterie.data.split import Split
 from coterie.data.splits import most_held_out, stratified
@@ -75,7 +75,7 @@ def read_folder(
     """
     if not root.is_dir():
         raise UserError(
-            f"{shown(root)}: no such folder; ⟨data.root⟩ names the folder that holds train/ and val/, or the classes"
+            f"{escape(root)}: no such folder; ⟨data.root⟩ names the folder that holds train/ and val/, or the classes"
         )
     left_out = LeftOut(root)
     folders = split_folders(root) if scan else {"train": root / "train", "test": root / "val"}
@@ -148,7 +148,7 @@ def _given(
     """Classes and parts of a folder that holds them apart."""
     if test_fraction is not None:
         raise UserError(
-            f"⟨data.test_fraction⟩: {shown(root)} has its own held-out images; only one folder of classes is split"
+            f"⟨data.test_fraction⟩: {escape(root)} has its own held-out images; only one folder of classes is split"
         )
     train = class_images(folders["train"], left_out)
     classes = list(names or train.classes)
@@ -195,7 +195,7 @@ def _divided(
         )
     if count > most_held_out(labels):
         raise UserError(
-            f"{shown(root)}: {counted(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
+            f"{escape(root)}: {plural(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
             "held out to test on, and classes would have none to train on; add images, or give a smaller "
             "⟨data.test_fraction⟩"
         )
@@ -212,20 +212,20 @@ def _as_drawn(root: Path, parts: _Parts, split: Split, whole: bool) -> _Parts:
     gone = [name for given in split.parts().values() for name in given if name not in here]
     if gone:
         are = "is" if len(gone) == 1 else "are"
-        line = f"{shown(root)}: {counted(len(gone), 'image')} of the run {are} gone: {listed(gone, 10)}"
+        line = f"{escape(root)}: {plural(len(gone), 'image')} of the run {are} gone: {list_names(gone, 10)}"
         if whole:
             raise UserError(f"{line}; put back what is gone to go on, or choose another ⟨out⟩")
         say_once(line)
     new = sorted(here - {name for given in split.parts().values() for name in given})
     if len(new) > split.others:
-        examples = "" if split.others else f" ({listed(new)})"
+        examples = "" if split.others else f" ({list_names(new)})"
         say_once(
-            f"{shown(root)}: {counted(len(new) - split.others, 'image')} more than when the run drew its split; they "
+            f"{escape(root)}: {plural(len(new) - split.others, 'image')} more than when the run drew its split; they "
             f"are not used{examples}"
         )
     for role in ("train", "test"):
         if not names[role]:
-            raise UserError(f"{shown(root)}: no {role} image of the run is there; put them back, or name their folder")
+            raise UserError(f"{escape(root)}: no {role} image of the run is there; put them back, or name their folder")
     files = {role: ([root / name for name in some], split.labels(some)) for role, some in names.items()}
     return files["train"], files["validation"] if split.validation else None, files["test"]
 

@@ -22,7 +22,7 @@ from coterie.data.pixels import (
     pixel_type,
     unknown_range,
 )
-from coterie.data.say import counted, listed, say_once, shown
+from coterie.data.say import escape, list_names, plural, say_once
 from coterie.errors import UserError
 
 T = TypeVar("T")
@@ -83,13 +83,13 @@ def survey(files: Sequence[Path], root: Path, pixel_range: Range | None) -> Surv
     several = [relative(file, root) for file, header in zip(files, headers, strict=True) if header.frames]
     if several:
         say_once(
-            f"{shown(root)}: {counted(len(several), 'file holds', 'files hold')} several pictures, of which the first "
-            f"is used ({listed(several)})"
+            f"{escape(root)}: {plural(len(several), 'file holds', 'files hold')} several pictures, of which the first "
+            f"is used ({list_names(several)})"
         )
     deep = [file for file, header in zip(files, headers, strict=True) if header.kind != EIGHT]
     resolved = _pixel_range(deep, root, pixel_range) if deep else pixel_range
     if pixel_range is not None and not deep:
-        say_once(f"{shown(root)}: pixel_range is not used: no image has more than 8 bits, and 8 bits are 0 to 255")
+        say_once(f"{escape(root)}: pixel_range is not used: no image has more than 8 bits, and 8 bits are 0 to 255")
     return Survey({header.size for header in headers}, all(header.grey for header in headers), resolved)
 
 
@@ -137,8 +137,8 @@ def raise_damage(damage: Sequence[tuple[Path, UserError]], total: int, root: Pat
         names = [relative(path, root) for path, _ in damage]
         reason = str(damage[0][1]).partition(": ")[2].partition("; mend")[0]
         raise UserError(
-            f"{shown(root)}: {len(damage)} of {total} images cannot be used: {listed(names, _NAMED)}; mend or remove "
-            f"them (the first {reason})"
+            f"{escape(root)}: {len(damage)} of {total} images cannot be used: {list_names(names, _NAMED)}; mend or "
+            f"remove them (the first {reason})"
         )
 
 
@@ -204,9 +204,9 @@ def _pixel_range(files: Sequence[Path], root: Path, given: Range | None) -> Rang
         if outside:
             lowest, highest = min(low for _, low, _ in found), max(high for _, _, high in found)
             say_once(
-                f"{shown(root)}: {counted(len(outside), 'image has', 'images have')} values outside of pixel_range, "
+                f"{escape(root)}: {plural(len(outside), 'image has', 'images have')} values outside of pixel_range, "
                 f"{given[0]:g} to {given[1]:g}, which become black or white: all go from {lowest:g} to {highest:g} "
-                f"({listed(outside)})"
+                f"({list_names(outside)})"
             )
         return given
     for kind in dict.fromkeys(kind for kind, _, _ in found):
@@ -214,6 +214,6 @@ def _pixel_range(files: Sequence[Path], root: Path, given: Range | None) -> Rang
         lowest, highest = float(values[:, 0].min()), float(values[:, 1].max())
         if kind not in (SIXTEEN, SIXTEEN_COLOUR) or highest < DIM:
             some = [name for name, (other, _, _) in zip(names, found, strict=True) if other == kind]
-            where = f"{root}: {counted(len(some), 'image')} ({listed(some)})"
+            where = f"{root}: {plural(len(some), 'image')} ({list_names(some)})"
             raise unknown_range(where, kind, lowest, highest)
     return FULL
