@@ -26,7 +26,7 @@ SETTING = "--data digits --data.image_size 32 --batch_size 128 --epochs 4 --test
 METHODS = {
     "vanilla": "--method vanilla --network resnet32",
     "one": "--method one --network resnet32",
-    "srm": "--method srm --network resnet8 --method.sites layer1,fc:in",
+    "srm": "--method srm --network resnet8 --method.features layer1,fc:in",
 }
 
 

@@ -11,14 +11,14 @@ from coterie import UserError
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.meal.discriminators import (
     Discriminator,
-    Pair,
-    Vectors,
-    aligned,
-    bin_shares,
-    deception,
-    discrimination,
-    mean_of_bins,
-    scaled_gradient,
+    StudentTeacherPair,
+    VectorReader,
+    align,
+    deception_loss,
+    discriminator_loss,
+    make_bin_shares,
+    pool_to_bins,
+    scale_gradient,
 )
 from coterie.networks import build
 from coterie.outputs import Batch
@@ -38,13 +38,13 @@ def test_alignment_pools_places_to_bins_and_then_over_channels(length, pooling, 
     expected = [
         reduce(np.stack([bins(channel.reshape(-1), length, reduce) for channel in image]), axis=0) for image in features
     ]
-    found = aligned(torch.tensor(features), length, pooling)
+    found = align(torch.tensor(features), length, pooling)
     np.testing.assert_allclose(found.numpy(), np.stack(expected), atol=1e-12)
 
 
 def test_vectors_are_aligned_along_themselves_and_half_precision_is_widened():
     vectors = torch.tensor([[1.0, 3.0, 5.0, 7.0]], dtype=torch.bfloat16)
-    found = aligned(vectors, 2)
+    found = align(vectors, 2)
     assert found.dtype == torch.float32
     assert found.tolist() == [[2.0, 6.0]]
 
@@ -81,9 +81,9 @@ def test_a_discriminator_and_its_losses_by_hand(final_relu):
 
     own, other = said(student.numpy()), said(teacher.numpy())
     expected = (wrong(own, np.array([1, 0])).sum() + wrong(other, np.array([0, 1])).sum()) / 12
-    assert discrimination(discriminator, student, teacher).item() == pytest.approx(expected, rel=1e-12)
+    assert discriminator_loss(discriminator, student, teacher).item() == pytest.approx(expected, rel=1e-12)
     expected = -np.log(1 / (1 + np.exp(-own[:, 1]))).mean()
-    assert deception(discriminator, student).item() == pytest.approx(expected, rel=1e-12)
+    assert deception_loss(discriminator, student).item() == pytest.approx(expected, rel=1e-12)
 
 
 class Said(nn.Module):
@@ -100,9 +100,9 @@ class Said(nn.Module):
 def test_a_final_relu_floors_the_loss_at_half_of_ln_2():
     sure = torch.tensor([[1e3, -1e3]] * 2 + [[-1e3, 1e3]] * 2).double()
     blank = torch.zeros(2, 10)
-    assert discrimination(Said(sure), blank, blank).item() == 0
-    assert discrimination(Said(sure.relu()), blank, blank).item() == pytest.approx(0.5 * math.log(2), rel=1e-12)
-    assert discrimination(Said(0 * sure), blank, blank).item() == pytest.approx(math.log(2), rel=1e-12)
+    assert discriminator_loss(Said(sure), blank, blank).item() == 0
+    assert discriminator_loss(Said(sure.relu()), blank, blank).item() == pytest.approx(0.5 * math.log(2), rel=1e-12)
+    assert discriminator_loss(Said(0 * sure), blank, blank).item() == pytest.approx(math.log(2), rel=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -114,19 +114,19 @@ def test_few_classes_leave_no_layer_empty(classes):
 
 def test_a_scaled_gradient_changes_no_value():
     tensor = torch.tensor([1.0, -2.0], requires_grad=True)
-    out = scaled_gradient(tensor, -0.5)
+    out = scale_gradient(tensor, -0.5)
     assert torch.equal(out, tensor)
     (out * torch.tensor([3.0, 4.0])).sum().backward()
     assert tensor.grad.tolist() == [-1.5, -2.0]
 
 
-def pair(draws=False, sites=(), **kinds):
+def pair(draws=False, paths=(), **kinds):
     torch.manual_seed(0)
     student, teachers = build("resnet8", 10, 1), [build(name, 10, 1) for name in ("resnet14", "resnet20")]
     teacher = Teacher(teachers)
-    lengths = (16, 4)[: len(sites)]
-    answers = [Vectors(each.network, sites, lengths) for each in teacher.members] if sites else None
-    return Pair(Vectors(student, sites, lengths), teacher, answers, draws), student, teachers
+    lengths = (16, 4)[: len(paths)]
+    answers = [VectorReader(each.network, paths, lengths) for each in teacher.members] if paths else None
+    return StudentTeacherPair(VectorReader(student, paths, lengths), teacher, answers, draws), student, teachers
 
 
 def batch():
@@ -134,9 +134,9 @@ def batch():
 
 
 def test_blocks_of_unlike_networks_give_vectors_of_one_length_and_the_logits_come_last():
-    both, _, teachers = pair(sites=("layer1", "layer3"))
+    both, _, teachers = pair(paths=("layer1", "layer3"))
     given = batch()
-    said, taught = both.student_says(given), both.teachers_say(given)
+    said, taught = both.student_vectors(given), both.teacher_vectors(given)
     assert [tuple(each.shape) for each in said] == [(6, 16), (6, 4), (6, 10)]
     assert [tuple(each.shape) for each in taught] == [(6, 2, 16), (6, 2, 4), (6, 2, 10)]
     assert not any(each.requires_grad for each in taught)
@@ -145,24 +145,24 @@ def test_blocks_of_unlike_networks_give_vectors_of_one_length_and_the_logits_com
         teachers[1].get_submodule(name).register_forward_hook(lambda m, i, out, name=name: features.update({name: out}))
     with torch.no_grad():
         logits = teachers[1](given.images)
-    assert torch.equal(taught[0][:, 1], aligned(features["layer1"], 16))
-    assert torch.equal(taught[1][:, 1], aligned(features["layer3"], 4))
+    assert torch.equal(taught[0][:, 1], align(features["layer1"], 16))
+    assert torch.equal(taught[1][:, 1], align(features["layer3"], 4))
     assert torch.equal(taught[2][:, 1], logits)
 
 
-@pytest.mark.parametrize("sites", [(), ("layer3",)])
-def test_one_teacher_is_drawn_by_the_generator_and_all_are_in_the_end(sites):
-    both, _, _ = pair(draws=True, sites=sites)
+@pytest.mark.parametrize("paths", [(), ("layer3",)])
+def test_one_teacher_is_drawn_by_the_generator_and_all_are_in_the_end(paths):
+    both, _, _ = pair(draws=True, paths=paths)
     given = batch()
     both.draws = False
-    everything = both.teachers_say(given)
+    everything = both.teacher_vectors(given)
     both.draws = True
     drawn = []
     for seed in range(20):
         torch.manual_seed(seed)
-        said = both.teachers_say(given)
+        said = both.teacher_vectors(given)
         torch.manual_seed(seed)
-        assert all(torch.equal(a, b) for a, b in zip(said, both.teachers_say(given), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(said, both.teacher_vectors(given), strict=True))
         assert all(each.shape[1] == 1 for each in said)
         (which,) = [t for t in (0, 1) if torch.allclose(said[-1][:, 0], everything[-1][:, t], atol=1e-6)]
         drawn.append(which)
@@ -173,18 +173,18 @@ def test_remembered_answers_are_looked_up_by_image_and_teacher():
     both, _, _ = pair()
     both.teacher.remember(torch.arange(10 * 2 * 10.0).view(10, 2, 10))
     given = Batch((torch.zeros(2, 1, 8, 8),), torch.zeros(2), torch.tensor([7, 3]))
-    assert torch.equal(both.teachers_say(given)[0][:, 1, 0], torch.tensor([150.0, 70.0]))
+    assert torch.equal(both.teacher_vectors(given)[0][:, 1, 0], torch.tensor([150.0, 70.0]))
     assert both.teacher.answers(given, 1)[:, :, 0].tolist() == [[150.0], [70.0]]
 
 
 def test_a_site_that_is_not_there_is_told_with_its_option():
     with pytest.raises(UserError, match=r"--method.blocks 'layer9'; did you mean 'layer"):
-        Vectors(build("resnet8", 10, 1), ("layer9",), (4,), option="--method.blocks")
+        VectorReader(build("resnet8", 10, 1), ("layer9",), (4,), option="--method.blocks")
 
 
 @pytest.mark.parametrize(("places", "length"), [(64, 16), (49, 10), (5, 12), (7, 7), (1, 3)])
 def test_bins_are_adaptive_average_pooling_as_a_matrix(places, length):
     values = torch.randn(3, places, dtype=torch.float64)
     expected = torch.nn.functional.adaptive_avg_pool1d(values, length)
-    torch.testing.assert_close(values @ bin_shares(places, length).double(), expected)
-    assert torch.equal(mean_of_bins(values, length), expected)
+    torch.testing.assert_close(values @ make_bin_shares(places, length).double(), expected)
+    assert torch.equal(pool_to_bins(values, length), expected)

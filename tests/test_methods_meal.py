@@ -16,8 +16,8 @@ from coterie.cli import main
 from coterie.cli.arguments import expanded
 from coterie.cli.train import train_parser
 from coterie.methods import Meal, Task
-from coterie.methods.meal.adversarial import Discriminating, ImitationStep, similarity
-from coterie.methods.meal.discriminators import deception, discrimination
+from coterie.methods.meal.adversarial import DiscriminatorStep, ImitationStep, similarity_loss
+from coterie.methods.meal.discriminators import deception_loss, discriminator_loss
 from coterie.networks import build
 from coterie.outputs import Batch
 from coterie.training.checkpoint import load
@@ -48,7 +48,7 @@ def test_similarity_by_hand_and_no_gradient_for_the_teacher(kind, teachers):
         "l2_soft": ((softmax(s) - soft) ** 2).mean(),
     }[kind]
     student, taught = torch.tensor(s, requires_grad=True), torch.tensor(t, requires_grad=True)
-    found = similarity(student, taught, kind)
+    found = similarity_loss(student, taught, kind)
     assert found.item() == pytest.approx(expected, rel=1e-12)
     found.backward()
     assert taught.grad is None
@@ -79,7 +79,7 @@ def some(count=6):
 
 def gradients(turn, batch):
     """The loss terms of a turn as the runner runs it, and the gradients by who they belong to."""
-    step = turn.module.step if isinstance(turn.module, Discriminating) else turn.module
+    step = turn.module.step if isinstance(turn.module, DiscriminatorStep) else turn.module
     parts = {"student": step.pair.student, "discriminators": step.discriminators}
     torch.manual_seed(1)
     with only(turn.module, turn.parameters):
@@ -97,7 +97,7 @@ def expected(stage, batch, of):
     """The gradient, by part, of a rule on (discriminator, student's logits, teacher's logits)."""
     step = imitating(stage)
     torch.manual_seed(1)
-    (taught,), (student,) = step.pair.teachers_say(batch), step.pair.student_says(batch)
+    (taught,), (student,) = step.pair.teacher_vectors(batch), step.pair.student_vectors(batch)
     of(step.discriminators[0] if len(step.discriminators) else None, student, taught).backward()
     parts = {"student": step.pair.student, "discriminators": step.discriminators}
     found = {}
@@ -118,8 +118,8 @@ def test_joint_teaches_the_student_to_differ_and_reversal_the_opposite(mode, sig
     stage, batch = last_stage(adversarial=mode, adversarial_weight=beta), some()
     (turn,) = stage.turns
     loss, found = gradients(turn, batch)
-    apart = expected(stage, batch, lambda d, s, t: discrimination(d, s, t[:, 0]))
-    alike = expected(stage, batch, lambda d, s, t: similarity(s, t))
+    apart = expected(stage, batch, lambda d, s, t: discriminator_loss(d, s, t[:, 0]))
+    alike = expected(stage, batch, lambda d, s, t: similarity_loss(s, t))
     assert close(found["student"], alike["student"] + sign * beta * apart["student"])
     assert close(found["discriminators"], apart["discriminators"])  # it learns the same whatever β and the sign
     assert set(loss.terms) == {"similarity", "discriminator"}
@@ -137,7 +137,7 @@ def test_in_turn_each_step_reaches_its_own_side_and_both_see_the_same_teacher():
             first.module(batch)
         held = imitating(stage).said
         torch.manual_seed(seed)
-        assert torch.equal(held[0], imitating(stage).pair.teachers_say(batch)[0])
+        assert torch.equal(held[0], imitating(stage).pair.teacher_vectors(batch)[0])
         (drawn,) = held
         assert drawn.shape == (6, 1, 10)
     assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
@@ -145,7 +145,7 @@ def test_in_turn_each_step_reaches_its_own_side_and_both_see_the_same_teacher():
     loss, found = gradients(first, batch)
     assert set(loss.terms) == {"discriminator"}
     assert found["student"] is None
-    apart = expected(stage, batch, lambda d, s, t: discrimination(d, s.detach(), t[:, 0]))
+    apart = expected(stage, batch, lambda d, s, t: discriminator_loss(d, s.detach(), t[:, 0]))
     assert close(found["discriminators"], apart["discriminators"])
 
     (held,) = imitating(stage).said
@@ -153,7 +153,7 @@ def test_in_turn_each_step_reaches_its_own_side_and_both_see_the_same_teacher():
     assert imitating(stage).said is None
     assert set(loss.terms) == {"similarity", "adversarial"}
     assert found["discriminators"] is None
-    alike = expected(stage, batch, lambda d, s, t: similarity(s, held) + 0.3 * deception(d, s))
+    alike = expected(stage, batch, lambda d, s, t: similarity_loss(s, held) + 0.3 * deception_loss(d, s))
     assert close(found["student"], alike["student"])
 
 
@@ -179,7 +179,7 @@ def test_the_mean_of_teachers_is_that_of_probabilities_and_for_discriminators_of
     assert taught.shape == (6, 2, 10)
     by_hand = -(softmax(taught.numpy()).mean(1) * np.log(softmax(logits.detach().numpy()))).sum(1).mean()
     assert loss["similarity"].item() == pytest.approx(by_hand, rel=1e-9)
-    told = discrimination(step.discriminators[0], logits, taught.mean(1))
+    told = discriminator_loss(step.discriminators[0], logits, taught.mean(1))
     assert loss["discriminator"].item() == pytest.approx(told.item(), rel=1e-9)
 
 
@@ -189,13 +189,13 @@ def test_blocks_count_by_their_weights_and_have_a_discriminator_each():
     assert [each.layers[0].in_features for each in step.discriminators] == [64, 4, 10]  # places of the student's maps
     loss, _ = gradients(stage.turns[0], some())
     torch.manual_seed(1)
-    taught = step.pair.teachers_say(some())
-    each = [similarity(s, t) for s, t in zip(step.pair.student_says(some()), taught, strict=True)]
+    taught = step.pair.teacher_vectors(some())
+    each = [similarity_loss(s, t) for s, t in zip(step.pair.student_vectors(some()), taught, strict=True)]
     total = sum(weight * value for weight, value in zip((0.05, 0.1, 1.0), each, strict=True))
     assert loss["similarity"].item() == pytest.approx(total.item(), rel=1e-9)
     told = [
-        discrimination(d, s, t[:, 0])
-        for d, s, t in zip(step.discriminators, step.pair.student_says(some()), taught, strict=True)
+        discriminator_loss(d, s, t[:, 0])
+        for d, s, t in zip(step.discriminators, step.pair.student_vectors(some()), taught, strict=True)
     ]
     assert loss["discriminator"].item() == pytest.approx(sum(told).item(), rel=1e-9)
 

@@ -15,10 +15,11 @@ from coterie import UserError
 from coterie.cli import main
 from coterie.methods import Hooks, Srm, Task
 from coterie.methods.frozen_teacher import Adapted
-from coterie.methods.srm.matching import Pair, paired
+from coterie.methods.srm.matching import FeaturePair, pair_features
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
 from coterie.networks.features import FeaturePlace
 from coterie.outputs import Batch
+from coterie.records import upgrade_options
 from coterie.training import Interrupted
 from toys import comparable, go, interrupting, same, weights
 
@@ -88,7 +89,7 @@ def test_dictionaries_learn_to_reconstruct_and_leave_the_teacher_alone(teacher_b
     if drifted is not None:
         assert equal(drifted.network, before, but=("running_", "num_batches"))
         assert not torch.equal(drifted.network.bn1.running_mean, teacher.bn1.running_mean)
-    # Σ over the sites of mean squared errors.
+    # Σ over the places of mean squared errors.
     learning.eval()
     features = learning.features(batch().images)
     by_hand = sum(
@@ -132,7 +133,7 @@ def test_initialisation_learns_the_codes_without_labels(target, pixel_logits):
     assert torch.equal(module(labelled).loss.total, module(unlabelled).loss.total)
 
 
-def test_initialisation_sums_both_losses_over_the_sites():
+def test_initialisation_sums_both_losses_over_the_places():
     *_, stage, _ = stages()
     module = stage.turns[0].module.eval()
     loss = module(batch()).loss
@@ -213,7 +214,7 @@ class Cut(Srm):
 
 @pytest.mark.parametrize("last", ["distillation", "probe"])
 def test_a_run_resumes_exactly_in_every_stage(last, digits, tmp_path, monkeypatch):
-    method = Cut(network="resnet8", teacher_bn="train", last=last, sites="layer1,fc:in")
+    method = Cut(network="resnet8", teacher_bn="train", last=last, features="layer1,fc:in")
     options = {"epochs": 1, "batch_size": 40}
     whole = go(method, digits, tmp_path / "whole", **options)
     for where, after in (("dictionaries", 6), ("initialisation", 10), (last, 14)):
@@ -230,14 +231,14 @@ def test_shell_train_evaluate_export_report_and_a_named_teacher(alone, tmp_path,
     given = ["train", "--method", "srm", "--network", "resnet8", "--data", "digits", "--data.train_samples", "60"]
     given += ["--data.test_samples", "60"]
     first, second = tmp_path / "first", tmp_path / "second"
-    main([*given, "--epochs", "1", "teacher_network", "resnet14", "--out", str(first)])
+    main([*given, "--epochs", "1", "--method.teacher_network", "resnet14", "--out", str(first)])
     run = coterie.Run(first)
     assert [row["stage"] for row in run.metrics] == [*STAGES, "distillation"]
     assert "test_error_target" not in run.metrics[1]
-    teacher = ["--method.teacher", str(alone.path), "--method.last", "probe", "--method.sites", "layer2,layer3"]
+    teacher = ["--method.teacher", str(alone.path), "--method.last", "probe", "--method.features", "layer2,layer3"]
     main([*given, "--epochs", "1", *teacher, "--out", str(second)])
     assert [row["stage"] for row in coterie.Run(second).metrics] == [*STAGES[1:], "probe"]
-    assert coterie.Run(second).config["method"]["sites"] == ["layer2", "layer3"]
+    assert coterie.Run(second).config["method"]["features"] == ["layer2", "layer3"]
     main(["evaluate", str(first)])
     main(["export", str(second), "--format", "onnx", "--out", str(tmp_path / "m.onnx")])
     assert "largest difference" in " ".join(capsys.readouterr().out.split())
@@ -281,10 +282,10 @@ def pair_of(first, second):
     return [(pair.student.path, pair.teacher.path, pair.size) for pair in first] == second
 
 
-def test_automatic_sites_are_matched_and_said(caplog):
+def test_automatic_features_are_matched_and_logged(caplog):
     student, teacher = coterie.networks.build("resnet8", 10, 1), coterie.networks.build("densenet-bc-100-12", 10, 1)
     with caplog.at_level(logging.INFO, "coterie"):
-        pairs = paired(student, Adapted(teacher.eval()), torch.zeros(2, 1, 8, 8))
+        pairs = pair_features(student, Adapted(teacher.eval()), torch.zeros(2, 1, 8, 8))
     assert pair_of(
         pairs,
         [
@@ -294,31 +295,36 @@ def test_automatic_sites_are_matched_and_said(caplog):
             ("fc:in", "fc:in", (1, 1)),
         ],
     )
-    assert "site layer1 (16x8x8) learns from the teacher's dense1 (216x8x8)" in caplog.text
+    assert "features layer1 (16x8x8) learns from the teacher's dense1 (216x8x8)" in caplog.text
 
 
 def test_maps_of_unequal_size_meet_at_the_smaller_or_are_refused():
-    options = {"sites": "layer1, layer3", "teacher_sites": "layer3,layer1"}
+    options = {"features": "layer1, layer3", "teacher_features": "layer3,layer1"}
     _, learning, initial, _ = stages(**options)
     pairs = learning.turns[0].module.pairs
     assert pair_of(pairs, [("layer1", "layer3", (2, 2)), ("layer3", "layer1", (2, 2))])
     codes = initial.turns[0].module.labelling(batch().images)
     assert [tuple(each.codes.shape) for each in codes] == [(6, 128, 2, 2), (6, 32, 2, 2)]
-    assert Pair(FeaturePlace("a", 1, (4, 8)), FeaturePlace("b", 1, (8, 2))).size == (4, 2)
+    assert FeaturePair(FeaturePlace("a", 1, (4, 8)), FeaturePlace("b", 1, (8, 2))).size == (4, 2)
     assert step(initial).loss.total.isfinite()
     with pytest.raises(UserError, match=r"unequal is refuse.*layer1 \(16x8x8\).*layer3 \(64x2x2\)"):
         stages(unequal="refuse", **options)
-    with pytest.raises(UserError, match="names 2, and --method.sites 1"):
-        stages(sites="layer1", teacher_sites="layer1,layer2")
-    with pytest.raises(UserError, match=r"unknown module in --method\.teacher_sites 'layr1'; did you mean 'layer1'"):
-        stages(sites="layer1", teacher_sites="layr1")
+    with pytest.raises(UserError, match="teacher_features names 2, and features 1"):
+        stages(features="layer1", teacher_features="layer1,layer2")
+    with pytest.raises(UserError, match=r"unknown module in teacher_features 'layr1'; did you mean 'layer1'"):
+        stages(features="layer1", teacher_features="layr1")
+
+
+def test_a_card_of_0_1_0_names_features_as_it_called_them():
+    old = {"sites": ["layer1"], "teacher_sites": ["layer3"], "mu": 4.0}
+    assert upgrade_options("srm", old) == {"features": ["layer1"], "teacher_features": ["layer3"], "mu": 4.0}
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"mu": 0}, "mu is 0"),
-        ({"mu": 0.05}, "mu is 0.05: site layer1 would have 0 atoms"),
+        ({"mu": 0.05}, "mu is 0.05: layer1 would have 0 atoms"),
         ({"lam": 0}, "lam is 0"),
         ({"lam": 1.5}, "lam is 1.5"),
         ({"alpha": 2}, "alpha is 2"),

@@ -10,11 +10,11 @@ from torch import nn
 from coterie.methods.srm.sparse_coding import (
     SparseCoding,
     SparseHead,
-    codes_kept,
-    dictionary_size,
+    count_atoms,
+    count_kept_codes,
     image_loss,
     pixel_loss,
-    pooled_to,
+    pool_to,
     reconstruction_loss,
 )
 
@@ -161,7 +161,7 @@ def test_the_official_codes_pixel_loss_has_a_floor(atoms, floor, uniform):
     assert pixel_loss(some, labels, "sigmoid").item() > log((atoms - 1 + e) / e)
 
 
-# Section 5.3 of what the official code computes: C of the three sites 128, 256, 1024; rows μ, columns λ.
+# Section 5.3 of what the official code computes: C of the three places 128, 256, 1024; rows μ, columns λ.
 @pytest.mark.parametrize(
     ("mu", "atoms", "kept"),
     [
@@ -172,17 +172,17 @@ def test_the_official_codes_pixel_loss_has_a_floor(atoms, floor, uniform):
 )
 def test_dictionary_sizes_and_kept_codes(mu, atoms, kept):
     channels = (128, 256, 1024)
-    assert [dictionary_size(each, mu) for each in channels] == atoms
+    assert [count_atoms(each, mu) for each in channels] == atoms
     for lam, row in zip((0.01, 0.02, 0.03), kept, strict=True):
-        assert [codes_kept(each, mu, lam) for each in channels] == row
-    assert codes_kept(3, mu, 0.01) == 1
+        assert [count_kept_codes(each, mu, lam) for each in channels] == row
+    assert count_kept_codes(3, mu, 0.01) == 1
 
 
 def test_sizes_of_the_transfer_and_imagenet_experiments():
-    assert [dictionary_size(each, 2) for each in (64, 512, 1024, 2048)] == [128, 1024, 2048, 4096]
-    assert [codes_kept(each, 2, 0.02) for each in (64, 512, 1024, 2048)] == [2, 20, 40, 81]
-    assert [dictionary_size(each, 4) for each in (64, 128, 256, 512)] == [256, 512, 1024, 2048]
-    assert [codes_kept(each, 4, 0.02) for each in (64, 128, 256, 512)] == [5, 10, 20, 40]
+    assert [count_atoms(each, 2) for each in (64, 512, 1024, 2048)] == [128, 1024, 2048, 4096]
+    assert [count_kept_codes(each, 2, 0.02) for each in (64, 512, 1024, 2048)] == [2, 20, 40, 81]
+    assert [count_atoms(each, 4) for each in (64, 128, 256, 512)] == [256, 512, 1024, 2048]
+    assert [count_kept_codes(each, 4, 0.02) for each in (64, 128, 256, 512)] == [5, 10, 20, 40]
 
 
 @pytest.mark.parametrize("atoms", [256, 2048])
@@ -212,6 +212,6 @@ def test_half_precision_features_are_coded_in_float32():
 
 def test_larger_maps_are_averaged_down():
     features = torch.arange(16.0).view(1, 1, 4, 4)
-    assert pooled_to(features, (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
-    assert pooled_to(features, (4, 4)) is features
-    assert pooled_to(features[:, :, 0, 0], (1, 1)).shape == (1, 1)
+    assert pool_to(features, (2, 2)).flatten().tolist() == [2.5, 4.5, 10.5, 12.5]
+    assert pool_to(features, (4, 4)) is features
+    assert pool_to(features[:, :, 0, 0], (1, 1)).shape == (1, 1)

@@ -119,6 +119,7 @@ _RENAMED: dict[str, dict[str, str]] = {
     "ffl": {"fusion_decay": "fusion_weight_decay"},
     "pcl": {"average": "ema_decay", "average_steps": "ema_steps", "own_views": "view_per_peer"},
     "compact": {"structure": "importance"},
+    "srm": {"sites": "features", "teacher_sites": "teacher_features"},
     "online": {
         "teaches": "distillations",
         "average": "ema_decay",

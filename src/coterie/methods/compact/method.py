@@ -39,8 +39,8 @@ from coterie.methods.compact.shrinking import (
     ShrinkingStep,
     ShrinkSettings,
     copy_first_teacher,
-    decay_scales,
     estimate_statistics,
+    group_scales,
 )
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
@@ -143,7 +143,6 @@ class Compact(OfflineMethod):
         if not copy_first_teacher(teacher, student) and self.blockwise == "matched":
             raise UserError("⟨method.blockwise⟩ matched needs a teacher of the network's own kind; give another")
         yield self._shrink(student, teacher, groups)
-        decay_scales(student, groups, 1.0)
         if self.importance != "none":
             alive = self._select(self._rank(student, groups), groups)
             prune_channels(student, groups, alive, example, fold=self.fold)
@@ -172,7 +171,6 @@ class Compact(OfflineMethod):
         return copy.deepcopy(self.build(task)) if self.teacher_network is None else super()._untrained_teacher(task)
 
     def _shrink(self, student: nn.Module, teacher: Teacher, groups: ChannelGroups) -> Stage:
-        decay_scales(student, groups, 0.0)  # it would shrink all channels alike
         sequential = self.blockwise == "sequential"
         settings = self.strength, self.threshold, self.least, self.proximal, sequential, self.rate
         regulariser = CostRegulariser(groups, ShrinkSettings(self.resource, self.budget, *settings), self.blocks)
@@ -184,7 +182,7 @@ class Compact(OfflineMethod):
         step = ShrinkingStep(learn, student, regulariser if learned else None, matching)
         return Stage(
             "shrink",
-            [Turn(step, tuple(student.parameters()))],
+            [Turn(step, group_scales(student, groups))],
             network=student,
             schedule=regulariser.schedule,
             hooks=Hooks(after_step=lambda done: regulariser.step(student, done)) if learned else Hooks(),

@@ -4,7 +4,7 @@ Shapes: N prunable channels, L layers; C0 is the cost of the full network and R_
 (:mod:`coterie.methods.compact.costs`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,12 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import unknown_name
-from coterie.methods.base import Stage, Turn
+from coterie.functional.precision import without_autocast
+from coterie.methods.base import ParameterGroup, Stage, Turn
 from coterie.methods.compact.costs import ChannelCosts
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.vanilla import CrossEntropyStep
+from coterie.networks.calls import collect_calls
 from coterie.networks.prune.channel_groups import ChannelGroups, Resource, find_blocks
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32
 
@@ -96,7 +98,7 @@ class CostRegulariser(nn.Module):
             network: Whose channels are shrunk.
             progress: The share of the stage that is over, in [0, 1].
         """
-        with torch.autocast(self.block.device.type, enabled=False):
+        with without_autocast(self.block):
             values = self.costs.values(network)
             if self.settings.proximal:
                 return self.costs.layer_costs(values.detach() > self.settings.threshold).sum()
@@ -143,26 +145,20 @@ class BlockMatching(nn.Module):
 
     def forward(self, learn: nn.Module, batch: Batch) -> tuple[StepResult, Tensor]:
         """A step's result on a batch, and the term."""
-        heard: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
-        handles = [
-            network.get_submodule(name).register_forward_hook(_listener(maps, name))
-            for network, maps in zip(self.networks, heard, strict=True)
-            for name in self.blocks
-        ]
-        try:
+        student, teacher = self.networks
+        with collect_calls(student, self.blocks) as ours, collect_calls(teacher, self.blocks) as theirs:
             result: StepResult = learn(batch)
-            if not heard[1]:  # its answers were remembered
+            if not theirs:  # the step looked the teacher's answers up, and did not run it
                 with torch.no_grad():
-                    self.networks[1](batch.images)
-        finally:
-            for handle in handles:
-                handle.remove()
-        with torch.autocast(batch.images.device.type, enabled=False):
-            distances = []
-            for name, own in heard[0].items():
-                wanted = at_least_float32(heard[1][name])
-                error = functional.mse_loss(at_least_float32(own), wanted)
-                distances.append(error / wanted.square().mean().clamp(min=1e-12))
+                    teacher(batch.images)
+        wanted = {call.path: call.output for call in theirs}
+        distances = []
+        with without_autocast(batch.images):
+            for call in ours:
+                if call.output.dim() == 4:
+                    target = at_least_float32(wanted[call.path])
+                    error = functional.mse_loss(at_least_float32(call.output), target)
+                    distances.append(error / target.square().mean().clamp(min=1e-12))
             return result, self.weight * torch.stack(distances).mean()
 
 
@@ -224,10 +220,15 @@ def copy_first_teacher(teacher: Teacher, student: nn.Module) -> bool:
     return True
 
 
-def decay_scales(network: nn.Module, groups: ChannelGroups, factor: float) -> None:
-    """Set what weight decay counts for the scales of the norms of channels that can be cut."""
-    for path, _ in groups.norms:
-        setattr(network.get_submodule(path).weight, "decay_factor", factor)  # noqa: B010
+def group_scales(network: nn.Module, groups: ChannelGroups) -> list[ParameterGroup]:
+    """A network's parameters in two groups: the scales of prunable channels without weight decay, and all others.
+
+    Weight decay would shrink all channels alike, whatever they cost.
+    """
+    scales = {network.get_submodule(path).weight for path, _ in groups.norms}
+    others = [parameter for parameter in network.parameters() if parameter not in scales]
+    kept = [parameter for parameter in network.parameters() if parameter in scales]
+    return [{"params": others}, {"params": kept, "decay_factor": 0.0}]
 
 
 def _constant(optimiser: Optimizer, steps: int) -> LambdaLR:
@@ -238,11 +239,3 @@ def _block_of(path: str, blocks: Sequence[str]) -> int:
     """The innermost of the blocks that a layer is in; -1 where it is in none."""
     inside = [index for index, block in enumerate(blocks) if path == block or path.startswith(f"{block}.")]
     return max(inside, key=lambda index: len(blocks[index]), default=-1)
-
-
-def _listener(maps: dict[str, Tensor], name: str) -> Callable[[nn.Module, object, Tensor], None]:
-    def listen(module: nn.Module, inputs: object, output: Tensor) -> None:
-        if output.dim() == 4:
-            maps[name] = output
-
-    return listen

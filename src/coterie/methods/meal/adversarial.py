@@ -1,6 +1,6 @@
 """The steps of a student that learns from teachers beside discriminators (MEAL).
 
-Shapes: B images, d the length of a matched output's vector, t teachers. The equations stand in ``methods/meal.py``.
+Shapes: B images, d the length of a matched output's vector, t teachers. The equations stand in ``method.py``.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.functional import cross_entropy
-from coterie.methods.meal.discriminators import Pair, deception, discrimination, scaled_gradient
+from coterie.functional.precision import without_autocast
+from coterie.methods.meal.discriminators import StudentTeacherPair, deception_loss, discriminator_loss, scale_gradient
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult, at_least_float32
 from coterie.peers.combine import averaged
 from coterie.peers.independent import frozen_statistics
@@ -21,7 +22,7 @@ Adversarial = Literal["joint", "grl", "alternating", "none"]
 Similarity = Literal["ce", "l1", "l2", "l1_soft", "l2_soft"]
 
 
-def similarity(student: Tensor, teachers: Tensor, kind: Similarity = "ce") -> Tensor:
+def similarity_loss(student: Tensor, teachers: Tensor, kind: Similarity = "ce") -> Tensor:
     """How far a student's vectors are from its teachers'.
 
     Args:
@@ -30,7 +31,7 @@ def similarity(student: Tensor, teachers: Tensor, kind: Similarity = "ce") -> Te
         kind: ``ce``, cross-entropy of softmax in nats, mean over the batch; ``l1`` and ``l2``, the absolute and squared
             difference, mean over all B · d values; ``l1_soft`` and ``l2_soft``, the same of softmax.
     """
-    with torch.autocast(student.device.type, enabled=False):
+    with without_autocast(student):
         student, teachers = at_least_float32(student), at_least_float32(teachers.detach())
         if kind == "ce":
             return functional.cross_entropy(student, averaged(teachers).exp())
@@ -68,37 +69,38 @@ class ImitationStep(nn.Module):
         objective: What for.
     """
 
-    def __init__(self, pair: Pair, discriminators: nn.ModuleList, objective: Objective) -> None:
+    def __init__(self, pair: StudentTeacherPair, discriminators: nn.ModuleList, objective: Objective) -> None:
         super().__init__()
         self.pair, self.discriminators, self.objective = pair, discriminators, objective
-        # What the teachers said of the batch whose student's turn is still to come.
-        self.said: tuple[Tensor, ...] | None = None
+        # The discriminators' turn leaves the teachers' vectors here: the student's turn on the same batch must learn
+        # from the teacher that was drawn for it.
+        self.taught: tuple[Tensor, ...] | None = None
 
     def forward(self, batch: Batch) -> StepResult:
         """A batch's loss, ``similarity`` and what else there is, and the student's logits."""
         objective = self.objective
-        taught, self.said = self.said or self.pair.teachers_say(batch), None
-        student = self.pair.student_says(batch)
+        taught, self.taught = self.taught or self.pair.teacher_vectors(batch), None
+        student = self.pair.student_vectors(batch)
         pairs = zip(objective.weights, student, taught, strict=True)
-        terms = {"similarity": _sum([γ * similarity(s, t, objective.similarity) for γ, s, t in pairs])}
+        terms = {"similarity": _sum([γ * similarity_loss(s, t, objective.similarity) for γ, s, t in pairs])}
         if objective.adversarial == "alternating":
             asked = zip(self.discriminators, student, strict=True)
-            terms["adversarial"] = objective.adversarial_weight * _sum([deception(each, s) for each, s in asked])
+            terms["adversarial"] = objective.adversarial_weight * _sum([deception_loss(d, s) for d, s in asked])
         elif objective.adversarial != "none":
             sign = -1 if objective.adversarial == "grl" else 1
-            given = [scaled_gradient(s, sign * objective.adversarial_weight) for s in student]
-            terms["discriminator"] = self.told_apart(given, taught)
+            given = [scale_gradient(s, sign * objective.adversarial_weight) for s in student]
+            terms["discriminator"] = self.discriminator_loss(given, taught)
         if objective.label_weight:
             terms["cross_entropy"] = objective.label_weight * cross_entropy(student[-1], batch.labels)
         return StepResult(LossTerms(terms), PeerOutput(student[-1].unsqueeze(1)))
 
-    def told_apart(self, student: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
+    def discriminator_loss(self, student: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
         """The discriminators' loss on student's (B, d_j) and teachers' (B, t, d_j) vectors, summed over outputs."""
         asked = zip(self.discriminators, student, teachers, strict=True)
-        return _sum([discrimination(each, s, t.mean(1)) for each, s, t in asked])
+        return _sum([discriminator_loss(d, s, t.mean(1)) for d, s, t in asked])
 
 
-class Discriminating(nn.Module):
+class DiscriminatorStep(nn.Module):
     """The discriminators' turn before the student's: what they look at is held fixed.
 
     Args:
@@ -113,9 +115,9 @@ class Discriminating(nn.Module):
         """A batch's loss, ``discriminator``, and the student's logits."""
         pair = self.step.pair
         with torch.no_grad(), frozen_statistics(pair.student):  # batch norm counts a batch once, in the student's turn
-            student = pair.student_says(batch)
-        self.step.said = pair.teachers_say(batch)
-        loss = self.step.told_apart(student, self.step.said)
+            student = pair.student_vectors(batch)
+        self.step.taught = pair.teacher_vectors(batch)
+        loss = self.step.discriminator_loss(student, self.step.taught)
         return StepResult(LossTerms({"discriminator": loss}), PeerOutput(student[-1].unsqueeze(1)))
 
 

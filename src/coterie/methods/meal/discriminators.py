@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coterie.functional.precision import without_autocast
 from coterie.methods.frozen_teacher import Teacher
 from coterie.networks.features import Features
 from coterie.outputs import Batch, answer, at_least_float32
@@ -17,7 +18,7 @@ from coterie.outputs import Batch, answer, at_least_float32
 Pooling = Literal["avg", "max"]
 
 
-def aligned(features: Tensor, length: int, pooling: Pooling = "avg") -> Tensor:
+def align(features: Tensor, length: int, pooling: Pooling = "avg") -> Tensor:
     """Features of any network as vectors of one length, without parameters.
 
     Space is flattened row by row and pooled to ``length`` bins; the mean (or maximum) over channels is taken of these.
@@ -31,23 +32,23 @@ def aligned(features: Tensor, length: int, pooling: Pooling = "avg") -> Tensor:
     Returns:
         (B, d), float32 at least.
     """
-    with torch.autocast(features.device.type, enabled=False):
+    with without_autocast(features):
         places = at_least_float32(features)
         places = places.flatten(2) if places.dim() == 4 else places.unsqueeze(1)
         # Over channels first: the same, with less to pool.
         if pooling == "max":
             return functional.adaptive_max_pool1d(places.amax(1, keepdim=True), length).squeeze(1)
-        return mean_of_bins(places.mean(1), length)
+        return pool_to_bins(places.mean(1), length)
 
 
-def mean_of_bins(places: Tensor, length: int) -> Tensor:
+def pool_to_bins(places: Tensor, length: int) -> Tensor:
     """Adaptive average pooling of (B, P) to (B, length), by a matrix where only that is deterministic."""
     if not (places.is_cuda and torch.are_deterministic_algorithms_enabled()):
         return functional.adaptive_avg_pool1d(places.unsqueeze(1), length).squeeze(1)
-    return places @ bin_shares(places.shape[1], length).to(places)
+    return places @ make_bin_shares(places.shape[1], length).to(places)
 
 
-def bin_shares(places: int, length: int) -> Tensor:
+def make_bin_shares(places: int, length: int) -> Tensor:
     """The share of each place in each bin of adaptive average pooling, (places, length)."""
     first = torch.arange(length) * places // length
     end = -(-(torch.arange(length) + 1) * places // length)
@@ -59,7 +60,7 @@ class Discriminator(nn.Module):
     """Tells whose a vector is: fully connected layers d → d//k → d//k//k → 2, ReLU between them, none below 1 wide.
 
     Its two outputs are logits of independent questions, is it the student's and is it the teacher's, each learned by
-    binary cross-entropy: :func:`discrimination`.
+    binary cross-entropy: :func:`discriminator_loss`.
 
     Args:
         length: d.
@@ -76,45 +77,45 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers, *([nn.ReLU()] if final_relu else []))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, d) to logits (B, 2): the student's, the teacher's."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        """VectorReader (B, d) to logits (B, 2): the student's, the teacher's."""
+        with without_autocast(vectors):
             return self.layers(at_least_float32(vectors))
 
 
-def discrimination(discriminator: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+def discriminator_loss(discriminator: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
     """A discriminator's loss: binary cross-entropy against (1, 0) for student's rows and (0, 1) for teacher's.
 
     The mean over all 4 B answers, in nats: the rows are stacked along the batch.
 
     Args:
-        discriminator: Vectors to logits (B, 2).
+        discriminator: VectorReader to logits (B, 2).
         student: (B, d).
         teacher: (B, d).
     """
-    said = discriminator(torch.cat([student, teacher]))
-    with torch.autocast(said.device.type, enabled=False):
-        own = torch.eye(2, dtype=said.dtype, device=said.device).repeat_interleave(len(student), 0)
-        return functional.binary_cross_entropy_with_logits(said, own)
+    logits = discriminator(torch.cat([student, teacher]))
+    with without_autocast(logits):
+        labels = torch.eye(2, dtype=logits.dtype, device=logits.device).repeat_interleave(len(student), 0)
+        return functional.binary_cross_entropy_with_logits(logits, labels)
 
 
-def deception(discriminator: nn.Module, student: Tensor) -> Tensor:
+def deception_loss(discriminator: nn.Module, student: Tensor) -> Tensor:
     """-log D_teacher of student (B, d), in nats, mean over the batch: what it lowers to pass for a teacher."""
-    said = discriminator(student)
-    with torch.autocast(said.device.type, enabled=False):
-        return -functional.logsigmoid(said[:, 1]).mean()
+    logits = discriminator(student)
+    with without_autocast(logits):
+        return -functional.logsigmoid(logits[:, 1]).mean()
 
 
-class Vectors:
-    """A network that answers with vectors: those of some feature sites, aligned, and last its logits.
+class VectorReader:
+    """A network that answers with vectors: aligned features of some modules, and last its logits.
 
     No module, as :class:`~coterie.networks.features.Features`: whoever holds it holds the network.
 
     Args:
         network: Maps images to logits or to a group's answer.
-        sites: Paths of modules.
-        lengths: d of each site.
+        paths: Of the modules.
+        lengths: d of each.
         pooling: Of the alignment.
-        option: Who named the sites, for complaints.
+        option: Who named the modules, for complaints.
 
     Raises:
         UserError: The network has no such module.
@@ -123,25 +124,25 @@ class Vectors:
     def __init__(
         self,
         network: nn.Module,
-        sites: Sequence[str] = (),
+        paths: Sequence[str] = (),
         lengths: Sequence[int] = (),
         pooling: Pooling = "avg",
         option: str | None = None,
     ) -> None:
         self.network, self.lengths, self.pooling = network, tuple(lengths), pooling
-        self.sites = Features(network, sites, option) if sites else None
+        self.features = Features(network, paths, option) if paths else None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images as the network wants them to the sites' vectors (B, d_j), in order, and the logits (B, C)."""
-        if self.sites is None:
+        """Images as the network wants them to the modules' vectors (B, d_j), in order, and the logits (B, C)."""
+        if self.features is None:
             return (answer(self.network(images)),)
-        output, features = self.sites(images)
+        output, features = self.features(images)
         pairs = zip(features.values(), self.lengths, strict=True)
-        return (*(aligned(each, length, self.pooling) for each, length in pairs), answer(output))
+        return (*(align(value, length, self.pooling) for value, length in pairs), answer(output))
 
 
-class Pair(nn.Module):
-    """A student and its teachers, asked about the same images: the vectors that they are compared by.
+class StudentTeacherPair(nn.Module):
+    """A student and its teachers, asked about the same images for the vectors that they are compared by.
 
     Args:
         student: What the student answers with; its network belongs to this module.
@@ -151,27 +152,29 @@ class Pair(nn.Module):
             function of seed, stage, epoch and step); False asks all.
     """
 
-    def __init__(self, student: Vectors, teacher: Teacher, answers: Sequence[Vectors] | None, draws: bool) -> None:
+    def __init__(
+        self, student: VectorReader, teacher: Teacher, answers: Sequence[VectorReader] | None, draws: bool
+    ) -> None:
         super().__init__()
         self.student, self.teacher = student.network, teacher
         self.vectors, self.answers, self.draws = student, answers, draws
 
-    def student_says(self, batch: Batch) -> tuple[Tensor, ...]:
+    def student_vectors(self, batch: Batch) -> tuple[Tensor, ...]:
         """The student's vectors (B, d_j), the logits last."""
         return self.vectors(batch.images)
 
     @torch.no_grad()
-    def teachers_say(self, batch: Batch) -> tuple[Tensor, ...]:
+    def teacher_vectors(self, batch: Batch) -> tuple[Tensor, ...]:
         """The teachers' vectors (B, t, d_j), the logits last; t is 1 where one is drawn."""
         member = int(torch.randint(len(self.teacher.members), ())) if self.draws else None
         if self.answers is None:
             return (self.teacher.answers(batch, member),)
         chosen = range(len(self.answers)) if member is None else [member]
-        said = [self.answers[each](self.teacher.members[each].convert(batch.images)) for each in chosen]
-        return tuple(torch.stack(vectors, 1) for vectors in zip(*said, strict=True))
+        answers = [self.answers[i](self.teacher.members[i].convert(batch.images)) for i in chosen]
+        return tuple(torch.stack(vectors, 1) for vectors in zip(*answers, strict=True))
 
 
-def scaled_gradient(tensor: Tensor, factor: float) -> Tensor:
+def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
     """The same values, with a gradient multiplied by ``factor``: at a negative one it is reversed.
 
     (Ganin et al., *Domain-adversarial training of neural networks*, JMLR 2016, section 4.2.)

@@ -29,10 +29,10 @@ from torch import nn
 
 from coterie.bounds import Count, NonNegative, PositiveInt
 from coterie.errors import UserError
-from coterie.methods.base import Stage, Task, Turn
+from coterie.methods.base import ParameterGroup, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
-from coterie.methods.meal.adversarial import Adversarial, Discriminating, ImitationStep, Objective, Similarity
-from coterie.methods.meal.discriminators import Discriminator, Pair, Pooling, Vectors
+from coterie.methods.meal.adversarial import Adversarial, DiscriminatorStep, ImitationStep, Objective, Similarity
+from coterie.methods.meal.discriminators import Discriminator, Pooling, StudentTeacherPair, VectorReader
 from coterie.methods.offline import OfflineMethod
 from coterie.networks.features import describe_features
 
@@ -114,15 +114,14 @@ class Meal(OfflineMethod):
             for length in lengths
             if self.adversarial != "none"
         )
-        for parameter in discriminators.parameters():
-            parameter.learning_rate = self.discriminator_rate  # type: ignore[attr-defined]
         weights = tuple(self.block_weights or _WEIGHTS[-len(lengths) :])
         objective = Objective(self.adversarial, self.similarity, weights, self.adversarial_weight, self.label_weight)
         step = ImitationStep(self._pair(student, teacher, lengths[:-1]), discriminators, objective)
-        turns = [Turn(step, tuple(step.parameters()))]
+        ours: ParameterGroup = {"params": list(student.parameters())}
+        theirs: ParameterGroup = {"params": list(discriminators.parameters()), "lr": self.discriminator_rate}
+        turns = [Turn(step, [ours, theirs])]
         if self.adversarial == "alternating":
-            first = Turn(Discriminating(step), tuple(discriminators.parameters()))
-            turns = [first, Turn(step, tuple(student.parameters()))]
+            turns = [Turn(DiscriminatorStep(step), [theirs]), Turn(step, [ours])]
         yield Stage("student", turns, network=student, deliver={"target": student}, teacher=teacher)
 
     def _block_lengths(self, task: Task) -> tuple[int, ...]:
@@ -131,21 +130,21 @@ class Meal(OfflineMethod):
             return ()
         example = torch.zeros(2, task.channels, *task.image_size)
         with torch.random.fork_rng(devices=[]):  # these networks must not change the random numbers of the next
-            sites = describe_features(self.build(task), self.blocks, example, "⟨method.blocks⟩")
+            places = describe_features(self.build(task), self.blocks, example, "⟨method.blocks⟩")
             if self.teacher is None:
                 describe_features(
                     self._untrained_teacher(task), self._teacher_blocks, example, "⟨method.teacher_blocks⟩"
                 )
-        return tuple(self.lengths or (prod(site.size) if site.size != (1, 1) else site.channels for site in sites))
+        return tuple(self.lengths or (prod(place.size) if place.size != (1, 1) else place.channels for place in places))
 
     @property
     def _teacher_blocks(self) -> tuple[str, ...]:
         return self.blocks if self.teacher_blocks is None else self.teacher_blocks
 
-    def _pair(self, student: nn.Module, teacher: Teacher, lengths: tuple[int, ...]) -> Pair:
-        own = Vectors(student, self.blocks, lengths, self.pooling, "⟨method.blocks⟩")
+    def _pair(self, student: nn.Module, teacher: Teacher, lengths: tuple[int, ...]) -> StudentTeacherPair:
+        own = VectorReader(student, self.blocks, lengths, self.pooling, "⟨method.blocks⟩")
         theirs = [
-            Vectors(each.network, self._teacher_blocks, lengths, self.pooling, "⟨method.teacher_blocks⟩")
-            for each in teacher.members
+            VectorReader(member.network, self._teacher_blocks, lengths, self.pooling, "⟨method.teacher_blocks⟩")
+            for member in teacher.members
         ]
-        return Pair(own, teacher, theirs if self.blocks else None, self.teacher_choice == "random")
+        return StudentTeacherPair(own, teacher, theirs if self.blocks else None, self.teacher_choice == "random")

@@ -1,9 +1,9 @@
-"""A linear probe: what a network has learned, as its classifier alone can tell."""
+"""A linear probe: what a network has learned, as its retrained classifier alone can tell."""
 
 from torch import Tensor, nn
 
 
-class Probe(nn.Module):
+class LinearProbe(nn.Module):
     """A network of which only the classifier is trained: it stays in evaluation mode, so that no statistic moves.
 
     Whoever trains it updates the parameters of ``classifier`` and no others.
@@ -24,8 +24,8 @@ class Probe(nn.Module):
         """The one part that learns."""
         return self.network.get_submodule(self.path)
 
-    def train(self, mode: bool = True) -> "Probe":
-        """A probe stays in evaluation mode."""
+    def train(self, mode: bool = True) -> "LinearProbe":
+        """A linear probe stays in evaluation mode."""
         return super().train(False)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """SRM: Knowledge Distillation by Sparse Representation Matching (Tran, Gabbouj, Iosifidis 2021, arXiv 2103.17012).
 
 The student first learns, without labels, what sparse codes say of the teacher's features, then from the teacher's
-answers. At matched sites l the teacher's features are t (B, C, H, W), the student's s (B, C', H, W). Stages:
+answers. At matched places l the teacher's features are t (B, C, H, W), the student's s (B, C', H, W). Stages:
 
 1. ``dictionaries``: D (C, M) and one bias c a site code each place of the frozen teacher by its k most similar atoms,
 
@@ -19,7 +19,7 @@ The paper's method section was not at hand: what is built is its released code, 
 softmax of CE is of sigmoid(z) (``pixel_logits``), the teacher's batch norms drift in stage 1 (``teacher_bn``; never in
 stage 3), and the probe is void. It asks for maps of equal size: here the larger of two is averaged down to the smaller
 (``unequal``). A validation split chooses the epoch of the last stage only. As on CIFAR-100: ``--network allcnn-0.66
---method.teacher_network densenet121-cifar --method.sites block1,block2,block4 --method.teacher_sites
+--method.teacher_network densenet121-cifar --method.features block1,block2,block4 --method.teacher_features
 trans1,trans2,dense4 --method.schedule paper``.
 """
 
@@ -38,8 +38,8 @@ from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
 from coterie.methods.offline import OfflineMethod
-from coterie.methods.srm.linear_probe import Probe
-from coterie.methods.srm.matching import Initialising, LearningDictionaries, Target, paired
+from coterie.methods.srm.linear_probe import LinearProbe
+from coterie.methods.srm.matching import CodeTarget, DictionaryStep, InitialisationStep, pair_features
 from coterie.methods.srm.sparse_coding import PixelLogits
 from coterie.methods.vanilla import CrossEntropyStep, make_plain_stage
 from coterie.networks.features import find_classifier
@@ -53,9 +53,10 @@ class Srm(OfflineMethod):
         network: The student: a name, a factory, or a module of yours.
         epochs: Stage name to its own number of epochs; the stages are ``teacher`` (none where one is given),
             ``dictionaries``, ``initialisation``, and the one that ``last`` names.
-        sites: Where the student is read, separated by commas: modules, or ``MODULE:in`` for what they are given. None
-            takes the ends of both networks' stages, where these are of the same size, and what the classifiers read.
-        teacher_sites: Where the teacher is read, as many; None for modules of the same names.
+        features: Where the student is read, separated by commas: modules, or ``MODULE:in`` for what they are given.
+            None takes the ends of both networks' stages, where these are of the same size, and what the classifiers
+            read.
+        teacher_features: Where the teacher is read, as many; None for modules of the same names.
         unequal: Maps of unequal size are met by ``pool``, averaging the larger down to the smaller, or ``refuse``.
         mu: μ, atoms per channel of the teacher.
         lam: λ, the share of the atoms that a place keeps, up to 1.
@@ -76,12 +77,12 @@ class Srm(OfflineMethod):
     name = "srm"
     summary = "a student learns a teacher's sparse codes, then its answers (Tran, Gabbouj, Iosifidis 2021)"
 
-    sites: str | Sequence[str] | None = None
-    teacher_sites: str | Sequence[str] | None = None
+    features: str | Sequence[str] | None = None
+    teacher_features: str | Sequence[str] | None = None
     unequal: Literal["pool", "refuse"] = "pool"
     mu: Positive = 2.0
     lam: PositiveShare = 0.02
-    target: Target = "both"
+    target: CodeTarget = "both"
     pixel_logits: PixelLogits = "raw"
     teacher_bn: Literal["eval", "train"] = "eval"
     last: Literal["distillation", "fine-tuning", "probe"] = "distillation"
@@ -94,7 +95,7 @@ class Srm(OfflineMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.sites, self.teacher_sites = _listed(self.sites), _listed(self.teacher_sites)
+        self.features, self.teacher_features = _split_paths(self.features), _split_paths(self.teacher_features)
         if self.teachers > 1 or (self.teacher is not None and len(self.teacher) > 1):
             raise UserError("method 'srm' reads one teacher's features; name one, and leave ⟨method.teachers⟩ out")
 
@@ -107,18 +108,18 @@ class Srm(OfflineMethod):
         teacher = yield from self.teacher_stages(task)
         student = self.build(task)
         example, member = zeros(2, task.channels, *task.image_size), teacher.members[0]
-        pairs = paired(student, member, example, self.sites, self.teacher_sites, self.unequal == "pool")
-        learning = LearningDictionaries(teacher, pairs, self.mu, self.lam, self.teacher_bn == "train")
+        pairs = pair_features(student, member, example, self.features, self.teacher_features, self.unequal == "pool")
+        learning = DictionaryStep(teacher, pairs, self.mu, self.lam, self.teacher_bn == "train")
         turn = Turn(learning, tuple(learning.codings.parameters()), partial(Adam, lr=self.dictionary_rate))
         yield Stage("dictionaries", [turn], schedule=self._falling(0.1, 0.7))
-        step = Initialising(student, learning.labelling(), pairs, self.target, self.pixel_logits)
+        step = InitialisationStep(student, learning.make_labels(), pairs, self.target, self.pixel_logits)
         adam = partial(Adam, lr=self.initial_rate, weight_decay=self.initial_decay)
         turn = Turn(step, (*student.parameters(), *step.heads.parameters()), adam)
         yield Stage("initialisation", [turn], schedule=self._falling(30 / 160, 130 / 160))
         yield replace(self._last(student, teacher, example), peers=("target",), deliver={"target": student})
 
     def teaching(self) -> Sequence[Edge]:
-        """Every teacher the student, by codes first and soft labels after."""
+        """Every teacher teaches the student, by codes first and soft labels after."""
         soft = f", then soft labels, T = {self.temperature:g}" if self.last == "distillation" else ""
         return [Edge(name, "target", f"sparse codes{soft}") for name in self.teacher_names()]
 
@@ -126,7 +127,7 @@ class Srm(OfflineMethod):
         if self.last == "fine-tuning":
             return make_plain_stage(self.last, student)
         if self.last == "probe":
-            probe = Probe(student, find_classifier(student, example))
+            probe = LinearProbe(student, find_classifier(student, example))
             turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))
             return Stage(self.last, [turn], network=probe)
         step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
@@ -139,5 +140,5 @@ class Srm(OfflineMethod):
         return lambda optimiser, steps: LambdaLR(optimiser, lambda now: 0.1 ** sum(now >= s * steps for s in shares))
 
 
-def _listed(paths: str | Sequence[str] | None) -> Sequence[str] | None:
-    return [each.strip() for each in paths.split(",")] if isinstance(paths, str) else paths and list(paths)
+def _split_paths(paths: str | Sequence[str] | None) -> Sequence[str] | None:
+    return [path.strip() for path in paths.split(",")] if isinstance(paths, str) else paths and list(paths)

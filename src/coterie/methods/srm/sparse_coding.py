@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coterie.functional.precision import without_autocast
 from coterie.outputs import at_least_float32
 
 PixelLogits = Literal["raw", "sigmoid"]
@@ -34,7 +35,7 @@ class Codes:
     @property
     def reconstruction(self) -> Tensor:
         """D ψ, by the dictionary that made the codes: (B, C, H, W)."""
-        with torch.autocast(self.codes.device.type, enabled=False):
+        with without_autocast(self.codes):
             return functional.conv2d(self.codes, self.dictionary[:, :, None, None])
 
     @property
@@ -48,7 +49,7 @@ class Codes:
         return self.codes.mean((2, 3))
 
 
-class _Similar(nn.Module):
+class _Similarity(nn.Module):
     """How much each place is like each atom, before the sigmoid: z_m = d_mᵀ t + c.
 
     The dictionary D (C, M) starts Kaiming-uniform over its M columns, U(±√(6/M)); the one bias c from U(-1, 1).
@@ -64,12 +65,12 @@ class _Similar(nn.Module):
     def products(self, features: Tensor) -> Tensor:
         """Features (B, C, H, W) or (B, C) to z (B, M, H, W)."""
         maps = features if features.dim() == 4 else features[:, :, None, None]
-        with torch.autocast(features.device.type, enabled=False):
+        with without_autocast(features):
             kernel = self.dictionary.t()[:, :, None, None]
             return functional.conv2d(at_least_float32(maps), kernel) + self.bias
 
 
-class SparseCoding(_Similar):
+class SparseCoding(_Similarity):
     """A teacher's features as sums of few atoms: ψ (B, M, H, W), the k largest of κ = sigmoid(d_mᵀ t + c), else 0.
 
     Codes that tie with the k-th largest are kept too. Which are kept carries no gradient; those that are do.
@@ -92,7 +93,7 @@ class SparseCoding(_Similar):
         return Codes(products, similar * (similar >= threshold), self.dictionary)
 
 
-class SparseHead(_Similar):
+class SparseHead(_Similarity):
     """A student's prediction of its teacher's codes: dense, by a dictionary of its own.
 
     Args:
@@ -120,10 +121,10 @@ def pixel_loss(products: Tensor, labels: Tensor, logits: PixelLogits = "raw") ->
         logits: The softmax is of ``raw`` z; or, as in the official code, of sigmoid(z), which lies between 0 and 1, so
             that the loss does not fall below ln((M - 1 + e) / e).
     """
-    with torch.autocast(products.device.type, enabled=False):
-        said = products.sigmoid() if logits == "sigmoid" else products
+    with without_autocast(products):
+        scores = products.sigmoid() if logits == "sigmoid" else products
         # On CUDA the mean that it takes itself is summed in another order every time.
-        return functional.cross_entropy(said, labels, reduction="none").mean()
+        return functional.cross_entropy(scores, labels, reduction="none").mean()
 
 
 def image_loss(products: Tensor, labels: Tensor) -> Tensor:
@@ -133,24 +134,24 @@ def image_loss(products: Tensor, labels: Tensor) -> Tensor:
         products: z (B, M, H, W).
         labels: (B, M), in [0, 1].
     """
-    with torch.autocast(products.device.type, enabled=False):
+    with without_autocast(products):
         places = log(products.shape[2] * products.shape[3])
         true = functional.logsigmoid(products).logsumexp((2, 3)) - places
         false = functional.logsigmoid(-products).logsumexp((2, 3)) - places
         return -(labels * true + (1 - labels) * false).mean()
 
 
-def dictionary_size(channels: int, mu: float) -> int:
+def count_atoms(channels: int, mu: float) -> int:
     """How many atoms M = ⌊C μ⌋ code C channels."""
     return int(channels * mu)
 
 
-def codes_kept(channels: int, mu: float, lam: float) -> int:
+def count_kept_codes(channels: int, mu: float, lam: float) -> int:
     """How many of them a place keeps, k = max(1, ⌊C λ μ⌋)."""
     return max(1, int(channels * (lam * mu)))
 
 
-def pooled_to(features: Tensor, size: tuple[int, int]) -> Tensor:
+def pool_to(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, C, H, W) averaged down to (B, C, *size); maps of that size, and vectors, as they are."""
     if features.dim() != 4 or tuple(features.shape[2:]) == size:
         return features

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.extras import need
+from coterie.networks.calls import record
 from coterie.networks.preserve import preserve_state
 
 Resource = Literal["flops", "params"]
@@ -227,18 +228,10 @@ def _is_prunable(group: Any) -> bool:
 def _count_positions(network: nn.Module, example: Tensor) -> dict[Any, int]:
     """Every convolution and linear layer that runs, in order, and at how many places of one image it is computed."""
     positions: dict[Any, int] = {}
-
-    def note(module: Any, inputs: Any, output: Tensor) -> None:
-        positions[module] = positions.get(module, 0) + output[0].numel() // module.weight.shape[0]
-
-    layers = [module for module in network.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    handles = [module.register_forward_hook(note) for module in layers]
-    try:
-        with preserve_state(network):
-            network.eval()(example.detach().to(next(network.parameters())))
-    finally:
-        for handle in handles:
-            handle.remove()
+    for call in record(network, example):
+        if isinstance(call.module, (nn.Conv2d, nn.Linear)):
+            times = call.output[0].numel() // call.module.weight.shape[0]
+            positions[call.module] = positions.get(call.module, 0) + times
     return positions
 
 

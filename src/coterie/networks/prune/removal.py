@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
+from coterie.networks.calls import record
 from coterie.networks.preserve import preserve_state
 from coterie.networks.prune.channel_groups import ChannelGroups, Resource, build_dependency_graph, pad_alive
 
@@ -218,18 +219,10 @@ def _fold_constants(network: nn.Module, groups: ChannelGroups, alive: Tensor, ex
         module = network.get_submodule(layer.path)
         if module.bias is not None and not layer.depthwise and _is_unpadded(module):
             readers[module] = ~left[layer.inputs]
-    given: dict[nn.Module, Tensor] = {}
-    handles = [module.register_forward_pre_hook(lambda m, x: given.__setitem__(m, x[0])) for module in readers]
-    try:
-        with preserve_state(network):
-            noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
-            network.eval()(noise.to(next(network.parameters())))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for module, dead in readers.items():
-        if module in given:
-            _add_constants(module, dead.to(given[module].device), given[module])
+    noise = torch.randn((2, *example.shape[1:]), generator=torch.Generator().manual_seed(0))
+    given = {call.module: call.input for call in record(network, noise) if call.module in readers}
+    for module, inputs in given.items():
+        _add_constants(module, readers[module].to(inputs.device), inputs)
 
 
 def _add_constants(module: nn.Module, dead: Tensor, inputs: Tensor) -> None:
