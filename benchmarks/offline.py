@@ -20,6 +20,7 @@ from coterie.console.progress import Reporter
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Srm, Task, Vanilla
+from coterie.training.options import TrainingOptions
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 from coterie.training.teachers import open_teacher
@@ -56,7 +57,9 @@ def training_flops(method: Method, data: ImageData) -> float:
     task = Task(len(data.classes), data.channels, data.image_size, EPOCHS, lambda source: open_teacher(source, data))
     total = 0.0
     for index, stage in enumerate(method.stages(task)):
-        setting = Setting(data, Accelerator(cpu=True), Recipe(), BATCH, 0, "fp32", Reporter(False))
+        setting = Setting(
+            data, Accelerator(cpu=True), Recipe(), TrainingOptions(batch_size=BATCH, precision="fp32"), Reporter(False)
+        )
         running = StageRun(stage, index, stage.epochs or EPOCHS, setting)
         with FlopCounterMode(display=False) as counter:
             next(islice(running.run_epoch(), 1))

@@ -23,6 +23,7 @@ from coterie.console.progress import Reporter
 from coterie.evaluation import cost
 from coterie.files import write_text
 from coterie.methods import METHODS, Method, Oem, OnlineMethod, Task
+from coterie.training.options import TrainingOptions
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
@@ -43,7 +44,9 @@ class Stepping:
         assert stage.network is not None
         accelerator = Accelerator()
         precision = resolve_precision("auto", accelerator.device, cost(stage.network, 3, (32, 32)).flops)
-        setting = Setting(self.data, accelerator, Recipe(), BATCH, 0, precision, Reporter(False))
+        setting = Setting(
+            self.data, accelerator, Recipe(), TrainingOptions(batch_size=BATCH, precision=precision), Reporter(False)
+        )
         self.running = StageRun(stage, 0, 1000, setting)
         self.steps = self.running.run_epoch()
         self.take(WARM)

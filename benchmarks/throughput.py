@@ -30,6 +30,7 @@ from coterie.methods import Method, One, Task, Vanilla
 from coterie.methods.online.one import one_loss
 from coterie.networks import build
 from coterie.peers import branch
+from coterie.training.options import TrainingOptions
 from coterie.training.precision import resolve_precision
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
@@ -91,7 +92,9 @@ def product(method: Method, data: ImageData) -> Iterator[None]:
     assert stage.network is not None
     flops = cost(stage.network, 3, (32, 32)).flops
     precision = resolve_precision("auto", accelerator.device, flops)
-    setting = Setting(data, accelerator, Recipe(), BATCH, 0, precision, Reporter(False))
+    setting = Setting(
+        data, accelerator, Recipe(), TrainingOptions(batch_size=BATCH, precision=precision), Reporter(False)
+    )
     return StageRun(stage, 0, 1, setting).run_epoch()
 
 

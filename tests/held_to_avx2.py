@@ -14,7 +14,7 @@ from coterie import processor
 from coterie.console.progress import Reporter
 from coterie.data import training_batches
 from coterie.methods import Oem, Task
-from coterie.training import Recipe
+from coterie.training import Recipe, TrainingOptions
 from coterie.training.precision import resolve_precision
 from coterie.training.stages import Setting, StageRun
 
@@ -43,7 +43,9 @@ def main() -> None:
     assert shapes & CRASHED, shapes
     plain = copy.deepcopy(turn.module).train()
     stage = replace(stage, turns=[turn], schedule=lambda optimiser, steps: ConstantLR(optimiser))
-    setting = Setting(data, Accelerator(cpu=True), Recipe(), 128, 0, "fp32", Reporter(False))
+    setting = Setting(
+        data, Accelerator(cpu=True), Recipe(), TrainingOptions(batch_size=128, precision="fp32"), Reporter(False)
+    )
     for _ in StageRun(stage, 0, 1, setting).run_epoch():
         pass
     batch = next(training_batches(data, batch_size=128, seed=0, stage=0, epoch=0))

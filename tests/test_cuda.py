@@ -110,7 +110,7 @@ def test_a_kernel_that_is_not_deterministic_is_refused_in_one_line(digits, tmp_p
         def forward(self, images):
             return self.net(images)
 
-    with pytest.raises(UserError, match="--deterministic: adaptive_avg_pool2d_backward_cuda") as caught:
+    with pytest.raises(UserError, match="deterministic: adaptive_avg_pool2d_backward_cuda") as caught:
         go(Vanilla(network=Shrinking()), digits, tmp_path / "run", epochs=1, deterministic=True)
     assert "\n" not in str(caught.value)
     assert not torch.are_deterministic_algorithms_enabled()

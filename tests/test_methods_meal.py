@@ -21,8 +21,8 @@ from coterie.methods.meal.discriminators import deception_loss, discriminator_lo
 from coterie.networks import build
 from coterie.outputs import Batch
 from coterie.training.checkpoint import load
+from coterie.training.modules import only
 from coterie.training.recipes import Recipe
-from coterie.training.stages import only
 from resuming import go, resumes_exactly
 
 MODES = ("joint", "grl", "alternating", "none")

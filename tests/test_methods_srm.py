@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import sys
 from dataclasses import replace
 from math import e, log
 
@@ -270,8 +269,7 @@ def test_the_precision_of_a_run_whose_first_stage_trains_no_classifier(alone, di
         seen.append(flops)
         raise UserError("seen enough")
 
-    # The module, whose name is also that of the function in it.
-    monkeypatch.setattr(sys.modules["coterie.training.loop"], "resolve_precision", resolve)
+    monkeypatch.setattr("coterie.training.precision.resolve_precision", resolve)
     for method in (Srm(network="resnet8", teacher=str(alone.path)), coterie.methods.Vanilla(network="resnet8")):
         with pytest.raises(UserError, match="seen enough"):
             go(method, digits, tmp_path / "run", epochs=1)

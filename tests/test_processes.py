@@ -115,7 +115,7 @@ def test_a_checkpoint_is_read_by_resume_alone(tmp_path, digits, monkeypatch):
         go(Mutual(network="resnet8", stop=3), digits, tmp_path / "cut")
     shutil.copytree(tmp_path / "cut" / "checkpoints", tmp_path / "late" / "checkpoints")
     # One that appears between the look at the folder and the training.
-    monkeypatch.setattr(import_module("coterie.training.loop"), "_previous", lambda *given: None)
+    monkeypatch.setattr(import_module("coterie.training.loop"), "previous_configuration", lambda *given: None)
     run = go(Mutual(network="resnet8"), digits, tmp_path / "late", epochs=1)
     assert [row["epoch"] for row in run.metrics] == [1]
 

@@ -16,8 +16,8 @@ from coterie.data import evaluation_batches
 from coterie.data.transforms import normalise
 from coterie.methods import Task, Vanilla
 from coterie.methods.frozen_teacher import Adapted, Input
+from coterie.training.modules import place
 from coterie.training.precision import has_native_bfloat16, resolve_precision
-from coterie.training.stages import place
 
 pytestmark = pytest.mark.processor
 

@@ -71,7 +71,7 @@ def test_a_deterministic_run_resumes_exactly_and_says_so(digits, tmp_path, capsy
     assert resumes_exactly(lambda: Vanilla(network="resnet8"), digits, tmp_path, "train", 2, **options)
     assert coterie.Run(tmp_path / "whole").config["deterministic"] is True
     go(Vanilla(network="resnet8"), digits, tmp_path / "whole", epochs=1, resume=True, progress=True)
-    assert "--deterministic is False, and the run had True: results may differ in their last" in capsys.readouterr().err
+    assert "deterministic is False, and the run had True: results may differ in their last" in capsys.readouterr().err
 
 
 def test_a_run_of_before_the_switch_goes_on(digits, tmp_path, capsys):

@@ -83,7 +83,7 @@ def test_resuming_says_what_it_finds(digits, tmp_path, finished, capsys):
     assert same(run, again)
     with pytest.raises(UserError, match="temperature is 4.0.*3.0"):
         go(One(network="resnet8", temperature=4.0), digits, run.path, resume=True)
-    with pytest.raises(UserError, match="--resume"):
+    with pytest.raises(UserError, match="resume=True"):
         go(One(network="resnet8"), digits, run.path)
 
 

@@ -1,13 +1,10 @@
 """What a person sees while a run trains."""
 
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, Task, TaskID
@@ -184,28 +181,3 @@ def epoch_line(rows: Sequence[Row], epochs: int) -> str:
         best = min(measured, key=lambda each: float(each[key]))
         parts.append(f"best of {key.split('_', 2)[2]} {best[key]:.2f} in epoch {best['epoch']}")
     return "  ".join([*parts, f"{row['images_per_second']:,.0f} images/s"])
-
-
-@contextmanager
-def tensorboard_writer(path: Path, wanted: bool) -> Iterator[Any]:
-    """Writes figures for TensorBoard into a Run's folder; None where they are not wanted."""
-    if not wanted:
-        yield None
-        return
-    from torch.utils.tensorboard import SummaryWriter
-
-    before = threading.excepthook
-
-    def hand_on(lost: threading.ExceptHookArgs) -> None:
-        """What stops the writer's thread is raised where the next row is written, and need not be printed as well."""
-        if not type(lost.thread).__module__.startswith("tensorboard."):
-            before(lost)
-
-    writer = SummaryWriter(str(path / "tensorboard"))
-    try:
-        threading.excepthook = hand_on
-        yield writer
-    finally:
-        with suppress(OSError):  # a full disk, or a folder that was removed: said where a row is written
-            writer.close()
-        threading.excepthook = before

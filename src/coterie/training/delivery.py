@@ -18,7 +18,7 @@ from coterie.networks.zoo import Backbone
 from coterie.records import FORMAT
 from coterie.run import Row, portable_state
 from coterie.training.distribution import predict_split
-from coterie.training.options import method_options
+from coterie.training.resume import method_options
 from coterie.training.stages import Setting
 from coterie.version import __version__
 

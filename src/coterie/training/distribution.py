@@ -29,6 +29,8 @@ from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, predict_batches
 from coterie.files import locked
 from coterie.outputs import Batch, StepResult
+from coterie.training.folder import RunFolder
+from coterie.training.options import TrainingOptions
 
 # Steps between two questions whether a signal came to any process: each costs a wait for the slowest.
 _ASK_EVERY = 10
@@ -43,20 +45,24 @@ _LOST = re.compile(
 )
 
 
-def make_accelerator(device: str, timeout_minutes: float) -> Accelerator:
-    """The process's device and its place among the others, whom it waits for so long.
+def make_accelerator(options: TrainingOptions) -> Accelerator:
+    """The process's device and its place among the others.
 
     Raises:
-        UserError: There are more processes than CUDA devices.
+        UserError: The device is not there, or there are more processes than CUDA devices.
     """
+    device = options.device
     _check_cards(device)
-    wait = InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes))
+    wait = InitProcessGroupKwargs(timeout=timedelta(minutes=options.timeout_minutes))
     # A step need not use all parameters; buffers are shared after a step, by share_buffers, not before the next.
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False)
     # Accelerate joins processes without a GPU only where it is told that they have none.
     cpu = device == "cpu" or (device == "auto" and not torch.accelerator.is_available())
     _forget_device(cpu)
-    return Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
+    accelerator = Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
+    if device in ("cuda", "mps") and accelerator.device.type != device:
+        raise UserError(f"⟨device {device}⟩: not available here; use ⟨device auto⟩ or ⟨device cpu⟩")
+    return accelerator
 
 
 def _check_cards(device: str) -> None:
@@ -79,13 +85,13 @@ def _forget_device(cpu: bool) -> None:
 
 
 @contextmanager
-def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[], bool]]:
+def only_training(path: Path, accelerator: Accelerator) -> Iterator[RunFolder]:
     """Keep other commands out of a Run's folder while all processes train into it.
 
     The first process holds the lock, and the others do not go on before it has it.
 
     Yields:
-        Tells whether the folder is still there.
+        The folder.
 
     Raises:
         UserError: Another command trains into it, or it cannot be written: in every process. Later: another process has
@@ -101,10 +107,10 @@ def only_training(path: Path, accelerator: Accelerator) -> Iterator[Callable[[],
             except UserError as error:
                 refusal = str(error.args[0])  # options stay marked
         try:
-            refusal = of_first(refusal)
+            refusal = share_choice(refusal)
             if refusal:
                 raise UserError(refusal)
-            yield held
+            yield RunFolder(path, accelerator.is_main_process, held)
         except RuntimeError as error:
             if accelerator.num_processes == 1 or not _LOST.search(str(error)):
                 raise
@@ -121,7 +127,7 @@ def leave_processes() -> None:
             torch.distributed.destroy_process_group()
 
 
-def prepared(module: nn.Module, accelerator: Accelerator) -> nn.Module:
+def share_gradients(module: nn.Module, accelerator: Accelerator) -> nn.Module:
     """A turn's module, its gradients averaged over all processes."""
     if accelerator.num_processes == 1:
         return module
@@ -157,14 +163,14 @@ def share_buffers(modules: Iterable[nn.Module], accelerator: Accelerator) -> Non
             buffer.copy_(part.view_as(buffer))
 
 
-def reduced(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+def sum_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
     """Sums over all processes."""
     if accelerator.num_processes == 1:
         return dict(sums)
     return {name: accelerator.reduce(value, "sum") for name, value in sums.items()}
 
 
-def agreed(signals: Sequence[int], step: int, accelerator: Accelerator) -> int | None:
+def find_signal(signals: Sequence[int], step: int, accelerator: Accelerator) -> int | None:
     """The signal by which all processes stop after this step, if any; with several of them, within a few steps."""
     if accelerator.num_processes == 1:
         return signals[0] if signals else None
@@ -174,7 +180,7 @@ def agreed(signals: Sequence[int], step: int, accelerator: Accelerator) -> int |
     return int(accelerator.gather(mine).max()) or None
 
 
-def of_first(choice: str) -> str:
+def share_choice(choice: str) -> str:
     """What the first process chose."""
     return str(broadcast_object_list([choice])[0])
 

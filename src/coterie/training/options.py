@@ -1,9 +1,8 @@
 """A run's options, what is derived from them, and ``config.yaml``."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -13,7 +12,6 @@ from coterie.checking import check_fields, check_value, show_value
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
-from coterie.networks.zoo import Backbone
 from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice
 from coterie.training.recipes import Recipe
@@ -108,70 +106,3 @@ def check_objects(method: Any, data: Any, out: Any, recipe: Any, **switches: Any
             raise UserError(f"{name} is {show_value(value)}; give {example}")
     for name, value in switches.items():
         check_value(f"⟨{name}⟩", value, bool)
-
-
-def configuration(method: Method, data: ImageData, recipe: Recipe, options: TrainingOptions) -> dict[str, Any]:
-    """All that is needed to repeat a run, for ``config.yaml``."""
-    return {
-        "method": {"name": method.name, **method_options(method)},
-        # Repeating a run of a module, a factory or data of the user's own needs the object.
-        "network": Backbone.of(method.network).to_record(),
-        "data": dict(data.options) or None,
-        "recipe": {"name": recipe.name, **asdict(recipe)},
-        **asdict(options),
-    }
-
-
-def method_options(method: Method) -> dict[str, Any]:
-    """A method's options but for its network, as plain values."""
-    return {field.name: _plain(getattr(method, field.name)) for field in fields(method) if field.name != "network"}
-
-
-def _plain(value: Any) -> Any:
-    """Parts of a composed method as mappings that name their kind, tuples as lists."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {
-            "kind": type(value).__name__,
-            **{each.name: _plain(getattr(value, each.name)) for each in fields(value)},
-        }
-    return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
-
-
-# What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
-# device, sums are rounded in another order.
-_FREE = ("data.root", "data.workers", "data.memory_gb", "data.download", "timeout_minutes", "tensorboard")
-_ROUNDING = ("threads", "device", "deterministic")
-# What Runs of 0.1.0 did where they have not written the option, if that is not null.
-_UNWRITTEN = {"deterministic": False, "method.discriminator_divisor": 2}
-
-
-def resume_differences(path: Path, now: dict[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """Refuse to go on with a run under options that make it another training.
-
-    Returns:
-        Lines to say, of options that may change results in their last digits.
-
-    Raises:
-        UserError: Names the first option that differs.
-    """
-    lines = []
-    for option, *values in _differences(now, before):
-        value, old = ("null" if each is None else each for each in values)  # as the shell and YAML write it
-        if option in _ROUNDING:
-            lines.append(f"{option} is {value}, and the run had {old}: results may differ in their last digits")
-        elif option not in _FREE:
-            raise UserError(
-                f"⟨{option}⟩ is {value}, and the run in {path} has {old}; give {old} to go on, or choose another ⟨out⟩"
-            )
-    return lines
-
-
-def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(now, dict) and isinstance(before, dict):
-        found = []
-        for key in [*now, *(key for key in before if key not in now)]:
-            place = f"{option}.{key}".lstrip(".")
-            found += _differences(now.get(key), before.get(key, _UNWRITTEN.get(place)), place)
-        return found
-    plain = list(now) if isinstance(now, tuple) else now
-    return [] if plain == before else [(option.removesuffix(".name"), now, before)]

@@ -1,5 +1,6 @@
 """Numerical precision by a fixed rule from processor, network and support, never by a clock."""
 
+import copy
 import time
 from typing import Literal
 
@@ -7,7 +8,10 @@ import torch
 from torch import nn
 
 from coterie import processor
+from coterie.data import ImageData, training_batches
 from coterie.errors import UserError
+from coterie.evaluation.costs import cost
+from coterie.methods import Method, Stage, Task
 from coterie.outputs import Batch
 
 Precision = Literal["bf16", "fp32"]
@@ -23,6 +27,34 @@ def has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and processor.has_native_bfloat16()
+
+
+def choose_precision(
+    choice: PrecisionChoice, stage: Stage, method: Method, task: Task, data: ImageData, device: torch.device
+) -> Precision:
+    """The precision of a run.
+
+    Args:
+        choice: What the user asked for.
+        stage: The first one.
+        method: What is trained.
+        task: Its task.
+        data: Images of their size are computed.
+        device: Where the run trains.
+
+    Raises:
+        UserError: bfloat16 was asked for where PyTorch cannot compute it.
+    """
+    if choice == "trial":
+        module = copy.deepcopy(stage.turns[0].module).to(device)  # a trial must leave no trace in the run
+        size = min(64, len(data.train))
+        batch = next(iter(training_batches(data, batch_size=size, seed=0, stage=0, epoch=0, views=stage.views)))
+        return try_precisions(module, batch.to(device))
+    network = stage.network
+    if network is None:  # the first stage trains no classifier: what is delivered is as large as what later ones train
+        with torch.random.fork_rng(devices=[]):
+            network = next(iter(method.deliverables(task).values()))
+    return resolve_precision(choice, device, cost(network, data.channels, data.image_size).flops)
 
 
 def resolve_precision(choice: PrecisionChoice, device: torch.device, flops: int) -> Precision:

@@ -4,7 +4,8 @@ import numpy as np
 
 from coterie.data import ImageData
 from coterie.data.transforms import normalise, resized
-from coterie.methods import Stage
+from coterie.errors import unknown_name
+from coterie.methods import Method, Stage
 from coterie.networks.fitting import check_logits, check_writable
 
 _IMAGES = 4
@@ -28,3 +29,14 @@ def check_first_stage(stage: Stage, data: ImageData) -> None:
         check_logits(stage.network, normalise(pixels, data.mean, data.std), len(data.classes))
     for network in stage.deliver.values():
         check_writable(network)
+
+
+def check_stage_names(method: Method) -> None:
+    """Refuse epochs of a stage that the method does not have.
+
+    Raises:
+        UserError: Names the nearest stage.
+    """
+    for name in method.epochs:
+        if name not in method.stage_names():
+            raise unknown_name(f"stage in ⟨method.epochs⟩ (of method '{method.name}')", name, method.stage_names())

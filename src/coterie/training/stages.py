@@ -2,14 +2,13 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,11 +18,12 @@ from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.methods import Stage, Turn
 from coterie.outputs import StepResult
-from coterie.processor import memory_format
 from coterie.run import Row
 from coterie.seeds import mix
 from coterie.training.checkpoint import SavedStage, load_optimiser
-from coterie.training.distribution import predict_split, prepared, reduced, share_buffers
+from coterie.training.distribution import predict_split, share_buffers, share_gradients, sum_over_processes
+from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
+from coterie.training.options import TrainingOptions
 from coterie.training.precision import autocast
 from coterie.training.recipes import Recipe
 
@@ -35,11 +35,14 @@ class Setting:
     data: ImageData
     accelerator: Accelerator
     recipe: Recipe
-    batch_size: int
-    seed: int
-    precision: str
+    options: TrainingOptions
     reporter: Reporter
-    compile: bool = False
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step, over all processes."""
+        assert self.options.batch_size is not None  # it is fitted to the data before anything is trained
+        return self.options.batch_size
 
 
 class Meter:
@@ -72,13 +75,13 @@ class StageRun:
         self.meter = Meter()
         accelerator = setting.accelerator
         place(stage, accelerator.device)
-        if setting.compile and stage.network is not None:
+        if setting.options.compile and stage.network is not None:
             stage.network.compile()
         self.parameters = [turn.trainable() for turn in stage.turns]
         self.runners = []
         for turn, parameters in zip(stage.turns, self.parameters, strict=True):
             with only(turn.module, parameters):  # distribution looks at what requires gradients now
-                self.runners.append(prepared(turn.module, accelerator))
+                self.runners.append(share_gradients(turn.module, accelerator))
         self.optimisers = [(turn.optimiser or setting.recipe.make_optimiser)(turn.groups()) for turn in stage.turns]
         make_schedule = stage.schedule or setting.recipe.make_schedule
         self.schedules: list[LRScheduler] = [make_schedule(each, self.total_steps) for each in self.optimisers]
@@ -99,10 +102,6 @@ class StageRun:
         """Batches of the stage that are over."""
         return self.epoch * self.steps_per_epoch + self.step
 
-    def modules(self) -> dict[str, nn.Module]:
-        """Everything whose state the stage changes."""
-        return all_modules(self.stage)
-
     def state(self) -> dict[str, Any]:
         """All that going on needs."""
         return {
@@ -111,8 +110,8 @@ class StageRun:
             "step": self.step,
             "seconds": self.seconds,
             "flops_per_image": self.flops_per_image,
-            "sums": reduced(self.meter.sums, self.setting.accelerator),
-            "modules": {name: module.state_dict() for name, module in self.modules().items()},
+            "sums": sum_over_processes(self.meter.sums, self.setting.accelerator),
+            "modules": states_of(self.stage),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
         }
@@ -123,14 +122,14 @@ class StageRun:
         Raises:
             UserError: The checkpoint is another network's.
         """
-        load_modules(self.modules(), state["modules"])
+        load_modules(stage_modules(self.stage), state["modules"])
         try:
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 load_optimiser(optimiser, saved)
             for schedule, saved in zip(self.schedules, state["schedules"], strict=True):
                 schedule.load_state_dict(saved)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise _of_another_network(error) from error
+            raise another_network(error) from error
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.flops_per_image = state["flops_per_image"]
         accelerator = self.setting.accelerator
@@ -144,7 +143,7 @@ class StageRun:
         batches = training_batches(
             setting.data,
             batch_size=setting.batch_size,
-            seed=setting.seed,
+            seed=setting.options.seed,
             stage=self.index,
             epoch=self.epoch,
             views=self.stage.views,
@@ -157,9 +156,9 @@ class StageRun:
             turn.module.train()
         started = time.perf_counter()
         for batch in batches:
-            torch.manual_seed(mix(setting.seed, self.index, self.epoch, self.step, accelerator.process_index))
+            torch.manual_seed(mix(setting.options.seed, self.index, self.epoch, self.step, accelerator.process_index))
             batch = batch.to(accelerator.device)
-            if self.steps_done == 0 and not setting.compile:  # a compiled network cannot be looked into
+            if self.steps_done == 0 and not setting.options.compile:  # a compiled network cannot be looked into
                 with FlopCounterMode(display=False) as counter:
                     self._train(batch)
                 self.flops_per_image = counter.get_total_flops() / len(batch.labels)
@@ -173,7 +172,7 @@ class StageRun:
     def _train(self, batch: Batch) -> None:
         for number, turn in enumerate(self.stage.turns):
             with only(turn.module, self.parameters[number]):
-                with autocast(batch.images.device, self.setting.precision):
+                with autocast(batch.images.device, self.setting.options.precision):
                     result: StepResult = self.runners[number](batch)
                 self.setting.accelerator.backward(result.loss.total * self._share(batch))
             if self.setting.recipe.clip_norm is not None:
@@ -211,7 +210,7 @@ class StageRun:
         Raises:
             UserError: The loss is no number any more.
         """
-        row = self.figures(reduced(self.meter.sums, self.setting.accelerator))
+        row = self.figures(sum_over_processes(self.meter.sums, self.setting.accelerator))
         self.epoch, self.step, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
         return row
 
@@ -248,7 +247,7 @@ class StageRun:
         """The network's answers to the images of ``validation`` or ``test``."""
         assert self.stage.network is not None
         accelerator = self.setting.accelerator
-        with autocast(accelerator.device, self.setting.precision):
+        with autocast(accelerator.device, self.setting.options.precision):
             return predict_split(self.stage.network, self.setting.data, split, accelerator)
 
     def measure(self, split: str, predictions: Predictions) -> Row:
@@ -261,52 +260,6 @@ class StageRun:
             for name, weight in zip(self.stage.peers, predictions.weights.mean(0).tolist(), strict=False):
                 row[f"{split}_weight_{name}"] = weight
         return row
-
-
-def all_modules(stage: Stage) -> dict[str, nn.Module]:
-    """Everything whose state a stage changes, by the names under which checkpoints hold it."""
-    modules = {f"turn{index}": turn.module for index, turn in enumerate(stage.turns)}
-    if stage.network is not None:
-        modules["network"] = stage.network
-    return modules | dict(stage.state)
-
-
-def place(stage: Stage, device: torch.device) -> None:
-    """Move a stage's networks to the device, in its layout: later stages get them so, trained here or loaded."""
-    for module in all_modules(stage).values():
-        module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
-
-
-def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
-    """Load modules' states strictly.
-
-    Raises:
-        UserError: The checkpoint is another network's.
-    """
-    try:
-        for name, module in modules.items():
-            module.load_state_dict(states[name])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise _of_another_network(error) from error
-
-
-def _of_another_network(error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-    return UserError(f"the checkpoint is of another network ({reason}); choose another ⟨out⟩")
-
-
-@contextmanager
-def only(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Within the block, gradients reach these parameters of the module and no others."""
-    wanted = {id(parameter) for parameter in parameters}
-    held = [p for p in module.parameters() if p.requires_grad and id(p) not in wanted]
-    for parameter in held:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in held:
-            parameter.requires_grad_(True)
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:

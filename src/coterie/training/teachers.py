@@ -134,7 +134,7 @@ def prepare(teacher: Teacher, setting: Setting, folder: Path, begun: bool) -> No
         begun: An earlier session began the stage and has said the errors.
     """
     data, accelerator = setting.data, setting.accelerator
-    with autocast(accelerator.device, setting.precision):
+    with autocast(accelerator.device, setting.options.precision):
         if not begun:
             found = predict_split(_Group(teacher), data, "test", accelerator)
             errors = [f"{errors_and_nll(peer, found.labels)['error']:.2f}" for peer in found.logits.unbind(1)]
@@ -149,7 +149,7 @@ def prepare(teacher: Teacher, setting: Setting, folder: Path, begun: bool) -> No
 
 def _answers(teacher: Teacher, data: ImageData, images: Resident, setting: Setting, folder: Path) -> Tensor:
     """Logits (N, t, C) of all training images, from the folder's file where it is of the same teachers and images."""
-    device, precision = setting.accelerator.device, setting.precision
+    device, precision = setting.accelerator.device, setting.options.precision
     facts = f"{teacher.fingerprint.tolist()} {data.mean} {data.std} {device.type} {precision} {setting.batch_size}"
     digest = hashlib.blake2b(facts.encode(), digest_size=16)
     digest.update(images.data.numpy().data)

@@ -1,0 +1,64 @@
+"""The modules of a stage: where they are, what they hold, and which of their parameters a turn trains."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from coterie.errors import UserError
+from coterie.methods import Stage
+from coterie.processor import memory_format
+
+
+def stage_modules(stage: Stage) -> dict[str, nn.Module]:
+    """Everything whose state a stage changes, by the names under which checkpoints hold it."""
+    modules = {f"turn{index}": turn.module for index, turn in enumerate(stage.turns)}
+    if stage.network is not None:
+        modules["network"] = stage.network
+    return modules | dict(stage.state)
+
+
+def states_of(stage: Stage) -> dict[str, dict[str, Any]]:
+    """The states of all of a stage's modules, for a checkpoint."""
+    return {name: module.state_dict() for name, module in stage_modules(stage).items()}
+
+
+def place(stage: Stage, device: torch.device) -> None:
+    """Move a stage's networks to the device, in its layout: later stages get them so, trained here or loaded."""
+    for module in stage_modules(stage).values():
+        module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+
+
+def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
+    """Load modules' states strictly.
+
+    Raises:
+        UserError: The checkpoint is another network's.
+    """
+    try:
+        for name, module in modules.items():
+            module.load_state_dict(states[name])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise another_network(error) from error
+
+
+def another_network(error: Exception) -> UserError:
+    """The error for a checkpoint that does not fit."""
+    reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
+    return UserError(f"the checkpoint is of another network ({reason}); choose another ⟨out⟩")
+
+
+@contextmanager
+def only(module: nn.Module, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within the block, gradients reach these parameters of the module and no others."""
+    wanted = {id(parameter) for parameter in parameters}
+    held = [p for p in module.parameters() if p.requires_grad and id(p) not in wanted]
+    for parameter in held:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in held:
+            parameter.requires_grad_(True)

@@ -1,0 +1,161 @@
+"""The stages of one training, in order."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from coterie.console.interrupt import Interrupted
+from coterie.data import ImageData
+from coterie.errors import UserError
+from coterie.methods import Method, Stage, Task
+from coterie.run import Row, Run
+from coterie.seeds import mix
+from coterie.training.checkpoint import SavedStage, check_data, describe_data
+from coterie.training.delivery import deliver
+from coterie.training.distribution import find_signal
+from coterie.training.folder import RunFolder
+from coterie.training.modules import load_modules, place, stage_modules, states_of
+from coterie.training.stages import Setting, StageRun
+from coterie.training.teachers import prepare
+
+
+def make_stages(method: Method, task: Task, data: ImageData, seed: int) -> Iterator[Stage]:
+    """The method's stages, each built from a seed of its own.
+
+    Raises:
+        UserError: A stage learns from a validation split, and the data have none.
+    """
+    stages = method.stages(task)
+    index = 0
+    while True:
+        torch.manual_seed(mix(seed, "stage", index))
+        stage = next(stages, None)
+        if stage is None:
+            return
+        if stage.hooks.after_validation is not None and data.validation is None:
+            raise UserError(f"method '{method.name}' needs a validation split; add ⟨data.validation 0.1⟩")
+        yield stage
+        index += 1
+
+
+class Session:
+    """A training from its beginning, or from its last checkpoint, to its end or to a signal.
+
+    Args:
+        folder: The Run's.
+        method: What is trained.
+        setting: The run's.
+        stop: Signals that came.
+        write_figures: Takes an epoch's row, for TensorBoard.
+        resume: Whether to go on from the last checkpoint, if there is one.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        method: Method,
+        setting: Setting,
+        stop: list[int],
+        write_figures: Callable[[Row], None],
+        resume: bool,
+    ) -> None:
+        self.folder, self.method, self.setting = folder, method, setting
+        self.stop, self.write_figures = stop, write_figures
+        self.images = describe_data(setting.data)
+        self.saved = folder.load_last() if resume else None
+        self.best: dict[str, Any] = {}
+        self.rows: list[Row] = []
+        if self.saved is not None:
+            check_data(self.saved, setting.data, folder.path)
+            self.best = self.saved["best"]
+            self.rows = rows_until(self.saved, Run(folder.path).metrics)
+
+    def run(self, stages: Iterable[Stage]) -> None:
+        """Train every stage, or load it where an earlier session has finished it; then deliver the last one."""
+        for index, stage in enumerate(stages):
+            if self.saved is not None and index < self.saved["stage"]:
+                place(stage, self.setting.accelerator.device)
+                load_modules(stage_modules(stage), self.folder.load_states(f"stage{index}"))
+            else:
+                self._train_stage(stage, index)
+        self.folder.check()
+        deliver(self.folder.path, self.method, stage, self.setting, self.rows, self.best.get("epoch"))
+
+    def _train_stage(self, stage: Stage, index: int) -> None:
+        setting, names = self.setting, self.method.stage_names()
+        epochs = self.method.epochs.get(stage.name, stage.epochs or setting.options.epochs)
+        running = StageRun(stage, index, epochs, setting)
+        if self.saved is not None and self.saved["stage"] == index:
+            running.load(self.saved)
+        else:
+            self.best = {}
+        self.saved = None
+        if stage.teacher is not None:
+            prepare(stage.teacher, setting, self.folder.checkpoints, running.steps_done > 0)
+        title = stage.name if len(names) == 1 else f"{stage.name} (stage {index + 1} of {len(names)})"
+        with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
+            while running.epoch < epochs:
+                self._train_epoch(running)
+        if self.best and stage.network is not None:
+            load_modules(stage_modules(stage), self.folder.load_states("best"))
+        self.folder.save(f"stage{index}", states_of(stage))
+
+    def _train_epoch(self, running: StageRun) -> None:
+        for _ in running.run_epoch():
+            self._report_step(running)
+            if number := find_signal(self.stop, running.steps_done, self.setting.accelerator):
+                self._save(running)
+                where = f"epoch {running.epoch + 1}, step {running.step} of stage {running.stage.name}"
+                raise Interrupted(number, where)
+        self.folder.check()
+        row = running.end_epoch()
+        if running.stage.network is not None:
+            row |= self._measure(running)
+        self.rows.append(row)
+        self.setting.reporter.epoch(self.rows, running.epochs)
+        self.folder.write_rows(self.rows)
+        self.write_figures(row)
+        self._save(running)
+
+    def _report_step(self, running: StageRun) -> None:
+        """Move the progress bar; its figures are fetched from the device now and then, for that waits for it."""
+        reporter, figures = self.setting.reporter, None
+        every = max(1, running.steps_per_epoch // 20)
+        if running.step % every == 0 and (reporter.wants_detail or running.step % 50 == 0):
+            figures = running.figures()
+        reporter.step(figures)
+
+    def _measure(self, running: StageRun) -> Row:
+        """The figures of an epoch on the validation and test images, where it has them."""
+        row: Row = {}
+        if self.setting.data.validation is not None:
+            row |= self._validate(running)
+            if running.stage.selects:
+                self._keep_best(running, float(row[f"validation_error_{running.stage.peers[0]}"]))
+        if running.epoch % self.setting.options.test_every == 0 or running.epoch == running.epochs:
+            row |= running.measure("test", running.predict("test"))
+        return row
+
+    def _validate(self, running: StageRun) -> Row:
+        """Measure the validation images, and let the stage learn from its answers to them where it does."""
+        predictions = running.predict("validation")
+        learn = running.stage.hooks.after_validation
+        if learn is not None:
+            learn(predictions.logits, predictions.labels)
+        return running.measure("validation", predictions)
+
+    def _keep_best(self, running: StageRun, error: float) -> None:
+        if not self.best or error < self.best["error"]:
+            self.best = {"error": error, "epoch": running.epoch}
+            self.folder.save("best", states_of(running.stage))
+
+    def _save(self, running: StageRun) -> None:
+        self.folder.save("last", running.state() | {"best": self.best, "data": self.images})
+
+
+def rows_until(saved: SavedStage, rows: list[Row]) -> list[Row]:
+    """The rows that a checkpoint knows of; what a killed session wrote after it is trained again."""
+    names = list(dict.fromkeys(row["stage"] for row in rows))
+    end = saved["stage"], saved["epoch"]
+    return [row for row in rows if (names.index(row["stage"]), row["epoch"]) <= end]
