@@ -139,8 +139,8 @@ def test_the_shapes_of_data_sets_are_what_is_loaded():
         (arm(recipe={"name": "papr"}), "arm 'alone': unknown recipe 'papr'; did you mean 'paper'?"),
         (arm(recipe={"name": "paper", "momentun": 0.5}), "unknown option of recipe 'paper' 'momentun'; did you mean"),
         (arm(recipe={"momentum": 2.0}), "arm 'alone': momentum is 2.0; use"),
-        (arm(epochs=0), "arm 'alone': epochs is 0; use 1 or more"),
-        (arm(batch_size=0), "arm 'alone': batch_size is 0; use 1 or more"),
+        (arm(epochs=0), "arm 'alone': epochs is 0; use a number from 1"),
+        (arm(batch_size=0), "arm 'alone': batch_size is 0; use 2 or more"),
         (arm(precision="fp8"), "arm 'alone': unknown precision 'fp8'"),
         (arm(experiment={"name": "theori"}), "small, arm 'alone'"),
         (

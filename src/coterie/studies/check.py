@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from coterie.bounds import NonNegative, PositiveInt
+from coterie.bounds import NonNegative
 from coterie.checking import check_names, check_value
 from coterie.data.loading import check_options
 from coterie.errors import UserError, unknown_name
@@ -15,17 +15,7 @@ from coterie.records import NetworkRecord
 from coterie.studies.analyses import CURVES
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.study import Scale, Trial
-from coterie.studies.trial import method_of, recipe_of
-from coterie.training.precision import PrecisionChoice
-
-_TRAINING: dict[str, Any] = {
-    "epochs": PositiveInt,
-    "batch_size": PositiveInt | None,
-    "precision": PrecisionChoice,
-    "threads": PositiveInt | None,
-    "compile": bool,
-    "test_every": PositiveInt,
-}
+from coterie.studies.trial import method_of, options_of, recipe_of
 
 
 def check_scale(scale: Scale, trials: Iterable[Trial]) -> None:
@@ -91,9 +81,7 @@ def _check_network(content: Mapping[str, Any]) -> None:
 
 
 def _check_training(config: Mapping[str, Any], measures: Collection[str]) -> None:
-    for name, hint in _TRAINING.items():
-        if name in config:
-            check_value(name, config[name], hint)
+    options_of(config)
     method = method_of(config)
     for stage in method.epochs:
         if stage not in method.stage_names():

@@ -149,16 +149,11 @@ class Trial:
 
 
 class Training(TypedDict, total=False):
-    """How trials are trained: arguments of :func:`coterie.training.train`.
+    """How trials are trained: options of :class:`coterie.training.TrainingOptions`, which has ranges and defaults.
 
     Attributes:
-        epochs: Of each stage.
-        batch_size: Images in a step.
         recipe: Its ``name``, and its options.
-        precision: As there.
-        threads: As there.
-        compile: As there.
-        test_every: Epochs from one look at the test images to the next; where it is not said, the last alone has one.
+        test_every: Epochs from one look at the test images to the next; without it the last epoch alone has one.
     """
 
     epochs: int

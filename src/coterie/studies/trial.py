@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,12 @@ from coterie.studies.analyses import CURVES, MEASURES, curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Trial, folder, located
-from coterie.training import recipe_class, train
+from coterie.training import TrainingOptions, recipe_class, train
 from coterie.training.images import load_for
 from coterie.training.recipes import Recipe
+
+# What a configuration has beside options of training.
+_OBJECTS = ("method", "network", "data", "recipe")
 
 
 def run_trial(trial: Trial, runs: Path, taught: float | None = 0.0) -> Result | None:
@@ -73,6 +76,13 @@ def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     return kind(**options)
 
 
+def options_of(configuration: Mapping[str, Any]) -> TrainingOptions:
+    """The options of training of a trial: its own, and else those of every training."""
+    given = {name: value for name, value in configuration.items() if name not in _OBJECTS}
+    # A study reads the last figures only.
+    return TrainingOptions(**{"test_every": configuration["epochs"], "tensorboard": False} | given)
+
+
 def command(trial: Trial, runs: Path) -> str:
     """The command line that repeats a trial by itself; nothing for an experiment, which only its study repeats.
 
@@ -106,18 +116,11 @@ def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
     run = train(
         method,
         data,
-        epochs=config["epochs"],
         out=folder(trial, runs),
-        batch_size=config.get("batch_size"),
-        seed=trial.seed,
         recipe=recipe_of(config),
         resume=True,
-        precision=config.get("precision", "auto"),
-        threads=config.get("threads"),
-        compile=config.get("compile", False),
-        test_every=config.get("test_every", config["epochs"]),  # a study reads the last figures only
-        tensorboard=False,
         progress=False,
+        **asdict(options_of(config)),
     )
     card = run.card
     flops = card["training_flops"]
