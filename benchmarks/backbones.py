@@ -23,7 +23,7 @@ from backbone_sweep import SweptBackbone, condense, list_architectures, sweep_ba
 from coterie.console.tables import table_console
 from coterie.errors import UserError
 from coterie.files import read_json, write_text
-from coterie.studies.results import only_writer
+from coterie.studies.results import lock_results
 
 B = TypeVar("B", CheckedBackbone, SweptBackbone)
 console = Console(highlight=False)
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     path = Path(given.out or ("backbones-sweep.json" if given.sweep else "backbones.json"))
     try:
         only = compile_pattern(given.only)
-        with only_writer(path):
+        with lock_results(path):
             (run_sweep if given.sweep else run_checks)(path, only)
     except UserError as error:
         parser.error(error.with_flags())

@@ -6,7 +6,7 @@ The documentation site holds them as ``studies/NAME.html``; generated pages are 
 import sys
 from pathlib import Path
 
-from coterie.reports.studies.page import read, report_studies
+from coterie.reports.studies.page import read_measured, report_studies
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -21,7 +21,7 @@ def build_studies(out: Path) -> list[Path]:
         The pages.
     """
     names = [path.stem for path in sorted(RESULTS.glob("*.json")) if not path.stem.startswith("backbones")]
-    return [report_studies([read(RESULTS / f"{name}.json")], out / f"{name}.html") for name in names]
+    return [report_studies([read_measured(RESULTS / f"{name}.json")], out / f"{name}.html") for name in names]
 
 
 if __name__ == "__main__":

@@ -25,14 +25,14 @@ from mkdocs.structure.pages import Page
 
 from coterie.cli import main
 from coterie.methods import METHODS
-from coterie.reports.teaching import teaching
+from coterie.reports.teaching import draw_teaching
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a drawing for each method in which somebody teaches, and a page for each study with results."""
     for name, method in METHODS.own.items():
         if edges := method().teaching():
-            svg = teaching(edges, f"Who teaches whom in {name}")
+            svg = draw_teaching(edges, f"Who teaches whom in {name}")
             head, _, rest = svg.partition(">")
             # An image in a page does not take the page's colours; this grey can be read on light and on dark.
             drawing = f'{head} color="#768390" style="background:none">{rest}'

@@ -12,8 +12,8 @@ from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.multiview.descent import Objective, descend
 from coterie.studies.multiview.distribution import MultiView, stream
 from coterie.studies.multiview.instance import Instance, Problem, both, error, gain, winner
-from coterie.studies.multiview.kernels import tangents
-from coterie.studies.multiview.networks import MultiViewNetworks, activation, fresh, summed
+from coterie.studies.multiview.kernels import compute_tangents
+from coterie.studies.multiview.networks import MultiViewNetworks, activation, make_networks, sum_networks
 from coterie.studies.reading import load_study
 
 SMALL = {"classes": 4, "dimension": 40, "patches": 6}
@@ -26,7 +26,7 @@ def drawn(count=300, single=0.5, seed=3, **parameters):
 
 
 def networks(count=3, filters=2, power=4.0, dtype=torch.float32, seed=0):
-    weight = fresh(count, 4, filters, 40, 0.1, stream(seed)).to(dtype)
+    weight = make_networks(count, 4, filters, 40, 0.1, stream(seed)).to(dtype)
     return MultiViewNetworks(weight, power)
 
 
@@ -192,7 +192,7 @@ def test_the_boost_ends_with_the_plateau():
 def test_the_sum_of_networks_is_one_network_with_all_their_filters():
     _, samples = drawn(count=10)
     group = networks(count=10)
-    joint = MultiViewNetworks(summed(group.weight))
+    joint = MultiViewNetworks(sum_networks(group.weight))
     assert joint.weight.shape == (1, 4, 20, 40)
     torch.testing.assert_close(joint.logits(samples.patches)[0], group.logits(samples.patches).sum(0))
 
@@ -293,7 +293,7 @@ def test_the_tangent_features_are_autograds_gradients():
     patches = samples.patches.double()
     weight = group.weight.clone().requires_grad_()
     logits = MultiViewNetworks(weight).logits(patches)[0]
-    features = tangents(group, patches)
+    features = compute_tangents(group, patches)
     for sample in range(6):
         for label in range(4):
             gradient = torch.autograd.grad(logits[sample, label], weight, retain_graph=True)[0][0]

@@ -328,7 +328,7 @@ def wait_for_ever(mark):
 
 
 def test_a_worker_that_hears_no_signal_is_killed_in_time(tmp_path):
-    pool = pools.process_pool(1)
+    pool = pools.make_process_pool(1)
     pool.submit(wait_for_ever, tmp_path / "begun")
     assert until((tmp_path / "begun").exists)
     begun = time.monotonic()
@@ -338,7 +338,7 @@ def test_a_worker_that_hears_no_signal_is_killed_in_time(tmp_path):
 
 
 def test_a_worker_that_is_told_to_end_while_it_starts_breaks_no_pool():
-    pool = pools.process_pool(1)
+    pool = pools.make_process_pool(1)
     future = pool.submit(os.getpid)
     (worker,) = multiprocessing.active_children()
     worker.terminate()
@@ -348,7 +348,7 @@ def test_a_worker_that_is_told_to_end_while_it_starts_breaks_no_pool():
 
 
 def test_threads_are_a_share_of_the_cores_and_no_more_than_asked_for(monkeypatch):
-    monkeypatch.setattr(pools, "cores", lambda: 8)
+    monkeypatch.setattr(pools, "count_cores", lambda: 8)
     for asked, threads in (("", 4), ("1", 1), ("16", 4), ("2,1", 2), ("many", 4), ("0", 4)):
         monkeypatch.setenv("OMP_NUM_THREADS", asked)
         assert pools.threads_each(2) == threads

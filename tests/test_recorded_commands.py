@@ -12,7 +12,7 @@ from coterie.methods import METHODS, make_method
 from coterie.studies.reading import load_study
 from coterie.studies.results import load_results
 from coterie.studies.study import name_run
-from coterie.studies.trial import configuration
+from coterie.studies.trial import configuration_of
 from rename_commands import rename_command, rename_results, rename_text
 
 ROOT = Path(__file__).parent.parent
@@ -55,7 +55,7 @@ def test_recorded_commands_are_parsed(study, monkeypatch):
 @pytest.mark.parametrize("study", STUDIES)
 def test_a_study_finds_its_committed_results(study):
     results = load_results(ROOT / "docs" / "results" / f"{study}.json")
-    planned = {trial.key: configuration(trial) for trial in load_study(study).scale(results.scale).trials()}
+    planned = {trial.key: configuration_of(trial) for trial in load_study(study).scale(results.scale).trials()}
     assert {trial.key: trial.configuration for trial in results.trials} == planned
     assert not any(trial.failed for trial in results.trials)
 

@@ -14,17 +14,17 @@ import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
 from coterie.reports.groups import group_runs
-from coterie.reports.measured import Experiment, Measured, columns
-from coterie.reports.plots import COLOURS, Palette, confusion_matrix, curves
-from coterie.reports.table import means, rows
-from coterie.reports.teaching import teaching
+from coterie.reports.measured import Experiment, Measured, collect_curves
+from coterie.reports.plots import COLOURS, Palette, draw_confusions, draw_curves
+from coterie.reports.table import describe_means, make_rows
+from coterie.reports.teaching import draw_teaching
 from toys import Handed
 
 
 def test_the_table_has_every_peer_and_the_baseline(finished, alone):
-    names = [row.name for row in rows([finished, alone])]
+    names = [row.name for row in make_rows([finished, alone])]
     assert names == ["one: target", "one: branch1", "one: branch2", "one: ensemble", "resnet8 alone"]
-    by_name = {row.name: row for row in rows([finished, alone])}
+    by_name = {row.name: row for row in make_rows([finished, alone])}
     assert by_name["one: target"].parameters == by_name["resnet8 alone"].parameters
     assert by_name["one: target"].flops == by_name["resnet8 alone"].flops
     assert by_name["one: ensemble"].flops == by_name["one: target"].training_flops > by_name["one: target"].flops
@@ -33,11 +33,11 @@ def test_the_table_has_every_peer_and_the_baseline(finished, alone):
 
 def test_the_drawing_names_everybody_and_colours_each_lesson(finished):
     edges = OkdDip().teaching()
-    svg = teaching(edges, "okddip")
+    svg = draw_teaching(edges, "okddip")
     for name in ("target", "branch1", "branch3", "a mixture by attention", "the mean of the logits, T = 3"):
         assert name in svg
     assert svg.lower().count(COLOURS[0].lower()) > svg.lower().count(COLOURS[1].lower()) >= 2  # one to the leader
-    assert teaching(finished.method().teaching(), "one").count(">ensemble<") == 1
+    assert draw_teaching(finished.method().teaching(), "one").count(">ensemble<") == 1
 
 
 class Closed(HTMLParser):
@@ -84,8 +84,8 @@ def test_several_seeds_are_averaged_and_paired(finished, alone, digits, tmp_path
     gain = sum(errors[1]) / 2 - sum(errors[0]) / 2
     assert f"{abs(gain):.2f} points {'fewer' if gain >= 0 else 'more'}" in text
     assert "the standard error over 2 seeds" in text
-    assert f"one: target: {sum(errors[0]) / 2:.2f} % error, mean of 2 runs" in means(runs)[0]
-    assert [row.name for row in rows(runs)][-1] == "resnet8 alone, seed 1"
+    assert f"one: target: {sum(errors[0]) / 2:.2f} % error, mean of 2 runs" in describe_means(runs)[0]
+    assert [row.name for row in make_rows(runs)][-1] == "resnet8 alone, seed 1"
 
 
 def test_runs_of_different_data_are_not_mixed(finished, tmp_path):
@@ -114,7 +114,7 @@ def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alon
         assert name in text
     error = grouped.card["test"]["ensemble"]["error"]
     assert f"Trained by snapshot, an ensemble of the same network errs on {error:.2f} %" in text
-    by_name = {row.name: row for row in rows([grouped])}
+    by_name = {row.name: row for row in make_rows([grouped])}
     assert by_name["snapshot: snapshot1"].flops == by_name["snapshot: target"].flops
     assert by_name["snapshot: ensemble"].flops == 2 * by_name["snapshot: target"].flops
 
@@ -122,7 +122,7 @@ def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alon
 def test_a_peer_of_several_stages_has_a_curve_for_each(digits, tmp_path):
     run = coterie.train(Handed(network="resnet8"), digits, epochs=1, out=tmp_path / "h", progress=False)
     (group,) = group_runs([run])
-    curves = columns(Experiment(group, (Measured(run),)), "test_error_")
+    curves = collect_curves(Experiment(group, (Measured(run),)), "test_error_")
     assert {name: epochs for name, (epochs, _) in curves.items()} == {
         "handed target, teacher": [1],
         "handed target, student": [1, 2],
@@ -148,7 +148,7 @@ def test_only_runs_that_differ_in_their_seeds_are_averaged(finished, alone, tmp_
         train_copy(finished, tmp_path / "fast", batch_size=32, recipe__learning_rate=0.5),
         alone,
     ]
-    names = [row.name for row in rows(runs) if "target" in row.name or "alone" in row.name]
+    names = [row.name for row in make_rows(runs) if "target" in row.name or "alone" in row.name]
     assert names == [
         "one, batch_size 128, recipe.learning_rate 0.1: target, seed 0",
         "one, batch_size 128, recipe.learning_rate 0.1: target, seed 1",
@@ -156,9 +156,9 @@ def test_only_runs_that_differ_in_their_seeds_are_averaged(finished, alone, tmp_
         "one, batch_size 32, recipe.learning_rate 0.5: target",
         "resnet8 alone, batch_size 128, recipe.learning_rate 0.1",
     ]
-    assert len(means(runs)) == 4
-    assert all(line.startswith("one, batch_size 128") and "mean of 2 runs" in line for line in means(runs))
-    assert means(runs[1:]) == []
+    assert len(describe_means(runs)) == 4
+    assert all(line.startswith("one, batch_size 128") and "mean of 2 runs" in line for line in describe_means(runs))
+    assert describe_means(runs[1:]) == []
     text = coterie.report(runs, tmp_path / "r.html").read_text()
     for name in ("batch_size 128, recipe.learning_rate 0.1", "batch_size 32, recipe.learning_rate 0.5"):
         assert text.count(f">one, {name} target<") >= 2  # in the legends of curves and of reliability
@@ -174,13 +174,13 @@ def test_where_options_cannot_tell_runs_apart_folders_do(finished, tmp_path):
     again = train_copy(finished, tmp_path / "again")
     (group,) = group_runs([finished, again])
     assert list(group.by_seed) == [0]
-    assert means([finished, again]) == []  # a repetition is no further sample
-    assert len({row.name for row in rows([finished, again])}) == 8
+    assert describe_means([finished, again]) == []  # a repetition is no further sample
+    assert len({row.name for row in make_rows([finished, again])}) == 8
 
 
 def test_a_log_axis_has_figures_whatever_its_range():
     for low, high in ((59, 95), (11, 19), (0.2, 90), (1.01, 1.06), (3, 30), (0.001, 900)):
-        svg = curves({"a": ([1, 2], [high, low])}, "t", "error", Palette(), log=True)
+        svg = draw_curves({"a": ([1, 2], [high, low])}, "t", "error", Palette(), log=True)
         axis = svg[svg.index('id="t-matplotlib.axis_2"') :]
         figures = [float(text) for text in re.findall(r"<text[^>]*>([0-9.]+)</text>", axis)]
         inside = [value for value in figures if low * 0.9 <= value <= high * 1.1]
@@ -214,8 +214,8 @@ NAMES = [
 def test_names_of_classes_are_text_whatever_they_hold(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        svg = confusion_matrix(torch.eye(6, dtype=torch.long), NAMES, "confusions")
-        other = curves({name: ([1, 2], [1, 2]) for name in NAMES}, "curves", "error", Palette())
+        svg = draw_confusions(torch.eye(6, dtype=torch.long), NAMES, "confusions")
+        other = draw_curves({name: ([1, 2], [1, 2]) for name in NAMES}, "curves", "error", Palette())
     text = html.unescape(" ".join(re.findall(r"<text[^>]*>([^<]*)</text>", svg)))
     for name in NAMES:
         assert text.count(name) == 2, name

@@ -10,14 +10,14 @@ import pytest
 
 from coterie import UserError
 from coterie.cli import main
-from coterie.reports.studies.forest import whiskers
-from coterie.reports.studies.page import Measured, read, report_studies
-from coterie.reports.studies.plots import Point, _asides, _spread, costs
-from coterie.reports.studies.tables import deployed, filled
+from coterie.reports.studies.forest import make_forest
+from coterie.reports.studies.page import Measured, read_measured, report_studies
+from coterie.reports.studies.plots import CostPoint, _asides, _spread, draw_costs
+from coterie.reports.studies.tables import deployed_parts, fill_table
+from coterie.studies.claims import Published
 from coterie.studies.results import Result, load_results, save_results
 from coterie.studies.statistics import compare, holm
-from coterie.studies.study import Published
-from coterie.studies.verdicts import summary
+from coterie.studies.verdicts import summarise
 from made_study import made, trials
 
 THEOREMS = [trial for trial in trials() if trial.data == "multi-view"]
@@ -63,7 +63,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def measured(results):
-    return read(results)
+    return read_measured(results)
 
 
 @pytest.fixture(scope="module")
@@ -206,13 +206,13 @@ def test_analyses_and_every_trial_are_there(measured, page):
 
 def test_a_page_is_the_same_when_drawn_again(tmp_path):
     path = made(tmp_path, trials=THEOREMS)
-    first, again = (report_studies([read(path)], tmp_path / name).read_text() for name in ("a.html", "b.html"))
+    first, again = (report_studies([read_measured(path)], tmp_path / name).read_text() for name in ("a.html", "b.html"))
     assert first == again
 
 
 def test_several_studies_share_a_page(tmp_path):
     one, other = made(tmp_path, "one", trials=THEOREMS), made(tmp_path, "other", trials=THEOREMS)
-    text = report_studies([read(one), read(other)], tmp_path / "p.html").read_text()
+    text = report_studies([read_measured(one), read_measured(other)], tmp_path / "p.html").read_text()
     assert Page(text).outside == []
     assert len(Page(text).pictures) == 2 * (1 + 2)  # for each study a figure, and two claims' intervals
     assert [f'<a href="#study{n}">' in text for n in (1, 2)] == [True, True]
@@ -224,10 +224,10 @@ def test_several_studies_share_a_page(tmp_path):
 
 def test_a_study_of_nothing_has_a_page(tmp_path):
     path = made(tmp_path, trials=[])
-    text = Page(report_studies([read(path)], tmp_path / "p.html").read_text()).text
+    text = Page(report_studies([read_measured(path)], tmp_path / "p.html").read_text()).text
     assert "0, 0 failed; 0.0 core-minutes" in text
     assert "holds" not in text
-    assert read(path).sight == []
+    assert read_measured(path).sight == []
 
 
 def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monkeypatch):
@@ -237,10 +237,10 @@ def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monke
     monkeypatch.delenv("COLUMNS", raising=False)  # a pipe's lines are whole
     main(["report", str(path), "--out", str(tmp_path / "p.html")])
     said = capsys.readouterr().out
-    measured = read(path)
+    measured = read_measured(path)
     assert said.count("cannot be told at this scale") == 9
     assert "does not hold" in said
-    assert summary(measured.study, measured.results, measured.verdicts) in said
+    assert summarise(measured.study, measured.results, measured.verdicts) in said
     assert "small scale, 65 trials (1 failed). Claims: holds: 3; does not hold: 1;" in said
     assert "Controls: holds: 1; cannot be told at this scale: 1" in said
     assert (tmp_path / "p.html").exists()
@@ -253,10 +253,10 @@ def test_runs_and_studies_are_not_mixed_and_what_is_missing_is_named(results, tm
     lost = tmp_path / "lost.json"
     save_results(lost, replace(load_results(results), study=str(tmp_path / "gone.yaml")))
     with pytest.raises(UserError, match=r"lost.json: .*gone.yaml: no such file"):
-        read(lost)
+        read_measured(lost)
     save_results(lost, replace(load_results(results), scale="huge"))
     with pytest.raises(UserError, match=r"lost.json: unknown scale"):
-        read(lost)
+        read_measured(lost)
 
 
 def test_a_table_without_published_figures_takes_those_of_the_study(measured):
@@ -275,12 +275,14 @@ def test_a_table_without_published_figures_takes_those_of_the_study(measured):
         published("kd", "CIFAR", part="teacher"),
         published("unknown", "CIFAR"),
     ]
-    beside = {(line.arm, line.part): found for line, _, found in filled(table, small, measured.results, others).lines}
+    beside = {
+        (line.arm, line.part): found for line, _, found in fill_table(table, small, measured.results, others).lines
+    }
     assert beside["one", "target"] == [others[1], others[0], others[2]]  # of CIFAR first, of which most lines have one
     assert beside["alone", "target"] == [others[3]]
     assert beside["kd", "target"] == [others[5]]
     assert beside["one", "ensemble"] == beside["dml", "target"] == []
-    own = filled(small.tables[0], small, measured.results, others)
+    own = fill_table(small.tables[0], small, measured.results, others)
     assert sum(len(found) for *_, found in own.lines) == len(small.tables[0].published)
 
 
@@ -301,7 +303,7 @@ def test_labels_keep_apart_and_within():
 
 
 def test_one_point_without_spread_is_drawn():
-    svg = costs([Point("a $x$ & b", "target", 0, 1e9, [20.0])], "one <point>", "FLOPs")
+    svg = draw_costs([CostPoint("a $x$ & b", "target", 0, 1e9, [20.0])], "one <point>", "FLOPs")
     assert "a $x$ &amp; b" in svg
     assert 'aria-label="one &lt;point&gt;"' in svg
 
@@ -312,7 +314,7 @@ def test_figures_of_costs_do_not_lie_on_each_other(most, monkeypatch):
     monkeypatch.setattr(
         import_module("coterie.reports.studies.plots"), "to_svg", lambda figure, title: figures.append(figure) or ""
     )
-    costs([Point(str(x), "target", 0, x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
+    draw_costs([CostPoint(str(x), "target", 0, x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
     (axes,) = figures[0].axes
     figures[0].canvas.draw()
     boxes = [tick.get_window_extent() for tick in axes.get_xticklabels(which="both") if tick.get_text()]
@@ -322,12 +324,12 @@ def test_figures_of_costs_do_not_lie_on_each_other(most, monkeypatch):
 
 def test_a_row_has_one_colour_on_all_pictures_of_a_page(measured, monkeypatch):
     used = {}
-    for kind in ("curves", "flatness"):
+    for kind in ("draw_curves", "draw_flatness"):
         draw = lambda named, colours, title: used.setdefault(title, colours) and ""  # noqa: E731
-        monkeypatch.setattr(import_module("coterie.reports.studies.page"), kind, draw)
+        monkeypatch.setattr(import_module("coterie.reports.studies.pictures"), kind, draw)
     monkeypatch.setattr(
-        import_module("coterie.reports.studies.page"),
-        "costs",
+        import_module("coterie.reports.studies.pictures"),
+        "draw_costs",
         lambda points, title, label: used.setdefault(title, {point.label: point.colour for point in points}) and "",
     )
     assert Measured(measured.study, measured.results).figures
@@ -346,7 +348,7 @@ def test_a_study_without_a_source_claims_for_itself(measured, tmp_path):
 
 def test_whiskers_of_a_data_set_share_a_scale(measured):
     found = measured.verdicts
-    pictures = dict(zip([(each.claim.says, each.data) for each in found], whiskers(found), strict=True))
+    pictures = dict(zip([(each.claim.says, each.data) for each in found], make_forest(found), strict=True))
     glyphs = [picture for (_, data), picture in pictures.items() if data == "glyphs" and picture]
     assert len({picture.reach for picture in glyphs}) == 1
     for picture in filter(None, pictures.values()):
@@ -359,9 +361,9 @@ def test_whiskers_of_a_data_set_share_a_scale(measured):
 
 def test_parts_without_costs_are_all_shown(measured):
     trial = Result("d", "n", "r", 0, measured={"student": {"error": 1.0}, "ensemble": {"error": 1.0}})
-    assert deployed(trial) == ["student", "ensemble"]
+    assert deployed_parts(trial) == ["student", "ensemble"]
     small = measured.study.scale("small")
-    theorems = filled(small.tables[2], small, measured.results)
+    theorems = fill_table(small.tables[2], small, measured.results)
     assert [(line.part, line.metric) for line, _, _ in theorems.lines] == [
         ("single", "single_view_error"),
         ("ensemble", "single_view_error"),

@@ -11,7 +11,7 @@ from torch import nn
 import coterie
 from coterie.data import ImageData, Resident
 from coterie.outputs import PeerOutput
-from coterie.studies.analyses import DISTANCES, MEASURES, curves, error_correlation, perturbed
+from coterie.studies.analyses import DISTANCES, MEASURES, collect_curves, error_correlation, perturb
 
 
 def split(pixels, labels, clean=None):
@@ -95,7 +95,7 @@ def test_a_network_that_ignores_its_images_is_flat():
 def test_every_filter_moves_by_its_own_length_and_is_put_back_exactly():
     network = coterie.networks.build("resnet8", 10, 1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with perturbed(network, 0.3, seed=1):
+    with perturb(network, 0.3, seed=1):
         for name, value in network.state_dict().items():
             if value.dim() > 1:
                 moved = (value - before[name]).flatten(1).norm(dim=1) / before[name].flatten(1).norm(dim=1)
@@ -103,7 +103,7 @@ def test_every_filter_moves_by_its_own_length_and_is_put_back_exactly():
             else:
                 assert torch.equal(value, before[name])
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    with pytest.raises(RuntimeError, match="inside"), perturbed(network, 0.3, seed=1):
+    with pytest.raises(RuntimeError, match="inside"), perturb(network, 0.3, seed=1):
         raise RuntimeError("inside")
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -120,7 +120,7 @@ def test_a_network_with_other_weights_that_computes_the_same_is_as_flat():
     x = torch.randn(4, 1, 3, 3, dtype=torch.float64)
     one, other = network(1.0), network(7.0)
     torch.testing.assert_close(one(x), other(x))
-    with perturbed(one, 0.5, seed=0), perturbed(other, 0.5, seed=0):
+    with perturb(one, 0.5, seed=0), perturb(other, 0.5, seed=0):
         torch.testing.assert_close(one(x), other(x))
 
 
@@ -198,6 +198,8 @@ def epoch(number, stage="train", **tested):
 
 def test_curves_are_of_the_last_stage_where_it_was_tested():
     before = [epoch(1, "teachers", target=99.0), epoch(2, "teachers", target=98.0)]
-    found = curves(Logged([*before, epoch(1), epoch(2, target=80.0, ensemble=70.0), epoch(3), epoch(4, target=60.0)]))
+    found = collect_curves(
+        Logged([*before, epoch(1), epoch(2, target=80.0, ensemble=70.0), epoch(3), epoch(4, target=60.0)])
+    )
     assert found["target"] == {"train_error": [(2, 88.0), (4, 86.0)], "test_error": [(2, 80.0), (4, 60.0)]}
     assert found["ensemble"] == {"train_error": [], "test_error": [(2, 70.0)]}

@@ -8,9 +8,10 @@ import pytest
 from coterie.data import DATASETS, load
 from coterie.networks import NETWORKS, libraries
 from coterie.studies.analyses import CURVES, MEASURES
+from coterie.studies.claims import Side
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.reading import load_study, study_names
-from coterie.studies.study import Side, folder
+from coterie.studies.study import locate_run
 from coterie.studies.trial import method_of, recipe_of
 
 STUDIES = study_names()
@@ -102,7 +103,7 @@ def test_the_small_scales_fit_two_cores_and_one_evening():
             assert small.seeds >= 5
             for trial in small.trials():
                 assert trial.configuration.get("threads", 1) == 1
-                minutes[folder(trial, Path("runs"))] = trial.minutes  # what studies share is trained once
+                minutes[locate_run(trial, Path("runs"))] = trial.minutes  # what studies share is trained once
     assert max(minutes.values()) < 5
     assert 300 < sum(minutes.values()) <= 400
 

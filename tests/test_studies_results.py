@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from coterie import UserError
-from coterie.studies.results import Result, Results, load_results, only_writer, save_results, unit
+from coterie.studies.results import Result, Results, load_results, lock_results, save_results, unit_of
 
 TRIAL = Result(
     "glyphs",
@@ -113,9 +113,9 @@ def test_a_lock_that_its_holder_removed_meanwhile_is_taken_anew(tmp_path, monkey
             mark.unlink()
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with only_writer(path):
+    with lock_results(path):
         assert len(locked) == 2
-        with pytest.raises(UserError, match="another coterie study is writing it"), only_writer(path):
+        with pytest.raises(UserError, match="another coterie study is writing it"), lock_results(path):
             pass
         assert mark.exists()
     assert not mark.exists()
@@ -128,15 +128,15 @@ def test_where_files_have_no_locks_a_study_runs_without(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with only_writer(tmp_path / "r.json"), only_writer(tmp_path / "r.json"):
+    with lock_results(tmp_path / "r.json"), lock_results(tmp_path / "r.json"):
         pass
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), only_writer(tmp_path / "file" / "r.json"):
+    with pytest.raises(UserError, match="cannot be written"), lock_results(tmp_path / "file" / "r.json"):
         pass
 
 
 def test_percentages_differ_by_points():
     for metric in ("error", "single_view_error", "flatness_0.3", "generalisation_gap", "disagreement", "gain"):
-        assert unit(metric) == " points"
+        assert unit_of(metric) == " points"
     for metric in ("nll", "ece", "flatness_nll_0.3", "error_correlation", "member_divergence", "nll_gap"):
-        assert unit(metric) == ""
+        assert unit_of(metric) == ""

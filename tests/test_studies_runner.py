@@ -22,11 +22,11 @@ from coterie.methods import Hooks
 from coterie.run import read_metrics
 from coterie.studies import runner
 from coterie.studies.experiments import EXPERIMENTS
-from coterie.studies.pools import RayExecutor, machine, process_pool
+from coterie.studies.pools import RayExecutor, describe_machine, make_process_pool
 from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results, load_results, save_results
-from coterie.studies.study import folder
-from coterie.studies.trial import command, run_trial
+from coterie.studies.study import locate_run
+from coterie.studies.trial import command_of, run_trial
 from coterie.training import Interrupted
 from test_studies_study import SMALL, write
 from toys import Mutual
@@ -105,7 +105,7 @@ def test_a_study_is_trained_measured_and_written(tmp_path, half):
     saved = load_results(tmp_path / "results.json")
     assert [trial.arm for trial in saved.trials] == ["alone", "kd", "alone"]  # in the study's order
     teacher, taught, alone = saved.trials
-    run = folder(kept.trials[1], kept.runs)
+    run = locate_run(kept.trials[1], kept.runs)
     assert (run / "model.safetensors").is_file()
     assert 0 < taught.measured["target"]["error"] <= 100
     assert taught.measured["target"].keys() >= {"nll", "ece", "train_error"}
@@ -148,7 +148,7 @@ def test_curves_are_of_the_training_that_gave_the_figures(tmp_path, half):
 def test_a_teacher_whose_run_is_gone_is_trained_again(tmp_path, half):
     kept = progress(tmp_path, small=half)
     go(kept, only="alone")
-    (folder(kept.trials[0], kept.runs) / "model.json").unlink()
+    (locate_run(kept.trials[0], kept.runs) / "model.json").unlink()
     assert [trial.name for trial in kept.missing(kept.trials)] == ["digits/resnet14/alone/0", "digits/resnet8/kd/0"]
 
 
@@ -228,7 +228,7 @@ def test_a_file_names_all_that_made_it(tmp_path, half):
     both = load_results(path)
     assert both.version == f"0.0.9; {here.version}"
     assert both.torch == f"2.0; {here.torch}"
-    assert both.machine == f"a laptop; a server; {machine()}"
+    assert both.machine == f"a laptop; a server; {describe_machine()}"
     other = progress(tmp_path, small=half | {"common": SMALL["common"] | {"epochs": 2}})
     assert other.results.machine == here.machine  # nothing is kept of what the others made
 
@@ -273,7 +273,7 @@ def test_a_pretrained_network_sees_the_images_that_its_command_shows_it(tmp_path
     monkeypatch.setattr("coterie.cli.train.train", stop)
     assert run_trial(trial, tmp_path).failed == "seen"
     with pytest.raises(SystemExit):
-        main(shlex.split(command(trial, tmp_path))[1:])
+        main(shlex.split(command_of(trial, tmp_path))[1:])
     study, line = seen
     assert study.options == line.options
     assert study.mean == line.mean == pytest.approx((0.485, 0.456, 0.406))
@@ -378,7 +378,7 @@ def slow(tmp_path, half, **arms):
 
 def begun(kept):
     """The folder of the slow training, when it has begun."""
-    path, deadline = folder(kept.trials[-1], kept.runs), time.monotonic() + 120
+    path, deadline = locate_run(kept.trials[-1], kept.runs), time.monotonic() + 120
     while not (path / "config.yaml").is_file() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(0.5)
@@ -395,7 +395,7 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
     stopping = threading.Thread(target=lambda: (begun(kept), os.kill(os.getpid(), signal.SIGTERM)))
     stopping.start()
     with pytest.raises(runner.Stopped):
-        list(runner.Scheduler(kept, kept.trials, partial(process_pool, 2), 2).run())
+        list(runner.Scheduler(kept, kept.trials, partial(make_process_pool, 2), 2).run())
     stopping.join()
     assert is_kept(begun(kept))
     assert not kept.path.exists()
@@ -403,7 +403,7 @@ def test_a_stop_keeps_a_training_whatever_else_runs(tmp_path, half):
 
 def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(tmp_path, half):
     kept = slow(tmp_path, half, quick={"experiment": {"name": "no such"}})
-    results = runner.Scheduler(kept, kept.trials, partial(process_pool, 2), 2).run()
+    results = runner.Scheduler(kept, kept.trials, partial(make_process_pool, 2), 2).run()
     assert next(results).arm == "quick"
     path = begun(kept)
     results.close()
@@ -446,7 +446,7 @@ def test_a_study_that_is_stopped_goes_on_and_ends_the_same(tmp_path, half):
     (trial,) = load_study(file).scale("small").trials()
     resumed = run_trial(trial, runs)
     whole = run_trial(trial, tmp_path / "whole")
-    assert len(read_metrics(folder(trial, runs) / "metrics.csv")) == 12
+    assert len(read_metrics(locate_run(trial, runs) / "metrics.csv")) == 12
     assert resumed.measured == whole.measured
     assert resumed.training_flops == whole.training_flops
 

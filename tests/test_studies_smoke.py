@@ -8,7 +8,7 @@ from coterie.data import DATASETS
 from coterie.data.sources.fashion_mnist import CLASSES
 from coterie.data.sources.glyphs import RECIPE
 from coterie.studies.reading import load_study
-from coterie.studies.smoke import smoke
+from coterie.studies.smoke import try_trials
 from test_studies_study import FIRST, SECOND, SMALL, arm, table, write
 
 
@@ -19,7 +19,7 @@ def half():
 
 
 def lines(path):
-    return dict(smoke(load_study(path).scale("small").trials()))
+    return dict(try_trials(load_study(path).scale("small").trials()))
 
 
 def refused(line, capsys):

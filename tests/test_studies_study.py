@@ -8,8 +8,8 @@ import yaml
 
 from coterie.errors import UserError
 from coterie.studies.reading import load_study
-from coterie.studies.study import folder, located
-from coterie.studies.trial import command, method_of, recipe_of
+from coterie.studies.study import locate_run, locate_teachers
+from coterie.studies.trial import command_of, method_of, recipe_of
 
 RUNS = Path("runs")
 SMALL = {
@@ -68,25 +68,25 @@ def test_every_combination_is_a_trial_once_and_teachers_come_first(tmp_path):
 def test_a_teacher_is_the_run_of_the_same_data_and_seed(tmp_path):
     found = trials(write(tmp_path / "s.yaml"))
     taught, teacher = found["digits/resnet8/kd/1"], found["digits/resnet14/alone/1"]
-    assert taught.configuration["method"]["teacher"] == f"@{folder(teacher, RUNS).name}:target"
+    assert taught.configuration["method"]["teacher"] == f"@{locate_run(teacher, RUNS).name}:target"
     for runs in (RUNS, Path("/large/disc")):  # the same trial wherever its Runs are
-        assert located(taught.configuration, runs)["method"]["teacher"] == f"{folder(teacher, runs)}:target"
-        assert f"--method.teacher {folder(teacher, runs)}:target" in command(taught, runs)
+        assert locate_teachers(taught.configuration, runs)["method"]["teacher"] == f"{locate_run(teacher, runs)}:target"
+        assert f"--method.teacher {locate_run(teacher, runs)}:target" in command_of(taught, runs)
     assert taught.needs == (teacher.key,)
-    assert folder(teacher, RUNS) != folder(found["digits/resnet14/alone/0"], RUNS)
+    assert locate_run(teacher, RUNS) != locate_run(found["digits/resnet14/alone/0"], RUNS)
 
 
 def test_studies_share_the_run_of_the_same_configuration(tmp_path):
     one = trials(write(tmp_path / "one.yaml"))["digits/resnet8/alone/0"]
     other = trials(write(tmp_path / "other.yaml", small={"seeds": 1}))["digits/resnet8/alone/0"]
     longer = trials(write(tmp_path / "longer.yaml", small={"common": {"epochs": 2}}))["digits/resnet8/alone/0"]
-    assert folder(one, RUNS) == folder(other, RUNS) != folder(longer, RUNS)
+    assert locate_run(one, RUNS) == locate_run(other, RUNS) != locate_run(longer, RUNS)
 
 
 def test_a_trial_says_the_command_that_repeats_it(tmp_path):
     found = trials(write(tmp_path / "s.yaml", small={"common": {"epochs": 1, "recipe": {"name": "paper"}}}))
     trial = found["digits/resnet8/alone/1"]
-    assert command(trial, RUNS) == (
+    assert command_of(trial, RUNS) == (
         "coterie train --epochs 1 --recipe paper --method vanilla --network resnet8 "
         "--data digits --data.train_samples 160 --seed 1"
     )

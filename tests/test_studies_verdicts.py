@@ -1,9 +1,10 @@
 import pytest
 
+from coterie.studies.claims import Claim, Side
 from coterie.studies.results import Result, Results
 from coterie.studies.statistics import compare, holm
-from coterie.studies.study import Claim, Scale, Side, Study, Table
-from coterie.studies.verdicts import counted, summary, verdicts
+from coterie.studies.study import Scale, Study, Table
+from coterie.studies.verdicts import count_verdicts, judge_claims, summarise
 
 ALONE = [40.0, 41.0, 39.5, 40.5, 40.2]
 LESS = [38.1, 38.9, 37.6, 38.4, 38.3]  # about two points less
@@ -42,7 +43,7 @@ def claim(expect="lower", than=None, **options):
     ],
 )
 def test_a_direction(expect, errors, word):
-    (found,) = verdicts(study(claim(expect)), results(measured("alone", ALONE), measured("one", errors)))
+    (found,) = judge_claims(study(claim(expect)), results(measured("alone", ALONE), measured("one", errors)))
     assert found.word == word
     assert found.comparison == compare(errors, ALONE)
     assert found.adjusted == found.p == found.comparison.p
@@ -61,7 +62,7 @@ def test_a_direction(expect, errors, word):
 )
 def test_sameness(margin, errors, word):
     same = claim("same", margin=margin)
-    (found,) = verdicts(study(same), results(measured("alone", ALONE), measured("one", errors)))
+    (found,) = judge_claims(study(same), results(measured("alone", ALONE), measured("one", errors)))
     assert found.word == word
     apart = compare(errors, ALONE)
     inside = abs(apart.difference) < margin
@@ -72,7 +73,7 @@ def test_sameness(margin, errors, word):
 
 def test_a_number_stands_for_the_other_side():
     against = [claim("same", 40.0, margin=0.9), claim("lower", 50), claim("higher", 50)]
-    found = verdicts(study(*against), results(measured("one", ALIKE)))
+    found = judge_claims(study(*against), results(measured("one", ALIKE)))
     assert [each.word for each in found] == ["holds", "holds", "does not hold"]
     assert found[1].comparison == compare(ALIKE, 50)
 
@@ -80,12 +81,12 @@ def test_a_number_stands_for_the_other_side():
 def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
     weak = [40.0, 40.1, 38.9, 39.7, 39.0]
     trials = [measured("alone", ALONE), measured("one", weak)]
-    (alone,) = verdicts(study(claim()), results(*trials))
+    (alone,) = judge_claims(study(claim()), results(*trials))
     assert alone.word == "holds"
     # The same test among others that show nothing.
     trials += [measured("alone", ALONE, "fashion"), measured("one", ALIKE, "fashion")]
     same = claim("same", margin=0.01)
-    found = verdicts(study(claim(data=None), same), results(*trials))
+    found = judge_claims(study(claim(data=None), same), results(*trials))
     assert [(each.claim.expect, each.data) for each in found] == [
         ("lower", "glyphs"),
         ("lower", "fashion"),
@@ -100,31 +101,31 @@ def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
 
 def test_what_could_have_been_seen_is_told_and_a_published_figure_decides_nothing():
     trials = results(measured("alone", ALONE), measured("one", NOISY))
-    (found,) = verdicts(study(claim(published=4.57, evidence="paper")), trials)
+    (found,) = judge_claims(study(claim(published=4.57, evidence="paper")), trials)
     assert found.word == "cannot be told at this scale"
     assert found.power == pytest.approx(found.comparison.power(4.57))
     assert f"A true difference of {found.seen:.2f} points would have been seen with 80 % power" in found.why
     assert f"one of 4.57 points, the figure in the literature, with {100 * found.power:.0f} %" in found.why
-    (doubted,) = verdicts(study(claim(published=4.57, evidence="unverified")), trials)
+    (doubted,) = judge_claims(study(claim(published=4.57, evidence="unverified")), trials)
     assert "literature (unverified), with" in doubted.why
-    (far,) = verdicts(study(claim(published=30)), results(measured("alone", ALONE), measured("one", LESS)))
+    (far,) = judge_claims(study(claim(published=30)), results(measured("alone", ALONE), measured("one", LESS)))
     assert far.word == "holds"
 
 
 def test_what_was_not_run_is_no_test():
     few = results(measured("alone", ALONE), measured("one", LESS[:1]))
-    (found,) = verdicts(study(claim()), few)
+    (found,) = judge_claims(study(claim()), few)
     assert (found.word, found.comparison, found.p, found.adjusted) == ("not run", None, None, None)
     assert found.why == "Seeds 1, 2, 3, 4: one not run."
-    (empty,) = verdicts(study(claim()), results())
+    (empty,) = judge_claims(study(claim()), results())
     assert empty.why == "Seeds 0, 1, 2, 3, 4: one not run."
-    both = verdicts(study(claim(data=None)), results(measured("alone", ALONE), measured("one", LESS)))
+    both = judge_claims(study(claim(data=None)), results(measured("alone", ALONE), measured("one", LESS)))
     assert [(each.data, each.word) for each in both] == [("glyphs", "holds"), ("fashion", "not run")]
     assert both[0].adjusted == both[0].p  # what was not run is not corrected for
 
 
 def test_arms_that_no_table_has_are_not_run():
-    (found,) = verdicts(study(claim(), arms=("alone",)), results(measured("alone", ALONE)))
+    (found,) = judge_claims(study(claim(), arms=("alone",)), results(measured("alone", ALONE)))
     assert (found.word, found.data, found.why) == ("not run", "", "No table of this scale has both sides.")
 
 
@@ -133,7 +134,7 @@ def test_failed_seeds_are_named_and_the_others_paired():
     ours[1] = Result("glyphs", "small", "one", 1, failed="killed: out of memory")
     theirs = measured("alone", ALONE)
     theirs[3] = Result("glyphs", "small", "alone", 3, measured={"target": {"nll": 1.0}})
-    (found,) = verdicts(study(claim()), results(theirs, ours))
+    (found,) = judge_claims(study(claim()), results(theirs, ours))
     assert found.comparison == compare([LESS[0], LESS[2], LESS[4]], [ALONE[0], ALONE[2], ALONE[4]])
     assert found.absent == {1: "one failed: killed: out of memory", 3: "alone no error of target"}
     assert "Seed 1: one failed: killed: out of memory." in found.why
@@ -143,12 +144,12 @@ def test_sides_may_be_of_two_networks():
     trials = results(measured("one", LESS, network="small"), measured("alone", ALONE, network="large"))
     sides = {"by": Side("target", "one", "small"), "than": Side("target", "alone", "large")}
     across = Claim("So.", **sides, data=("glyphs",))
-    (found,) = verdicts(study(across, networks=("small", "large")), trials)
+    (found,) = judge_claims(study(across, networks=("small", "large")), trials)
     assert (found.network, found.comparison) == ("small against large", compare(LESS, ALONE))
 
 
 def test_equal_differences_are_said_to_have_no_spread():
-    (found,) = verdicts(study(claim()), results(measured("alone", ALONE), measured("one", [e - 1 for e in ALONE])))
+    (found,) = judge_claims(study(claim()), results(measured("alone", ALONE), measured("one", [e - 1 for e in ALONE])))
     # Errors are counts: five equal differences are no more than five signs.
     assert (found.word, found.p) == ("cannot be told at this scale", 2**-4)
     assert found.why == "All differences are equal, so there is no spread to judge by."
@@ -157,7 +158,7 @@ def test_equal_differences_are_said_to_have_no_spread():
 def test_a_study_in_a_line():
     trials = results(measured("alone", ALONE), measured("one", LESS))
     one = study(claim(data=None), claim("same", margin=0.1))
-    assert summary(one, trials, verdicts(one, trials)) == (
+    assert summarise(one, trials, judge_claims(one, trials)) == (
         "A study, small scale, 10 trials (0 failed). Claims: holds: 1; does not hold: 1; not run: 1"
     )
 
@@ -166,11 +167,11 @@ def test_a_refutation_of_sameness_is_corrected_too():
     near = [39.1, 40.4, 38.2, 39.9, 39.1]  # 0.9 less; the plain interval lies just beyond the margin
     trials = [measured("alone", ALONE), measured("one", near)]
     beyond = claim("same", margin=0.45)
-    (found,) = verdicts(study(beyond), results(*trials))
+    (found,) = judge_claims(study(beyond), results(*trials))
     assert found.word == "does not hold"
     assert found.comparison.high < -0.45
     trials += [measured("alone", ALONE, "fashion"), measured("one", NOISY, "fashion")]
-    corrected, _ = verdicts(study(beyond, claim(data=("fashion",))), results(*trials))
+    corrected, _ = judge_claims(study(beyond, claim(data=("fashion",))), results(*trials))
     assert corrected.word == "cannot be told at this scale"
     assert found.p == corrected.p < 0.05 < corrected.adjusted
 
@@ -178,7 +179,7 @@ def test_a_refutation_of_sameness_is_corrected_too():
 def test_controls_are_counted_apart():
     trials = results(measured("alone", ALONE), measured("one", LESS))
     one = study(claim(), claim("higher", control=True), claim("same", margin=5.0, control=True))
-    found = verdicts(one, trials)
-    assert counted(found) == [("holds", 1)]
-    assert counted(found, control=True) == [("holds", 1), ("does not hold", 1)]
-    assert summary(one, trials, found).endswith("Claims: holds: 1. Controls: holds: 1; does not hold: 1")
+    found = judge_claims(one, trials)
+    assert count_verdicts(found) == [("holds", 1)]
+    assert count_verdicts(found, control=True) == [("holds", 1), ("does not hold", 1)]
+    assert summarise(one, trials, found).endswith("Claims: holds: 1. Controls: holds: 1; does not hold: 1")

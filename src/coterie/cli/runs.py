@@ -17,10 +17,10 @@ from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.networks import NETWORKS, names
-from coterie.reports.numbers import interval, p_value, signed
-from coterie.reports.studies.page import Measured, read, report_studies
-from coterie.reports.table import means, rows
-from coterie.studies.verdicts import summary
+from coterie.reports.numbers import format_interval, format_p, format_signed
+from coterie.reports.studies.page import Measured, read_measured, report_studies
+from coterie.reports.table import describe_means, make_rows
+from coterie.studies.verdicts import summarise
 from coterie.training import RECIPES
 
 _STUDENT: tuple[str, dict[str, Any]] = (
@@ -135,7 +135,7 @@ def run_report(given: Namespace) -> None:
             raise UserError(
                 f"{other}: no results file, as {files[0]} is; report Runs and studies on pages of their own"
             )
-        studies = [read(path) for path in files]
+        studies = [read_measured(path) for path in files]
         page = report_studies(studies, given.out)
         for measured in studies:
             print_study(measured)
@@ -153,22 +153,22 @@ def print_study(measured: Measured) -> None:
         found, metric = each.comparison, each.claim.metric
         said = ("–", "–")
         if found is not None and each.adjusted is not None:
-            difference = f"{signed(found.difference, metric)} {interval(found.low, found.high, metric)}"
-            said = difference, p_value(each.adjusted)
+            difference = f"{format_signed(found.difference, metric)} {format_interval(found.low, found.high, metric)}"
+            said = difference, format_p(each.adjusted)
         cells = (each.claim.says, each.data or "–", each.network or "–", *said, each.word)
         table.add_row(*(escape(printable(cell)) for cell in cells))
     table_console().print(table)
-    say(summary(measured.study, measured.results, measured.verdicts))
+    say(summarise(measured.study, measured.results, measured.verdicts))
 
 
 def print_runs(runs: Sequence[coterie.Run]) -> None:
     """Print a table of runs, and means over seeds where there are several."""
     table = Table("network", "error %", "parameters", "FLOPs", "training s")
-    for row in rows(runs):
+    for row in make_rows(runs):
         figures = (f"{row.error:.2f}", f"{row.parameters:,}", f"{row.flops:.3g}", f"{row.seconds:.1f}")
         table.add_row(escape(printable(row.name)), *figures)
     table_console().print(table)
-    for line in means(runs):
+    for line in describe_means(runs):
         say(line)
 
 

@@ -18,7 +18,7 @@ from coterie.errors import UserError
 from coterie.files import user_path
 from coterie.studies import runner, smoke
 from coterie.studies.check import check_scale
-from coterie.studies.pools import RayExecutor, default_workers, process_pool
+from coterie.studies.pools import RayExecutor, default_workers, make_process_pool
 from coterie.studies.reading import load_study, study_names
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Key, Scale, Study, Trial
@@ -100,7 +100,7 @@ def _run(progress: runner.Progress, todo: Sequence[Trial], workers: int | None, 
     if workers is not None and workers < 1:
         raise UserError(f"--workers is {workers}; use 1 or more")
     count = workers or default_workers()
-    pools: Callable[[], Executor] = partial(process_pool, count)
+    pools: Callable[[], Executor] = partial(make_process_pool, count)
     if ray is not None:
         cluster = RayExecutor(ray)
         count, pools = workers or cluster.workers, lambda: cluster
@@ -189,7 +189,7 @@ def _sums(trials: Sequence[Trial], missing: set[Key]) -> list[str]:
 
 def _smoke(trials: Sequence[Trial]) -> None:
     failed = 0
-    for name, line in smoke.smoke(trials):
+    for name, line in smoke.try_trials(trials):
         failed += line.startswith("failed: ")
         console.print(f"{name}: {line}", markup=False, soft_wrap=True)
     if failed:

@@ -56,7 +56,7 @@ def predict(
     files = [images] if isinstance(images, str | PathLike) else images
     if any(str(file) == "" for file in files):
         raise UserError("the name of an image is empty; name image files")
-    card, network = _opened(source, student)
+    card, network = _open(source, student)
     classes = card["classes"]
     found = []
     for path in map(user_path, files):
@@ -69,22 +69,22 @@ def predict(
     return found
 
 
-def _opened(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
+def _open(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
     if not isinstance(source, Run) and user_path(source).suffix == ".onnx":
         _refuse(student)
-        path = _existing(user_path(source))
+        path = _check_file(user_path(source))
         session = onnx_session(path)
         card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
-        return card, _of_card(partial(_run_session, session), card, path)
+        return card, _check_answers(partial(_run_session, session), card, path)
     if not isinstance(source, Run) and user_path(source).suffix == ".safetensors":
         _refuse(student)
-        path = _existing(user_path(source))
+        path = _check_file(user_path(source))
         card, network = open_exported(path)
     else:
         run = source if isinstance(source, Run) else Run(source)
         path, card, network = run.path, run.card, run.network(student)
     logits = Logits(network).eval()
-    return card, _of_card(torch.inference_mode()(logits), card, path)
+    return card, _check_answers(torch.inference_mode()(logits), card, path)
 
 
 def _run_session(session: Any, images: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def _run_session(session: Any, images: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(session.run(None, {name: images.contiguous().numpy()})[0]))
 
 
-def _of_card(network: Callable[[Tensor], Tensor], card: Card, path: Path) -> Callable[[Tensor], Tensor]:
+def _check_answers(network: Callable[[Tensor], Tensor], card: Card, path: Path) -> Callable[[Tensor], Tensor]:
     """The network, which is refused where it is not the one that its card describes."""
 
     def answer(images: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def _of_card(network: Callable[[Tensor], Tensor], card: Card, path: Path) -> Cal
     return answer
 
 
-def _existing(path: Path) -> Path:
+def _check_file(path: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{path}: no such file; name a Run folder, or a file that `coterie export` made")
     return path

@@ -23,7 +23,7 @@ def counts_of(experiment: Experiment) -> Tensor | None:
     return None if found is None else confusion(*found)
 
 
-def classes_section(experiments: Sequence[Experiment], classes: Sequence[str]) -> Section | None:
+def make_classes_section(experiments: Sequence[Experiment], classes: Sequence[str]) -> Section | None:
     """A table of every class, the hardest first; None where no images could be had.
 
     Args:
@@ -42,7 +42,7 @@ def classes_section(experiments: Sequence[Experiment], classes: Sequence[str]) -
             printable(classes[index]),
             str(int(counts[index].sum()) // max(len(experiment.seen), 1)),
             *("–" if of[index].isnan() else f"{of[index]:.1f}" for of in errors),
-            _taken_for(counts, index, classes),
+            _find_mistakes(counts, index, classes),
         )
         for index in order
     ]
@@ -69,7 +69,7 @@ def _errors(counts: Tensor) -> Tensor:
     return 100 * (1 - counts.diagonal().double() / torch.where(total > 0, total, torch.nan))
 
 
-def _taken_for(counts: Tensor, index: int, classes: Sequence[str]) -> str:
+def _find_mistakes(counts: Tensor, index: int, classes: Sequence[str]) -> str:
     """The two commonest mistakes."""
     others = counts[index].clone()
     others[index] = 0

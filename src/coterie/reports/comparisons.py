@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from math import sqrt
 from statistics import mean, stdev
 
-from coterie.reports.groups import baseline_of
+from coterie.reports.groups import find_baseline
 from coterie.reports.measured import Experiment, Measured
 
 
-def comparisons(experiments: Sequence[Experiment]) -> list[str]:
+def compare_to_baselines(experiments: Sequence[Experiment]) -> list[str]:
     """A line for each experiment that has a baseline, over the seeds that both have."""
     groups = [each.group for each in experiments]
     lines = []
     for experiment in experiments:
-        found = baseline_of(experiment.group, groups)
+        found = find_baseline(experiment.group, groups)
         if found is None or experiment.group.default.endswith("-alone"):  # a slimmer network's own baseline
             continue
         baseline, differing = found

@@ -89,10 +89,10 @@ def group_runs(runs: Iterable[Run]) -> list[Group]:
     ]
 
 
-def baseline_of(group: Group, groups: Sequence[Group]) -> tuple[Group, list[str]] | None:
+def find_baseline(group: Group, groups: Sequence[Group]) -> tuple[Group, list[str]] | None:
     """The same network alone on the same data, trained as alike as there is, and the options that differ; or None."""
     found = [
-        (other, _differing(_beside_method(group), _beside_method(other)))
+        (other, _find_differences(_beside_method(group), _beside_method(other)))
         for other in groups
         if other.method == "vanilla" and group.method != "vanilla" and other.card["network"] == group.card["network"]
     ]
@@ -118,7 +118,7 @@ def _beside_method(group: Group) -> dict[str, str]:
     return {key: value for key, value in group.settings.items() if not key.startswith("method.")}
 
 
-def _differing(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+def _find_differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     keys = [key for key in dict.fromkeys((*ours, *theirs)) if ours.get(key) != theirs.get(key)]
     # Another recipe has other options: its name says it.
     return (
@@ -132,14 +132,14 @@ def _difference(group: Group, groups: Sequence[Group]) -> str:
     keys = {"network.name"} if len({each.settings.get("network.name") for each in groups}) > 1 else set[str]()
     for one, other in combinations(groups, 2):
         if one.method == other.method:  # what tells two of a method apart is said of all methods
-            keys |= set(_differing(one.settings, other.settings))
+            keys |= set(_find_differences(one.settings, other.settings))
     if group.method == "vanilla":
         keys.discard("network.name")  # its name says it
-    named = [_named(key, value) for key, value in group.settings.items() if key in keys]
+    named = [_name_option(key, value) for key, value in group.settings.items() if key in keys]
     return _folder(group, groups) if len(named) > _MOST_NAMED else "".join(f", {text}" for text in named)
 
 
-def _named(key: str, value: str) -> str:
+def _name_option(key: str, value: str) -> str:
     return value if key.endswith(".name") else f"{key.removeprefix('method.')} {value}"
 
 

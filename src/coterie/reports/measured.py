@@ -146,7 +146,7 @@ def _predictions(run: Run, data: ImageData) -> Predictions:
     return predict_batches(network, evaluation_batches(data, data.test))
 
 
-def columns(experiment: Experiment, prefix: str) -> dict[str, tuple[list[float], list[float]]]:
+def collect_curves(experiment: Experiment, prefix: str) -> dict[str, tuple[list[float], list[float]]]:
     """Curves of an experiment's metrics by the names that plots use: (epochs, means over its seeds).
 
     What several stages train has a curve for each.

@@ -17,14 +17,14 @@ from coterie.evaluation import Predictions
 from coterie.files import user_path, write_text
 from coterie.methods import Edge
 from coterie.reports import plots
-from coterie.reports.classes import classes_section, counts_of
-from coterie.reports.comparisons import comparisons
-from coterie.reports.groups import baseline_of, group_runs
-from coterie.reports.measured import Experiment, columns, measure
+from coterie.reports.classes import counts_of, make_classes_section
+from coterie.reports.comparisons import compare_to_baselines
+from coterie.reports.groups import find_baseline, group_runs
+from coterie.reports.measured import Experiment, collect_curves, measure
 from coterie.reports.section import Section
-from coterie.reports.students import delivers_students, students_section
-from coterie.reports.table import means, rows
-from coterie.reports.teaching import teaching
+from coterie.reports.students import delivers_students, make_students_section
+from coterie.reports.table import describe_means, make_rows
+from coterie.reports.teaching import draw_teaching
 from coterie.run import Run
 from coterie.version import __version__
 
@@ -65,10 +65,10 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
         title=f"{networks} on {cards[0]['data']}: {methods}",
         facts=_facts(experiments),
         left_out=left_out,
-        verdicts=comparisons(experiments),
+        verdicts=compare_to_baselines(experiments),
         caution=_caution(images),
-        rows=rows(given),
-        means=means(given),
+        rows=make_rows(given),
+        means=describe_means(given),
         images=f"{images:,}" if images else "all",
         sections=[*_students(experiments, options), *_sections(experiments, plots.Palette())],
         pictures=_pictures(experiments),
@@ -117,10 +117,10 @@ def _students(experiments: Sequence[Experiment], options: Mapping[str, Any]) -> 
     for experiment in experiments:
         if not delivers_students(experiment.first.run) or experiment.first.predictions is None:
             continue
-        baseline = baseline_of(experiment.group, groups)
+        baseline = find_baseline(experiment.group, groups)
         slimmer = [each for each in groups if each.default.endswith("-alone")]
         alone = [run for each in [*([baseline[0]] if baseline else []), *slimmer] for run in each.by_seed.values()]
-        sections.append(students_section(experiment.first.run, experiment.group.name, alone, **options))
+        sections.append(make_students_section(experiment.first.run, experiment.group.name, alone, **options))
     return sections
 
 
@@ -135,12 +135,12 @@ def _sections(experiments: Sequence[Experiment], palette: plots.Palette) -> list
     for each in experiments:
         counts, name = counts_of(each), each.group.label(each.group.default)
         if counts is not None:
-            picture = plots.confusion_matrix(counts, classes, f"Confusions of {name}")
+            picture = plots.draw_confusions(counts, classes, f"Confusions of {name}")
             matrices.append((f"Confusions of {name}{each.seeds}", picture))
     text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
-    drawn = ("Reliability", plots.reliability(_few(reliable, experiments), "Reliability", palette))
+    drawn = ("Reliability", plots.draw_reliability(_few(reliable, experiments), "Reliability", palette))
     sections.append(Section("Calibration and confusions", text, [drawn, *matrices]))
-    by_class = classes_section(experiments, classes)
+    by_class = make_classes_section(experiments, classes)
     return sections if by_class is None else [*sections, by_class]
 
 
@@ -155,9 +155,11 @@ def _few(named: Mapping[str, Value], experiments: Sequence[Experiment]) -> Mappi
 def _curves(experiments: Sequence[Experiment], palette: plots.Palette) -> Section:
     pictures = []
     for split, caption in (("test", "Test error, %"), ("train", "Training error, %")):
-        named = {name: curve for each in experiments for name, curve in columns(each, f"{split}_error_").items()}
+        named = {name: curve for each in experiments for name, curve in collect_curves(each, f"{split}_error_").items()}
         title = f"{caption.removesuffix(', %')} over epochs"
-        pictures.append((caption, plots.curves(_few(named, experiments), title, caption.lower(), palette, log=True)))
+        pictures.append(
+            (caption, plots.draw_curves(_few(named, experiments), title, caption.lower(), palette, log=True))
+        )
     several = any(len(each.runs) > 1 for each in experiments)
     return Section(
         "While training",
@@ -182,7 +184,10 @@ def _teaching(experiments: Sequence[Experiment]) -> list[Section]:
         "Who teaches whom",
         "Arrows go from a teacher to who learns from it; dotted lines lead to what is made of the peers' answers. "
         "Every peer learns from the labels too.",
-        [(name, teaching(edges, f"Who teaches whom in {name}")) for name, edges in zip(labels, drawings, strict=True)],
+        [
+            (name, draw_teaching(edges, f"Who teaches whom in {name}"))
+            for name, edges in zip(labels, drawings, strict=True)
+        ],
     )
     return [section] if drawings else []
 
@@ -192,16 +197,17 @@ def _gate(experiment: Experiment, palette: plots.Palette) -> Section:
     assert weights is not None
     peers = enumerate(run.card["peers"])
     spread = {experiment.group.label(peer): weights[:, index].cpu().numpy() for index, peer in peers}
-    over_time = columns(experiment, "test_weight_")
+    over_time = collect_curves(experiment, "test_weight_")
     of = f" of {experiment.group.name}" if experiment.group.difference else ""
     seed = f", seed {run.run.config['seed']}" if len(experiment.runs) > 1 else ""
-    drawn = plots.histogram(spread, f"Gate weights over test images{of}", "weight", palette)
+    means = plots.draw_curves(over_time, f"Gate weights over epochs{of}", "mean weight", palette)
+    drawn = plots.draw_histogram(spread, f"Gate weights over test images{of}", "weight", palette)
     return Section(
         f"The gate{of}",
         "How much of the ensemble each branch is: the mean over the test images after every epoch, and its spread over "
         "the images at the end.",
         [
-            ("Mean weight over time", plots.curves(over_time, f"Gate weights over epochs{of}", "mean weight", palette)),
+            ("Mean weight over time", means),
             (f"Weights over the test images{seed}", drawn),
         ],
     )
@@ -211,11 +217,11 @@ def _pictures(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
     """Test images of the first run whose target and ensemble can be compared."""
     for each, predictions in (pair for experiment in experiments for pair in experiment.seen):
         if predictions.ensemble is not None and each.card["peers"][0] == "target" and each.data is not None:
-            return _differing(predictions, predictions.ensemble, each.data)
+            return _find_differing(predictions, predictions.ensemble, each.data)
     return []
 
 
-def _differing(predictions: Predictions, combined: Tensor, data: ImageData) -> list[dict[str, Any]]:
+def _find_differing(predictions: Predictions, combined: Tensor, data: ImageData) -> list[dict[str, Any]]:
     target, ensemble = predictions.logits[:, 0].softmax(1).double(), combined.softmax(1).double()
     middle = (target + ensemble) / 2
     divergence = sum((p * ((p + 1e-12) / (middle + 1e-12)).log()).sum(1) / 2 for p in (target, ensemble))
@@ -225,15 +231,15 @@ def _differing(predictions: Predictions, combined: Tensor, data: ImageData) -> l
     return [
         {
             "index": index,
-            "url": plots.thumbnail(pixels[place]),
+            "url": plots.make_thumbnail(pixels[place]),
             "label": printable(data.classes[int(predictions.labels[index])]),
-            "target": _said(target[index], data.classes),
-            "ensemble": _said(ensemble[index], data.classes),
+            "target": _format_answer(target[index], data.classes),
+            "ensemble": _format_answer(ensemble[index], data.classes),
         }
         for place, index in enumerate(chosen.tolist())
     ]
 
 
-def _said(probabilities: Tensor, classes: Sequence[str]) -> str:
+def _format_answer(probabilities: Tensor, classes: Sequence[str]) -> str:
     best = int(probabilities.argmax())
     return f"{printable(classes[best])} {probabilities[best]:.0%}"

@@ -52,7 +52,7 @@ def new_figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Any]:
 def to_svg(figure: Figure, title: str) -> str:
     """A figure as SVG that takes the page's colours; the title is for those who cannot see it."""
     text = StringIO()
-    families = plain_text(figure)
+    families = show_plainly(figure)
     options: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,
@@ -72,7 +72,7 @@ def to_svg(figure: Figure, title: str) -> str:
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{escaped}" ', svg, count=1)
 
 
-def plain_text(figure: Figure) -> list[str]:
+def show_plainly(figure: Figure) -> list[str]:
     """Show all text of a figure as it is, none of it as mathematics, in fonts that have its letters.
 
     Returns:
@@ -138,7 +138,7 @@ def mark_log_axis(
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: form(value) if form else f"{value:g}"))
 
 
-def ink(axes: Any) -> None:
+def colour_axes(axes: Any) -> None:
     """Give axes and legend the page's text colour."""
     axes.tick_params(colors=INK, which="both")
     for part in (axes.xaxis.label, axes.yaxis.label, axes.title):
@@ -151,7 +151,7 @@ def ink(axes: Any) -> None:
             text.set_color(INK)
 
 
-def curves(named: Mapping[str, Curve], title: str, label: str, palette: Palette, log: bool = False) -> str:
+def draw_curves(named: Mapping[str, Curve], title: str, label: str, palette: Palette, log: bool = False) -> str:
     """Lines over epochs.
 
     Args:
@@ -171,28 +171,28 @@ def curves(named: Mapping[str, Curve], title: str, label: str, palette: Palette,
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(label)
-    _legend(axes)
-    ink(axes)
+    _add_legend(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str, palette: Palette) -> str:
+def draw_histogram(named: Mapping[str, np.ndarray[Any, Any]], title: str, label: str, palette: Palette) -> str:
     """How values in [0, 1] are spread over the images."""
     figure, axes = new_figure(*_HALF)
     for name, values in named.items():
         axes.hist(values, bins=np.linspace(0, 1, 41), histtype="step", label=name, linewidth=1.6, **palette.style(name))
     axes.set_xlabel(label)
     axes.set_ylabel("test images")
-    _legend(axes)
-    ink(axes)
+    _add_legend(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def confusion_matrix(counts: Tensor, classes: Sequence[str], title: str) -> str:
+def draw_confusions(counts: Tensor, classes: Sequence[str], title: str) -> str:
     """Rows are true classes; the share of each that was said to be each; figures where there is room for them."""
     share = counts.double() / counts.sum(1, keepdim=True).clamp(min=1)
     few = len(classes) <= 20
-    names = [_folded(name) for name in classes] if few else []
+    names = [_fold_name(name) for name in classes] if few else []
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
     side = min(6.4, 2.4 + 0.4 * len(classes)) + 0.07 * max(longest - 8, 0)  # inches, and those that the names take
     figure, axes = new_figure(side, side)
@@ -209,17 +209,17 @@ def confusion_matrix(counts: Tensor, classes: Sequence[str], title: str) -> str:
                     axes.text(said, true, count, ha="center", va="center", fontsize="xx-small", color=colour)
     axes.set_xlabel("said")
     axes.set_ylabel("is")
-    ink(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def _folded(name: str) -> str:
+def _fold_name(name: str) -> str:
     """A class name in two lines at most: of a very long one its middle is left to the page's table."""
     name = name if len(name) <= 60 else f"{name[:29]} … {name[-28:]}"
     return "\n".join(wrap(name, 30)) or name
 
 
-def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str, palette: Palette) -> str:
+def draw_reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str, palette: Palette) -> str:
     """How often each is right at each confidence, in 15 bins.
 
     Args:
@@ -239,12 +239,12 @@ def reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str, palette:
         axes.plot(x, y, marker="o", label=name, linewidth=1.4, markersize=4, **palette.style(name))
     axes.set_xlabel("confidence")
     axes.set_ylabel("share right")
-    _legend(axes)
-    ink(axes)
+    _add_legend(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def _legend(axes: Any) -> None:
+def _add_legend(axes: Any) -> None:
     """The names: in the axes where they are few, else above them, where they hide nothing."""
     count = len(axes.get_legend_handles_labels()[1])
     if count == 0:  # a Run without metrics
@@ -256,7 +256,7 @@ def _legend(axes: Any) -> None:
     axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
 
 
-def thumbnail(pixels: np.ndarray[Any, Any], side: int = 96) -> str:
+def make_thumbnail(pixels: np.ndarray[Any, Any], side: int = 96) -> str:
     """An image uint8 (H, W, channels) as a data URL of a PNG."""
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     factor = max(1, side // max(image.size))

@@ -42,7 +42,7 @@ def delivers_students(run: Run) -> bool:
     return len(peers) > 1 and set(peers) <= set(run.card["deliverables"])
 
 
-def students(run: Run, runs: Sequence[Run] = (), **data: Any) -> list[Student]:
+def measure_students(run: Run, runs: Sequence[Run] = (), **data: Any) -> list[Student]:
     """Every deliverable of a run, exported to ONNX and timed here and now.
 
     Args:
@@ -70,8 +70,8 @@ def students(run: Run, runs: Sequence[Run] = (), **data: Any) -> list[Student]:
     ]
 
 
-def students_section(run: Run, name: str, runs: Sequence[Run], **data: Any) -> Section:
-    """The table for the page, of a run of the experiment of this name; see :func:`students`."""
+def make_students_section(run: Run, name: str, runs: Sequence[Run], **data: Any) -> Section:
+    """The table for the page, of a run of the experiment of this name; see :func:`measure_students`."""
     rows = [
         (
             each.name,
@@ -82,7 +82,7 @@ def students_section(run: Run, name: str, runs: Sequence[Run], **data: Any) -> S
             f"{each.error:.2f}",
             "–" if each.alone is None else f"{each.alone:.2f}",
         )
-        for each in students(run, runs, **data)
+        for each in measure_students(run, runs, **data)
     ]
     return Section(
         f"The students of {name}",

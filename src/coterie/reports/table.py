@@ -35,7 +35,7 @@ class TableRow:
     seconds: float
 
 
-def rows(runs: Iterable[Run]) -> list[TableRow]:
+def make_rows(runs: Iterable[Run]) -> list[TableRow]:
     """Every peer and ensemble of the runs, in the order of their experiments."""
     found = []
     for group in group_runs(runs):
@@ -60,7 +60,7 @@ def rows(runs: Iterable[Run]) -> list[TableRow]:
     return found
 
 
-def means(runs: Iterable[Run]) -> list[str]:
+def describe_means(runs: Iterable[Run]) -> list[str]:
     """A line for each peer that has several seeds: its mean test error over them and their standard deviation."""
     lines = []
     for group in group_runs(runs):

@@ -12,7 +12,7 @@ from coterie.reports.plots import COLOURS, INK, new_figure, to_svg
 _ROW, _COLUMN = 0.62, 3.4  # inches between rows, and from the learners' column to the teachers'
 
 
-def teaching(edges: Sequence[Edge], title: str) -> str:
+def draw_teaching(edges: Sequence[Edge], title: str) -> str:
     """An SVG: learners on the left, what they are taught by on the right, one colour a lesson.
 
     Args:

@@ -25,11 +25,11 @@ DISTANCES = (0.1, 0.2, 0.3, 0.4, 0.5)
 _DIRECTIONS, _IMAGES = 5, 1000
 
 
-def flatness(run: Run, data: ImageData) -> Figures:
+def measure_flatness(run: Run, data: ImageData) -> Figures:
     """How much worse the deployable network gets when its weights are moved at random.
 
     ``flatness_D`` is the increase of the test error (points) and ``flatness_nll_D`` that of the test NLL at relative
-    distance D (:func:`perturbed`), the mean of five directions that are the same for networks of one architecture, on
+    distance D (:func:`perturb`), the mean of five directions that are the same for networks of one architecture, on
     up to 1,000 test images, stratified.
 
     That ONE's parameters lie in a flatter place is shown so by Lan, Zhu, Gong (2018, section on model generalisation):
@@ -40,12 +40,12 @@ def flatness(run: Run, data: ImageData) -> Figures:
     few = min(_IMAGES, len(data.test))
     images = data.test.subset(stratified(data.test.labels, few, seed=0)[0])
     batches = list(evaluation_batches(data, images, batch_size=64))  # small ones are faster on a CPU
-    before, found = _errors(network, batches), dict[str, float]()
+    before, found = _measure_errors(network, batches), dict[str, float]()
     for distance in DISTANCES:
         moved = []
         for seed in range(_DIRECTIONS):
-            with perturbed(network, distance, seed):
-                moved.append(_errors(network, batches))
+            with perturb(network, distance, seed):
+                moved.append(_measure_errors(network, batches))
         for metric, name in (("error", "flatness"), ("nll", "flatness_nll")):
             worse = sum(each[metric] for each in moved) / len(moved) - before[metric]
             found[f"{name}_{distance:g}"] = worse
@@ -53,7 +53,7 @@ def flatness(run: Run, data: ImageData) -> Figures:
 
 
 @contextmanager
-def perturbed(network: nn.Module, distance: float, seed: int) -> Iterator[None]:
+def perturb(network: nn.Module, distance: float, seed: int) -> Iterator[None]:
     """Move a network's weights in a random direction, and put them back exactly.
 
     Each filter w (what makes one output channel of a convolution or linear layer) becomes w + d ‖w‖ v / ‖v‖ with v
@@ -84,7 +84,7 @@ def perturbed(network: nn.Module, distance: float, seed: int) -> Iterator[None]:
                 weight.copy_(old)
 
 
-def diversity(run: Run, data: ImageData) -> Figures:
+def measure_diversity(run: Run, data: ImageData) -> Figures:
     """How differently the members of a run's ensemble answer on the test images, mean over pairs of members.
 
     On part ``ensemble``: ``disagreement``, the percent of images that two members class differently;
@@ -94,14 +94,14 @@ def diversity(run: Run, data: ImageData) -> Figures:
     """
     if "ensemble" not in run.card["deliverables"]:
         return {}
-    said = _said(run, "ensemble", data, data.test)
+    said = _predict(run, "ensemble", data, data.test)
     logits = said.logits
     if logits.shape[1] < 2:
         return {}
     ordered = list(permutations(range(logits.shape[1]), 2))
     apart = [kl_divergence(logits[:, one], logits[:, other]).item() for one, other in ordered]
     found = {"disagreement": 100 * disagreement(logits), "member_divergence": sum(apart) / len(apart)}
-    correlation = error_correlation(logits, _right(said, data.test))
+    correlation = error_correlation(logits, _true_labels(said, data.test))
     return {"ensemble": found if correlation is None else found | {"error_correlation": correlation}}
 
 
@@ -118,7 +118,7 @@ def error_correlation(logits: Tensor, labels: Tensor) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def generalisation(run: Run, data: ImageData) -> Figures:
+def measure_generalisation(run: Run, data: ImageData) -> Figures:
     """What every part errs on the training images as they are, not augmented, and the gap to the test images.
 
     For every deliverable and every member of an ensemble: ``clean_train_error`` (percent), ``clean_train_nll`` (nats),
@@ -129,7 +129,7 @@ def generalisation(run: Run, data: ImageData) -> Figures:
     for student in sorted(run.card["deliverables"], key=lambda name: name != "ensemble"):
         if student in found:  # it was heard as a member of the ensemble
             continue
-        train, test = (_by_part(run, student, data, images) for images in (data.train, data.test))
+        train, test = (_measure_parts(run, student, data, images) for images in (data.train, data.test))
         for part, learned in train.items():
             found[part] = {
                 "clean_train_error": learned["error"],
@@ -141,14 +141,14 @@ def generalisation(run: Run, data: ImageData) -> Figures:
 
 
 MEASURES: dict[str, Callable[[Run, ImageData], Figures]] = {
-    "flatness": flatness,
-    "diversity": diversity,
-    "generalisation": generalisation,
+    "flatness": measure_flatness,
+    "diversity": measure_diversity,
+    "generalisation": measure_generalisation,
 }
 CURVES = "curves"  # a measure too, of another shape
 
 
-def curves(run: Run) -> Curves:
+def collect_curves(run: Run) -> Curves:
     """Errors in the course of training: part -> ``train_error`` and ``test_error`` -> (epoch, percent), last stage.
 
     The training error is of that epoch's images as they were trained on: augmented, and with weights that moved
@@ -168,23 +168,23 @@ def curves(run: Run) -> Curves:
     return found
 
 
-def _said(run: Run, student: str, data: ImageData, images: Images) -> Predictions:
+def _predict(run: Run, student: str, data: ImageData, images: Images) -> Predictions:
     return predict_batches(run.network(student), evaluation_batches(data, images))
 
 
-def _right(said: Predictions, images: Images) -> Tensor:
+def _true_labels(said: Predictions, images: Images) -> Tensor:
     return said.labels if images.clean is None else torch.from_numpy(images.clean)
 
 
-def _by_part(run: Run, student: str, data: ImageData, images: Images) -> Figures:
+def _measure_parts(run: Run, student: str, data: ImageData, images: Images) -> Figures:
     """Errors and NLL of a deliverable, and of its members where it is a group of several."""
-    said = _said(run, student, data, images)
-    labels, members = _right(said, images), said.logits.shape[1] > 1
+    said = _predict(run, student, data, images)
+    labels, members = _true_labels(said, images), said.logits.shape[1] > 1
     parts = said.by_name(run.card["peers"]) if members else {}
     parts[student] = said.logits[:, 0] if said.ensemble is None else said.ensemble
     return {part: errors_and_nll(logits, labels) for part, logits in parts.items()}
 
 
-def _errors(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
+def _measure_errors(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
     said = predict_batches(network, batches)
     return errors_and_nll(said.logits[:, 0] if said.ensemble is None else said.ensemble, said.labels)

@@ -20,17 +20,17 @@ from coterie.console.interrupt import GRACE, worker
 from coterie.errors import UserError
 
 
-def cores() -> int:
+def count_cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_workers() -> int:
     """A training a GPU; without one, a training a core."""
-    return torch.cuda.device_count() or cores()
+    return torch.cuda.device_count() or count_cores()
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """The machine in a few words."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -38,10 +38,10 @@ def machine() -> str:
     except (OSError, StopIteration):
         model = platform.processor() or platform.machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return f"{model}, {cores()} cores, {', '.join(gpus) or 'no GPU'}"
+    return f"{model}, {count_cores()} cores, {', '.join(gpus) or 'no GPU'}"
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
+def make_process_pool(workers: int) -> ProcessPoolExecutor:
     """Processes of this machine, each with its share of the cores, or a GPU of its own."""
     context = get_context("spawn")
     places: Queue[int] = context.Queue()
@@ -53,7 +53,7 @@ def process_pool(workers: int) -> ProcessPoolExecutor:
 
 def threads_each(workers: int) -> int:
     """A worker's share of the cores, or what ``OMP_NUM_THREADS`` allows it where that is less."""
-    share, asked = max(1, cores() // workers), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    share, asked = max(1, count_cores() // workers), os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return min(share, int(asked)) if asked.isdecimal() and int(asked) > 0 else share
 
 
@@ -62,12 +62,12 @@ class _Processes(ProcessPoolExecutor):
 
     def submit(self, function: Callable[..., Any], /, *given: Any, **options: Any) -> Future[Any]:
         """Run a function in one of them, which may be started for it."""
-        with _signals_held():
+        with _hold_signals():
             return super().submit(function, *given, **options)
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
+def _hold_signals() -> Iterator[None]:
     """Signals that come inside are met after it; a process that is started inside meets them when it asks for them."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
@@ -111,7 +111,7 @@ def _settle(places: "Queue[int]", threads: int, gpus: int) -> None:
 
 
 @contextmanager
-def _own_handler() -> Iterator[None]:
+def _keep_handler() -> Iterator[None]:
     """Ray puts a handler of its own in place of the process's for good: a later SIGTERM would end trainings at once."""
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -137,14 +137,14 @@ class RayExecutor(Executor):
         except ImportError as error:
             raise UserError("⟨ray⟩ needs Ray; install it with: pip install 'coterie[ray]'") from error
         try:
-            with _own_handler():
+            with _keep_handler():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"⟨ray {address}⟩: {' '.join(str(error).split())[:150]}") from error
         self.ray = ray
         gpus = ray.cluster_resources().get("GPU", 0)
         self.workers = int(gpus or ray.cluster_resources()["CPU"])
-        self.remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(_there)
+        self.remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(_run_there)
 
     def submit(self, function: Callable[..., Any], /, *given: Any, **options: Any) -> Future[Any]:
         """Run a function on any machine of the cluster."""
@@ -156,7 +156,7 @@ class RayExecutor(Executor):
         self.ray.shutdown()
 
 
-def _there(folder: str, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
+def _run_there(folder: str, function: Callable[..., Any], *given: Any, **options: Any) -> Any:
     os.chdir(folder)
     torch.set_num_threads(1)
     return function(*given, **options)

@@ -10,7 +10,8 @@ from coterie.checking import check_names, check_value, make_checked
 from coterie.errors import UserError, unknown_name
 from coterie.files import read_yaml, user_path
 from coterie.studies.analyses import CURVES, MEASURES
-from coterie.studies.study import Claim, Published, Scale, Side, Study, Table
+from coterie.studies.claims import Claim, Published, Side
+from coterie.studies.study import Scale, Study, Table
 
 _OWN = Path(str(files("coterie.studies"))) / "files"
 
@@ -47,7 +48,7 @@ def _study(name: str, content: Any) -> Study:
         raise UserError("it has no scale; write 'small:' with data, networks, arms and tables")
     for scale in scales.values():
         for arm, own in scale.arms.items():  # scales may share arms, with budgets for the data of each
-            _among(f"data set in budgets of arm '{arm}'", own.get("budgets", {}), _names("data", scales.values()))
+            _check_among(f"data set in budgets of arm '{arm}'", own.get("budgets", {}), _names("data", scales.values()))
     claims = tuple(_claim(each, scales.values()) for each in _items("claims", content.get("claims") or [], Claim))
     return Study(name, content["title"], content.get("source", ""), content.get("about", ""), claims, scales)
 
@@ -75,10 +76,10 @@ def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:
     for kind in ("data", "networks", "arms"):
         if not getattr(table, kind):
             raise UserError(f"{where}, {kind} is empty; name at least one")
-        _among(f"one of {kind} in {where}", getattr(table, kind), getattr(scale, kind))
-    _among(f"arm of published in {where}", [each.arm for each in published], table.arms)
-    _among(f"arm of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.arms)
-    _among(f"measure in {where}", table.measures, [*MEASURES, CURVES])
+        _check_among(f"one of {kind} in {where}", getattr(table, kind), getattr(scale, kind))
+    _check_among(f"arm of published in {where}", [each.arm for each in published], table.arms)
+    _check_among(f"arm of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.arms)
+    _check_among(f"measure in {where}", table.measures, [*MEASURES, CURVES])
     return Table(**{each.name: _tuple(getattr(table, each.name)) for each in fields(Table)})
 
 
@@ -89,10 +90,10 @@ def _claim(content: Mapping[str, Any], scales: Collection[Scale]) -> Claim:
     for side, value in sides.items():
         if isinstance(value, Mapping):
             sides[side] = made = make_checked(Side, f"{where}, {side}", value)
-            _among(f"arm in {where}", [made.arm], _names("arms", scales))
-            _among(f"network in {where}", [made.network] if made.network else [], _names("networks", scales))
+            _check_among(f"arm in {where}", [made.arm], _names("arms", scales))
+            _check_among(f"network in {where}", [made.network] if made.network else [], _names("networks", scales))
     claim = make_checked(Claim, where, {**content, **sides, "data": _tuple(content.get("data"))})
-    _among(f"data set in {where}", claim.data or (), _names("data", scales))
+    _check_among(f"data set in {where}", claim.data or (), _names("data", scales))
     if claim.expect == "same" and claim.margin is None:
         raise UserError(f"{where}: 'same' needs a margin, in the units of the metric")
     return claim
@@ -119,7 +120,7 @@ def _items(where: str, content: Any, kind: type) -> list[Mapping[str, Any]]:
     return items
 
 
-def _among(kind: str, names: Iterable[str], known: Collection[str]) -> None:
+def _check_among(kind: str, names: Iterable[str], known: Collection[str]) -> None:
     for name in names:
         if name not in known:
             raise unknown_name(kind, name, known)

@@ -98,7 +98,7 @@ class Results:
 _PERCENT = r".*error|disagreement|generalisation_gap|(kept_)?gain|both|winner|flatness_\d+(\.\d+)?"
 
 
-def unit(metric: str) -> str:
+def unit_of(metric: str) -> str:
     """What differences of a metric are in: points where it is a percentage or a difference of two, else nothing."""
     return " points" if re.fullmatch(_PERCENT, metric) else ""
 
@@ -140,7 +140,7 @@ def save_results(path: str | Path, results: Results) -> None:
     write_text(user_path(path), "{" + ",\n".join([*lines, f'"trials": [\n{trials}\n]']) + "}\n")
 
 
-def only_writer(path: Path) -> AbstractContextManager[object]:
+def lock_results(path: Path) -> AbstractContextManager[object]:
     """Keep other commands from writing a results file, where the system has such locks.
 
     Raises:

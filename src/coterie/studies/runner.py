@@ -13,10 +13,10 @@ import torch
 
 from coterie.console.signals import end, leave
 from coterie.errors import UserError, in_a_line
-from coterie.studies.pools import end_processes, machine
-from coterie.studies.results import Result, Results, load_results, only_writer, save_results
-from coterie.studies.study import Key, Trial, folder
-from coterie.studies.trial import configuration, failed, run_trial
+from coterie.studies.pools import describe_machine, end_processes
+from coterie.studies.results import Result, Results, load_results, lock_results, save_results
+from coterie.studies.study import Key, Trial, locate_run
+from coterie.studies.trial import configuration_of, make_failure, run_trial
 from coterie.version import __version__
 
 # A worker that ends without an answer is given its trial once more, alone.
@@ -54,7 +54,7 @@ class Progress:
                 f"scale {head.scale}"
             )
         # What was measured in another configuration, as of an earlier form of the study's file, is forgotten.
-        asked = {trial.key: configuration(trial) for trial in self.trials}
+        asked = {trial.key: configuration_of(trial) for trial in self.trials}
         self.known: dict[Key, Result] = {
             result.key: self._repeatable(result)
             for result in before.trials
@@ -64,7 +64,7 @@ class Progress:
             head,
             version=self._both(before.version, __version__),
             torch=self._both(before.torch, torch.__version__),
-            machine=self._both(before.machine, machine()),
+            machine=self._both(before.machine, describe_machine()),
         )
 
     @contextmanager
@@ -74,7 +74,7 @@ class Progress:
         Raises:
             UserError: Another command is writing it.
         """
-        with only_writer(self.path):
+        with lock_results(self.path):
             self._read()
             yield
 
@@ -90,7 +90,7 @@ class Progress:
         def want(trial: Trial) -> None:
             for key in trial.needs:
                 teacher = self.by_key[key]
-                if not self.done(teacher) or not (folder(teacher, self.runs) / "model.json").is_file():
+                if not self.done(teacher) or not (locate_run(teacher, self.runs) / "model.json").is_file():
                     want(teacher)
             wanted.setdefault(trial.key, trial)
 
@@ -208,7 +208,7 @@ class Scheduler:
             else:
                 future = Future()
                 future.set_result(
-                    failed(trial, self.progress.runs, f"its teacher failed: {'/'.join(map(str, blamed))}")
+                    make_failure(trial, self.progress.runs, f"its teacher failed: {'/'.join(map(str, blamed))}")
                 )
             del self.waiting[trial.key]
             self.running[future] = trial
@@ -226,7 +226,7 @@ class Scheduler:
         except BrokenExecutor:
             return self._after_death(trial)
         except Exception as error:  # of a machine far away
-            result = failed(trial, self.progress.runs, in_a_line(error))
+            result = make_failure(trial, self.progress.runs, in_a_line(error))
         if result is None:
             raise KeyboardInterrupt
         del self.running[future]
@@ -249,7 +249,7 @@ class Scheduler:
         if self.suspects[trial.key] < _TRIES:
             return None
         del self.waiting[trial.key], self.suspects[trial.key]
-        return failed(trial, self.progress.runs, "its process died twice; was memory short?")
+        return make_failure(trial, self.progress.runs, "its process died twice; was memory short?")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
 from coterie.studies.check import check_data
-from coterie.studies.study import Key, Trial, folder
+from coterie.studies.study import Key, Trial, locate_run
 from coterie.studies.trial import method_of, recipe_of
 from coterie.training.recipes import Recipe
 
@@ -24,7 +24,7 @@ _LARGEST = 64  # pixels of a side, where the network takes them: for speed
 _IMAGES = 2
 
 
-def smoke(trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
+def try_trials(trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
     """Build every distinct network and method of these trials on images of their shape, and try a step of each stage.
 
     Trials that differ in nothing that is built (seeds, data of one shape, recipes) are tried once; published weights
@@ -50,7 +50,7 @@ def smoke(trials: Sequence[Trial]) -> Iterator[tuple[str, str]]:
         elif failed is not None:
             line = f"failed: its teacher {known[failed].name}: {said[marks[failed]].removeprefix('failed: ')}"
         else:
-            line = _tried(trial, known)
+            line = _try_trial(trial, known)
         said[marks[trial.key]] = line
         others = shared[marks[trial.key]]
         yield trial.name, line if line.startswith("failed: ") or not others else f"{line}; {others} more are built so"
@@ -62,7 +62,7 @@ def _mark(trial: Trial, known: Mapping[Key, Trial]) -> str:
     if "experiment" in config:
         return json.dumps(config["experiment"], sort_keys=True)
     teachers = [_mark(known[need], known) for need in trial.needs]
-    names = {f"@{folder(known[need], Path()).name}": f"@{place}" for place, need in enumerate(trial.needs)}
+    names = {f"@{locate_run(known[need], Path()).name}": f"@{place}" for place, need in enumerate(trial.needs)}
     method = json.dumps(config["method"], sort_keys=True)
     for name, place in names.items():  # seeds are part of a Run's name
         method = method.replace(name, place)
@@ -82,7 +82,7 @@ def _shape(data: Mapping[str, Any]) -> tuple[int, int, int]:
     return classes, data.get("channels") or channels, max(size) if isinstance(size, list | tuple) else size
 
 
-def _tried(trial: Trial, known: Mapping[Key, Trial]) -> str:
+def _try_trial(trial: Trial, known: Mapping[Key, Trial]) -> str:
     """What came of a trial."""
     try:
         check_data(trial.configuration["data"])
@@ -111,11 +111,11 @@ def _build(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int
         sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            _step(stage, task, recipe_of(trial.configuration))
+            _try_step(stage, task, recipe_of(trial.configuration))
         tried.add(kind)
 
 
-def _step(stage: Stage, task: Task, recipe: Recipe) -> None:
+def _try_step(stage: Stage, task: Task, recipe: Recipe) -> None:
     """A forward and a backward of every turn, with its optimiser and schedule; nothing is updated."""
     views = tuple(torch.randn(_IMAGES, task.channels, *task.image_size) for _ in range(stage.views))
     batch = Batch(views, torch.arange(_IMAGES) % task.num_classes, torch.arange(_IMAGES))
@@ -138,7 +138,7 @@ def _teacher(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: i
         name = source.partition("@")[0]
         return Adapted(Backbone(name).build_fresh(classes, channels, (side, side)))
     name, _, part = source[1:].partition(":")
-    teacher = next(known[need] for need in trial.needs if folder(known[need], Path()).name == name)
+    teacher = next(known[need] for need in trial.needs if locate_run(known[need], Path()).name == name)
     method = method_of(without_downloads(teacher.configuration))
     opened = partial(_teacher, teacher, known, classes, channels, side)
     delivered = method.deliverables(Task(classes, channels, (side, side), teacher.configuration["epochs"], opened))

@@ -15,10 +15,10 @@ from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
 from coterie.networks.zoo import Backbone
 from coterie.run import Run
-from coterie.studies.analyses import CURVES, MEASURES, curves
+from coterie.studies.analyses import CURVES, MEASURES, collect_curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
-from coterie.studies.study import Trial, folder, located
+from coterie.studies.study import Trial, locate_run, locate_teachers
 from coterie.training import TrainingOptions, recipe_class, train
 from coterie.training.images import load_for
 from coterie.training.recipes import Recipe
@@ -42,20 +42,20 @@ def run_trial(trial: Trial, runs: Path, taught: float | None = 0.0) -> Result | 
     try:
         with worker.task():
             if "experiment" in trial.configuration:
-                return _experiment(trial, started)
-            return _training(trial, runs, taught)
+                return _run_experiment(trial, started)
+            return _run_training(trial, runs, taught)
     except Interrupted:
         return None
     except Exception as error:
-        return failed(trial, runs, in_a_line(error))
+        return make_failure(trial, runs, in_a_line(error))
 
 
-def failed(trial: Trial, runs: Path, why: str) -> Result:
+def make_failure(trial: Trial, runs: Path, why: str) -> Result:
     """The result of a trial that could not be measured."""
-    return Result(*trial.key, configuration(trial), command(trial, runs), failed=why)
+    return Result(*trial.key, configuration_of(trial), command_of(trial, runs), failed=why)
 
 
-def configuration(trial: Trial) -> dict[str, Any]:
+def configuration_of(trial: Trial) -> dict[str, Any]:
     """What a trial's result depends on."""
     return trial.configuration | ({"measures": list(trial.measures)} if trial.measures else {})
 
@@ -83,7 +83,7 @@ def options_of(configuration: Mapping[str, Any]) -> TrainingOptions:
     return TrainingOptions(**{"test_every": configuration["epochs"], "tensorboard": False} | given)
 
 
-def command(trial: Trial, runs: Path) -> str:
+def command_of(trial: Trial, runs: Path) -> str:
     """The command line that repeats a trial by itself; nothing for an experiment, which only its study repeats.
 
     Args:
@@ -93,7 +93,7 @@ def command(trial: Trial, runs: Path) -> str:
     if "experiment" in trial.configuration:
         return ""
     words = []
-    for option, value in located(trial.configuration, runs).items():
+    for option, value in locate_teachers(trial.configuration, runs).items():
         nested = value if isinstance(value, dict) else {}
         if not nested:
             words += [f"--{option}", _text(value)]
@@ -107,8 +107,8 @@ def _text(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("\n...").strip()
 
 
-def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
-    started, config = time.perf_counter(), located(trial.configuration, runs)
+def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
+    started, config = time.perf_counter(), locate_teachers(trial.configuration, runs)
     if CURVES in trial.measures and "test_every" not in config:
         raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the arm")
     method = method_of(config)
@@ -116,7 +116,7 @@ def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
     run = train(
         method,
         data,
-        out=folder(trial, runs),
+        out=locate_run(trial, runs),
         recipe=recipe_of(config),
         resume=True,
         progress=False,
@@ -126,10 +126,10 @@ def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
     flops = card["training_flops"]
     return Result(
         *trial.key,
-        configuration(trial),
-        command(trial, runs),
-        measured=_figures(trial, run, data),
-        curves=curves(run) if CURVES in trial.measures else {},
+        configuration_of(trial),
+        command_of(trial, runs),
+        measured=_collect_figures(trial, run, data),
+        curves=collect_curves(run) if CURVES in trial.measures else {},
         cost={
             part: {"parameters": costs["parameters"], "flops": costs["flops"]}
             for part, costs in card["cost"].items()
@@ -140,7 +140,7 @@ def _training(trial: Trial, runs: Path, taught: float | None) -> Result:
     )
 
 
-def _figures(trial: Trial, run: Run, data: ImageData) -> Figures:
+def _collect_figures(trial: Trial, run: Run, data: ImageData) -> Figures:
     """On the test images as the card has them; on the training images as the last epoch saw them; the analyses."""
     figures: Figures = {part: dict(values) for part, values in run.card["test"].items()}
     for name, value in run.metrics[-1].items():
@@ -153,14 +153,14 @@ def _figures(trial: Trial, run: Run, data: ImageData) -> Figures:
     return figures
 
 
-def _experiment(trial: Trial, started: float) -> Result:
+def _run_experiment(trial: Trial, started: float) -> Result:
     options = dict(trial.configuration["experiment"])
     name = options.pop("name", "")
     if name not in EXPERIMENTS:
         raise unknown_name("experiment", name, EXPERIMENTS)
     measured = EXPERIMENTS[name](options, trial.seed)
     seconds = round(time.perf_counter() - started, 1)
-    return Result(*trial.key, configuration(trial), measured=measured, seconds=seconds)
+    return Result(*trial.key, configuration_of(trial), measured=measured, seconds=seconds)
 
 
 def _tuple(value: Any) -> Any:

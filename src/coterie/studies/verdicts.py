@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from coterie.studies.results import Results, unit
+from coterie.studies.claims import Claim, Side
+from coterie.studies.results import Results, unit_of
 from coterie.studies.statistics import LEVEL, Comparison, compare, holm, holm_levels
-from coterie.studies.study import Claim, Side, Study
+from coterie.studies.study import Study
 
 Word = Literal["holds", "does not hold", "cannot be told at this scale", "not run"]
 WORDS: tuple[Word, ...] = get_args(Word)
@@ -75,7 +76,7 @@ class Verdict:
         return " ".join(said)
 
 
-def verdicts(study: Study, results: Results) -> list[Verdict]:
+def judge_claims(study: Study, results: Results) -> list[Verdict]:
     """A verdict on each claim for each data set and network that a table of the scale has both sides of.
 
     ``lower`` and ``higher`` hold if the paired t-test, corrected for all tests of the study, shows a difference in the
@@ -84,7 +85,7 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     cannot be told, and with fewer than two pairs of seeds nothing was run.
     """
     found = [
-        _tested(claim, *place, study, results) for claim in study.claims for place in _places(claim, study, results)
+        _test_claim(claim, *place, study, results) for claim in study.claims for place in _places(claim, study, results)
     ]
     ran = [place for place, each in enumerate(found) if each.comparison is not None]
     ps = [p for each in found if (p := each.p) is not None]
@@ -97,18 +98,20 @@ def verdicts(study: Study, results: Results) -> list[Verdict]:
     return found
 
 
-def counted(found: Iterable[Verdict], control: bool = False) -> list[tuple[Word, int]]:
+def count_verdicts(found: Iterable[Verdict], control: bool = False) -> list[tuple[Word, int]]:
     """How many claims of the paper, or controls of the study, have each verdict."""
     counts = Counter(each.word for each in found if each.claim.control == control)
     return [(word, counts[word]) for word in WORDS if counts[word]]
 
 
-def summary(study: Study, results: Results, found: list[Verdict]) -> str:
+def summarise(study: Study, results: Results, found: list[Verdict]) -> str:
     """A line: how many claims hold, and on how much that rests."""
-    said, ours = ("; ".join(f"{word}: {times}" for word, times in counted(found, control)) for control in (False, True))
+    claims, controls = (
+        "; ".join(f"{word}: {times}" for word, times in count_verdicts(found, control)) for control in (False, True)
+    )
     failed = sum(trial.failed is not None for trial in results.trials)
     head = f"{study.title}, {results.scale} scale, {len(results.trials)} trials ({failed} failed)"
-    return f"{head}. Claims: {said or 'none'}{f'. Controls: {ours}' if ours else ''}"
+    return f"{head}. Claims: {claims or 'none'}{f'. Controls: {controls}' if controls else ''}"
 
 
 Place = tuple[str, str, str]  # data, network of the one side, network of the other
@@ -139,7 +142,7 @@ def _places(claim: Claim, study: Study, results: Results) -> list[Place]:
     return list(places) or [("", "", "")]
 
 
-def _tested(claim: Claim, data: str, by: str, than: str, study: Study, results: Results) -> Verdict:
+def _test_claim(claim: Claim, data: str, by: str, than: str, study: Study, results: Results) -> Verdict:
     network = by if by == than else f"{by} against {than}"
     if not data:
         return Verdict(claim, data, network)
@@ -180,7 +183,7 @@ def _word(claim: Claim, comparison: Comparison, adjusted: float) -> Word:
 
 
 def _doubt(verdict: Verdict) -> str:
-    claim, comparison, units = verdict.claim, verdict.comparison, unit(verdict.claim.metric)
+    claim, comparison, units = verdict.claim, verdict.comparison, unit_of(verdict.claim.metric)
     assert comparison is not None
     digits = ".2f" if units else ".2g"
     if claim.expect == "same":

@@ -10,7 +10,7 @@ _WIDTH = 100.0
 
 
 @dataclass(frozen=True)
-class Whisker:
+class ForestLine:
     """Places from 0 to 100 on a line; what lies outside is cut off at its ends.
 
     Attributes:
@@ -30,7 +30,7 @@ class Whisker:
     reach: float
 
 
-def whiskers(verdicts: Sequence[Verdict]) -> list[Whisker | None]:
+def make_forest(verdicts: Sequence[Verdict]) -> list[ForestLine | None]:
     """A picture for each verdict that rests on figures; those of the same data and metric share a scale."""
     reaches = dict[tuple[str, str], list[float]]()
     for each in verdicts:
@@ -40,11 +40,11 @@ def whiskers(verdicts: Sequence[Verdict]) -> list[Whisker | None]:
     # One interval that is far wider than the others would leave nothing to see of them.
     reach = {key: 1.1 * min(max(widths), 4 * median(widths)) or 1.0 for key, widths in reaches.items()}
     return [
-        None if each.comparison is None else _whisker(each, reach[each.data, each.claim.metric]) for each in verdicts
+        None if each.comparison is None else _make_line(each, reach[each.data, each.claim.metric]) for each in verdicts
     ]
 
 
-def _whisker(verdict: Verdict, reach: float) -> Whisker:
+def _make_line(verdict: Verdict, reach: float) -> ForestLine:
     claim, found = verdict.claim, verdict.comparison
     assert found is not None
     published = None
@@ -52,7 +52,7 @@ def _whisker(verdict: Verdict, reach: float) -> Whisker:
         published = _place(-claim.published if claim.expect == "lower" else claim.published, reach)
     margin = None if claim.margin is None else (_place(-claim.margin, reach), _place(claim.margin, reach))
     low, high, middle = (_place(value, reach) for value in (found.low, found.high, found.difference))
-    return Whisker(low, high, middle, published, margin, reach)
+    return ForestLine(low, high, middle, published, margin, reach)
 
 
 def _place(value: float, reach: float) -> float:

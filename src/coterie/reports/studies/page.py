@@ -1,13 +1,11 @@
 """A study's page, made from its results file and its study file alone."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import median, stdev
 from typing import Any
 
 import jinja2
@@ -15,20 +13,21 @@ import jinja2
 from coterie.errors import UserError
 from coterie.files import user_path, write_text
 from coterie.reports import numbers
-from coterie.reports.studies.forest import Whisker, whiskers
-from coterie.reports.studies.plots import Point, Prediction, costs, curves, flatness, predictions
-from coterie.reports.studies.tables import Entry, Filled, analyses, deployed, every_measure, filled
+from coterie.reports.studies.forest import ForestLine, make_forest
+from coterie.reports.studies.pictures import draw_pictures
+from coterie.reports.studies.tables import Figure, FilledTable, deployed_parts, fill_table, list_analyses, list_measures
+from coterie.studies.claims import Side
 from coterie.studies.reading import load_study
-from coterie.studies.results import Result, Results, load_results, unit
+from coterie.studies.results import Result, Results, load_results, unit_of
 from coterie.studies.statistics import power
-from coterie.studies.study import Side, Study, Table
-from coterie.studies.verdicts import WORDS, Verdict, Word, counted, verdicts
+from coterie.studies.study import Study, Table
+from coterie.studies.verdicts import WORDS, Verdict, Word, count_verdicts, judge_claims
 from coterie.version import __version__
 
 _MARKS = dict(zip(WORDS, (("✓", "good"), ("✕", "bad"), ("?", "open"), ("–", "none")), strict=True))
 
 
-def _noise(entries: Sequence[Entry]) -> list[str]:
+def _noise(entries: Sequence[Figure]) -> list[str]:
     """How far seeds alone move errors, by data set, and what three of them could show."""
     spreads, powers = dict[str, float](), dict[str, float]()
     for data in dict.fromkeys(entry.data for entry in entries):
@@ -70,12 +69,12 @@ class Measured:
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """On every claim."""
-        return verdicts(self.study, self.results)
+        return judge_claims(self.study, self.results)
 
     @cached_property
-    def claims(self) -> list[tuple[str, list[tuple[Verdict, Whisker | None]]]]:
+    def claims(self) -> list[tuple[str, list[tuple[Verdict, ForestLine | None]]]]:
         """Data set to its verdicts, with the picture of each; what no table has comes last, under no name."""
-        drawn = whiskers(self.verdicts)
+        drawn = make_forest(self.verdicts)
         names = [*self.study.scale(self.results.scale).data, ""]
         groups = [
             (name, [(each, picture) for each, picture in zip(self.verdicts, drawn, strict=True) if each.data == name])
@@ -92,8 +91,8 @@ class Measured:
     def counts(self) -> dict[str, list[tuple[Word, int]]]:
         """How many claims have each verdict, and how many controls of the study, where there are any."""
         found = {
-            f"Claims of {self.whose}": counted(self.verdicts),
-            "Controls of this study": counted(self.verdicts, control=True),
+            f"Claims of {self.whose}": count_verdicts(self.verdicts),
+            "Controls of this study": count_verdicts(self.verdicts, control=True),
         }
         return {name: each for name, each in found.items() if each}
 
@@ -108,11 +107,11 @@ class Measured:
         return sum(trial.seconds * (trial.configuration.get("threads") or 1) for trial in self.results.trials) / 60
 
     @cached_property
-    def tables(self) -> list[Filled]:
+    def tables(self) -> list[FilledTable]:
         """Of this scale."""
         every = [each for scale in self.study.scales.values() for table in scale.tables for each in table.published]
         scale = self.study.scale(self.results.scale)
-        return [filled(table, scale, self.results, every) for table in scale.tables]
+        return [fill_table(table, scale, self.results, every) for table in scale.tables]
 
     @property
     def elsewhere(self) -> list[Table]:
@@ -136,51 +135,21 @@ class Measured:
 
     @cached_property
     def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """(heading, (caption, SVG) of each picture)."""
-        name, found = f"{self.study.name} {self.results.scale}", list[tuple[str, list[tuple[str, str]]]]()
-        arms = list(dict.fromkeys(trial.arm for trial in self.results.trials))  # each has one colour on the whole page
-        for data in dict.fromkeys(trial.data for trial in self.results.trials):
-            trials = [trial for trial in self.results.trials if trial.data == data]
-            usual, pictures = _usual(trials), []
-            for caption, label, training in (
-                ("Error against all training, teachers included", "FLOPs of all training", True),
-                ("Error against the deployed network", "FLOPs of one image, as deployed", False),
-            ):
-                points = _points(trials, training, arms)
-                if points:
-                    pictures.append((caption, costs(points, f"{name}, {data}: {caption}", label)))
-            learned = _curves(trials)
-            if learned:
-                caption = "Errors in the course of training: test images solid, training images dashed"
-                pictures.append((caption, curves(learned, _colours(trials, arms), f"{name}, {data}: {caption}")))
-            moved = _flatness(trials)
-            if moved:
-                caption = "Flatness: what moving the parameters costs"
-                pictures.append((caption, flatness(moved, _colours(trials, arms), f"{name}, {data}: flatness")))
-            if pictures:
-                several = usual is not None and any(trial.network != usual for trial in trials)
-                found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
-        numbered = _numbered(self)
-        if numbered:
-            pictures = [
-                (metric.replace("_", " "), predictions(rows, f"{name}: {metric} against the claims' numbers", metric))
-                for metric, rows in numbered.items()
-            ]
-            found.append(("Measured against the numbers that claims name", pictures))
-        return found
+        """See :func:`coterie.reports.studies.pictures.draw_pictures`."""
+        return draw_pictures(self.study, self.results, self.verdicts)
 
     @property
     def analyses(self) -> tuple[list[str], list[tuple[str, ...]]]:
-        """See :func:`coterie.reports.studies.tables.analyses`."""
-        return analyses(self.results)
+        """See :func:`coterie.reports.studies.tables.list_analyses`."""
+        return list_analyses(self.results)
 
     @property
     def measures(self) -> list[tuple[str, ...]]:
         """Everything that was measured, over seeds."""
-        return every_measure(self.results)
+        return list_measures(self.results)
 
 
-def read(path: str | Path) -> Measured:
+def read_measured(path: str | Path) -> Measured:
     """A results file with its study.
 
     Raises:
@@ -199,7 +168,7 @@ def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
     """Write one self-contained page with a section for each study.
 
     Args:
-        measured: One or more, see :func:`read`.
+        measured: One or more, see :func:`read_measured`.
         out: The HTML file, replaced where it exists.
 
     Raises:
@@ -209,11 +178,11 @@ def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
         raise UserError("nothing to report; name one or more results files")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "number": numbers.number,
-        "signed": numbers.signed,
-        "p_value": numbers.p_value,
-        "effect": numbers.effect_size,
-        "unit": unit,
+        "number": numbers.format_number,
+        "signed": numbers.format_signed,
+        "p_value": numbers.format_p,
+        "effect": numbers.format_effect,
+        "unit": unit_of,
         "mark": lambda word: _MARKS[word],
         "evidence": _evidence,
         "side": _side,
@@ -241,89 +210,7 @@ def _side(side: Any) -> str:
 
 def _errors(trial: Result) -> str:
     return ", ".join(
-        f"{part} {numbers.number(error)}"
-        for part in deployed(trial)
+        f"{part} {numbers.format_number(error)}"
+        for part in deployed_parts(trial)
         if (error := trial.figure(part, "error")) is not None
     )
-
-
-def _colours(trials: Sequence[Result], arms: Sequence[str]) -> dict[str, int]:
-    """Label to its arm's colour."""
-    return {
-        _label(trial.arm, trial.network, part, trials): arms.index(trial.arm)
-        for trial in trials
-        for part in trial.measured
-    }
-
-
-def _points(trials: Sequence[Result], training: bool, arms: Sequence[str]) -> list[Point]:
-    """A point for each network that can be deployed, where its cost is known, in the colour of its arm's place."""
-    found = dict[tuple[str, str, str], list[tuple[float, float]]]()
-    for trial in trials:
-        # One of several that are alike says no more than the network alone.
-        for part in (each for each in deployed(trial) if not re.fullmatch(r"(member|peer|snapshot)\d+", each)):
-            cost = trial.training_flops if training else trial.cost.get(part, {}).get("flops")
-            error = trial.figure(part, "error")
-            if cost and error is not None:
-                found.setdefault((trial.arm, trial.network, part), []).append((cost, error))
-    return [
-        Point(
-            label=_label(arm, network, part, trials),
-            part=part,
-            colour=arms.index(arm),
-            x=mean(cost for cost, _ in pairs),
-            errors=[error for _, error in pairs],
-        )
-        for (arm, network, part), pairs in found.items()
-    ]
-
-
-def _label(arm: str, network: str, part: str, trials: Sequence[Result]) -> str:
-    """What is said of a network beside those of other trials: no more than tells it from them."""
-    named = [network] if network != _usual(trials) else []
-    return ", ".join([arm, *named, *([part] if part != "target" else [])])
-
-
-def _usual(trials: Sequence[Result]) -> str | None:
-    """The network of four of five trials, if there is one: it need not be named."""
-    network, times = Counter(trial.network for trial in trials).most_common(1)[0]
-    return network if times >= 0.8 * len(trials) else None
-
-
-def _flatness(trials: Sequence[Result]) -> dict[str, dict[float, list[float]]]:
-    """Arm and part to distance to the accuracy lost, a value for each seed."""
-    found = dict[str, dict[float, list[float]]]()
-    for trial in trials:
-        for part, figures in trial.measured.items():
-            for metric in figures:
-                at, value = re.fullmatch(r"flatness_(\d+(?:\.\d+)?)", metric), trial.figure(part, metric)
-                if at is not None and value is not None:
-                    name = _label(trial.arm, trial.network, part, trials)
-                    found.setdefault(name, {}).setdefault(float(at[1]), []).append(value)
-    return found
-
-
-def _curves(trials: Sequence[Result]) -> dict[str, dict[str, dict[float, list[float]]]]:
-    """Arm to metric to epoch to a value for each seed, of the part that is deployed."""
-    found = dict[str, dict[str, dict[float, list[float]]]]()
-    for trial in trials:
-        for part in [each for each in deployed(trial) if each in trial.curves][:1]:
-            named = found.setdefault(_label(trial.arm, trial.network, part, trials), {})
-            for metric, curve in trial.curves[part].items():
-                for epoch, value in curve:
-                    named.setdefault(metric, {}).setdefault(epoch, []).append(value)
-    return found
-
-
-def _numbered(measured: Measured) -> dict[str, list[Prediction]]:
-    """By metric, what claims compare with a number."""
-    rows = dict[str, list[Prediction]]()
-    for each in measured.verdicts:
-        claim, found = each.claim, each.comparison
-        if found is not None and not isinstance(claim.than, Side):
-            by = claim.by
-            seeds = measured.results.values(each.data, each.network, by.arm, by.part, claim.metric)
-            ends = claim.than + found.low, claim.than + found.high
-            label = f"{by.arm}, {by.part} ({each.data})"
-            rows.setdefault(claim.metric, []).append(Prediction(label, list(seeds.values()), claim.than, *ends))
-    return rows

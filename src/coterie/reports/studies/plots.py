@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.ticker import EngFormatter
 from matplotlib.transforms import ScaledTranslation
 
-from coterie.reports.plots import COLOURS, INK, ink, mark_log_axis, new_figure, to_svg
+from coterie.reports.plots import COLOURS, INK, colour_axes, mark_log_axis, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
 _GAP = 0.17  # inches between the labels of points
@@ -18,7 +18,7 @@ _ASIDE, _WIDEST = 0.1, 0.7  # inches between points of the same cost, and from t
 
 
 @dataclass(frozen=True)
-class Point:
+class CostPoint:
     """One network's error and what it costs.
 
     Attributes:
@@ -46,7 +46,7 @@ class Point:
         return stdev(self.errors) if len(self.errors) > 1 else 0.0
 
 
-def costs(points: Sequence[Point], title: str, label: str) -> str:
+def draw_costs(points: Sequence[CostPoint], title: str, label: str) -> str:
     """Errors against a cost; labels stand in a column at the right, so that none hides another.
 
     Args:
@@ -86,7 +86,7 @@ def costs(points: Sequence[Point], title: str, label: str) -> str:
         )
     axes.set_xlabel(label)
     axes.set_ylabel("test error, %")
-    ink(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
@@ -137,7 +137,7 @@ class Prediction:
     high: float
 
 
-def predictions(found: Sequence[Prediction], title: str, label: str) -> str:
+def draw_predictions(found: Sequence[Prediction], title: str, label: str) -> str:
     """Every seed, the mean with its interval, and the number, one below the other.
 
     Args:
@@ -159,11 +159,11 @@ def predictions(found: Sequence[Prediction], title: str, label: str) -> str:
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(label.replace("_", " "))
     axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
-    ink(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def curves(
+def draw_curves(
     named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], colours: Mapping[str, int], title: str
 ) -> str:
     """Errors in the course of training, means over seeds; bars of one standard deviation on the test errors.
@@ -198,11 +198,11 @@ def curves(
     axes.set_ylabel("error, %")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize="small")
-    ink(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 
-def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, int], title: str) -> str:
+def draw_flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, int], title: str) -> str:
     """How much accuracy is lost at a distance from the trained parameters, mean and standard deviation over seeds.
 
     Args:
@@ -221,7 +221,7 @@ def flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapp
     axes.set_xlabel("distance from the trained parameters")
     axes.set_ylabel("accuracy lost, points")
     axes.legend(frameon=False, fontsize="small")
-    ink(axes)
+    colour_axes(axes)
     return to_svg(figure, title)
 
 

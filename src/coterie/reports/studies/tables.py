@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
-from coterie.reports.numbers import effect_size, interval, number, p_value, signed
+from coterie.reports.numbers import format_effect, format_interval, format_number, format_p, format_signed
+from coterie.studies.claims import Published
 from coterie.studies.results import Result, Results
 from coterie.studies.statistics import Comparison, compare, holm
-from coterie.studies.study import Published, Scale, Table
+from coterie.studies.study import Scale, Table
 
 _USUAL = ("error", "nll", "ece", "top5_error", "train_error")  # what every training of the harness has
 _FIRST = ("target", "ensemble")
@@ -35,7 +36,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Figure:
     """A line's figure on one data set and network.
 
     Attributes:
@@ -59,13 +60,13 @@ class Entry:
     @property
     def mean(self) -> str:
         """Over the seeds."""
-        return number(mean(self.values.values()), self.line.metric)
+        return format_number(mean(self.values.values()), self.line.metric)
 
     @property
     def spread(self) -> str:
         """Standard deviation over the seeds, and how many there are."""
         several = len(self.values) > 1
-        sd = f"± {number(stdev(self.values.values()), self.line.metric)} " if several else ""
+        sd = f"± {format_number(stdev(self.values.values()), self.line.metric)} " if several else ""
         return f"{sd}(n = {len(self.values)}{f', {self.failed} failed' if self.failed else ''})"
 
     @property
@@ -74,7 +75,8 @@ class Entry:
         if self.comparison is None:
             return ""
         metric, found = self.line.metric, self.comparison
-        return f"{signed(found.difference, metric)} {interval(found.low, found.high, metric)}, {p_value(self.adjusted)}"
+        ends = format_interval(found.low, found.high, metric)
+        return f"{format_signed(found.difference, metric)} {ends}, {format_p(self.adjusted)}"
 
     @property
     def statistics(self) -> tuple[str, ...]:
@@ -87,18 +89,18 @@ class Entry:
             self.line.arm,
             self.line.name,
             str(found.n),
-            signed(found.difference, metric),
-            interval(found.low, found.high, metric),
-            number(found.sd, metric),
-            p_value(found.p).removeprefix("p = ").removeprefix("p "),
-            p_value(self.adjusted).removeprefix("p = ").removeprefix("p "),
-            effect_size(found.effect),
-            number(found.seen(), metric),
+            format_signed(found.difference, metric),
+            format_interval(found.low, found.high, metric),
+            format_number(found.sd, metric),
+            format_p(found.p).removeprefix("p = ").removeprefix("p "),
+            format_p(self.adjusted).removeprefix("p = ").removeprefix("p "),
+            format_effect(found.effect),
+            format_number(found.seen(), metric),
         )
 
 
 @dataclass(frozen=True)
-class Filled:
+class FilledTable:
     """A table with its figures.
 
     Attributes:
@@ -111,7 +113,7 @@ class Filled:
 
     table: Table
     columns: list[tuple[str, str]]
-    lines: list[tuple[Line, list[Entry], list[Published]]]
+    lines: list[tuple[Line, list[Figure], list[Published]]]
     baseline: str
     not_run: bool
 
@@ -121,7 +123,7 @@ class Filled:
         return [each.statistics for _, entries, _ in self.lines for each in entries if each.comparison is not None]
 
 
-def filled(table: Table, scale: Scale, results: Results, published: Sequence[Published] = ()) -> Filled:
+def fill_table(table: Table, scale: Scale, results: Results, published: Sequence[Published] = ()) -> FilledTable:
     """A table with what was measured of it.
 
     Args:
@@ -131,28 +133,30 @@ def filled(table: Table, scale: Scale, results: Results, published: Sequence[Pub
         published: What stands beside where the table has no published figures of its own: those of the study's others.
     """
     columns = [(data, network) for data in table.data for network in table.networks]
-    baseline = baseline_of(table, scale)
+    baseline = find_baseline_arm(table, scale)
     lines = list[Line]()
     for arm in table.arms:
         trials = [trial for column in columns for trial in results.seeds(*column, arm).values()]
-        lines += _lines(arm, trials) or [Line(arm, part, "error") for part in _published_parts(table, arm)]
-    entries = [_entry(line, *column, baseline, results) for line in lines for column in columns]
+        lines += _list_lines(arm, trials) or [Line(arm, part, "error") for part in _published_parts(table, arm)]
+    entries = [_make_figure(line, *column, baseline, results) for line in lines for column in columns]
     compared = [each.comparison.p for each in entries if each.comparison is not None]
     adjusted = iter(holm(compared))
     entries = [replace(each, adjusted=next(adjusted)) if each.comparison else each for each in entries]
-    width, beside = len(columns), _beside(lines, table.published or published)
+    width, beside = len(columns), _place_published(lines, table.published or published)
     rows = [(line, entries[place * width : (place + 1) * width], beside[line]) for place, line in enumerate(lines)]
     part = next((line.part for line in lines if line.arm == baseline), "target")
-    return Filled(table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries))
+    return FilledTable(
+        table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries)
+    )
 
 
-def baseline_of(table: Table, scale: Scale) -> str:
+def find_baseline_arm(table: Table, scale: Scale) -> str:
     """The first arm that trains the network alone, else the first."""
     alone = (arm for arm in table.arms if scale.arms[arm].get("method", {}).get("name") == "vanilla")
     return next(alone, table.arms[0] if table.arms else "")
 
 
-def deployed(trial: Result) -> list[str]:
+def deployed_parts(trial: Result) -> list[str]:
     """The parts of a trial that can be deployed, the target first; all parts where nothing was said of costs."""
     parts = [part for part in trial.measured if part in trial.cost] or list(trial.measured)
     if "target" not in parts:
@@ -160,7 +164,7 @@ def deployed(trial: Result) -> list[str]:
     return sorted(parts, key=lambda part: _FIRST.index(part) if part in _FIRST else len(_FIRST))
 
 
-def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
+def list_analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
     """What was analysed of the networks that can be deployed, beside their errors and the flatness curves.
 
     Returns:
@@ -168,7 +172,7 @@ def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
     """
     found = dict[tuple[str, ...], dict[str, list[float]]]()
     for trial in results.trials:
-        for part in deployed(trial):
+        for part in deployed_parts(trial):
             for metric in trial.measured[part] if "error" in trial.measured[part] else ():
                 value = trial.figure(part, metric)
                 if value is not None and metric not in _USUAL and not metric.startswith("flatness_"):
@@ -177,13 +181,13 @@ def analyses(results: Results) -> tuple[list[str], list[tuple[str, ...]]]:
                     )
     metrics = list(dict.fromkeys(metric for figures in found.values() for metric in figures))
     rows = [
-        (*key, *(_said(figures[metric], metric) if metric in figures else "–" for metric in metrics))
+        (*key, *(_format_values(figures[metric], metric) if metric in figures else "–" for metric in metrics))
         for key, figures in found.items()
     ]
     return [metric.replace("_", " ") for metric in metrics], rows
 
 
-def every_measure(results: Results) -> list[tuple[str, ...]]:
+def list_measures(results: Results) -> list[tuple[str, ...]]:
     """Everything that was measured: data, network, arm, part, metric, and mean ± standard deviation over seeds."""
     found = dict[tuple[str, ...], list[float]]()
     for trial in results.trials:
@@ -192,19 +196,19 @@ def every_measure(results: Results) -> list[tuple[str, ...]]:
                 value = trial.figure(part, metric)
                 if value is not None:
                     found.setdefault((trial.data, trial.network, trial.arm, part, metric), []).append(value)
-    return [(*key[:4], key[4].replace("_", " "), _said(values, key[4])) for key, values in found.items()]
+    return [(*key[:4], key[4].replace("_", " "), _format_values(values, key[4])) for key, values in found.items()]
 
 
-def _said(values: list[float], metric: str) -> str:
-    spread = f" ± {number(stdev(values), metric)}" if len(values) > 1 else ""
-    return f"{number(mean(values), metric)}{spread} (n = {len(values)})"
+def _format_values(values: list[float], metric: str) -> str:
+    spread = f" ± {format_number(stdev(values), metric)}" if len(values) > 1 else ""
+    return f"{format_number(mean(values), metric)}{spread} (n = {len(values)})"
 
 
-def _lines(arm: str, trials: Iterable[Result]) -> list[Line]:
+def _list_lines(arm: str, trials: Iterable[Result]) -> list[Line]:
     """The main metric of each deployable part; every metric of a part that has no error, such as an experiment's."""
     found = dict[Line, None]()
     for trial in trials:
-        for part in deployed(trial):
+        for part in deployed_parts(trial):
             metrics = ["error"] if "error" in trial.measured[part] else trial.measured[part]
             found |= dict.fromkeys(Line(arm, part, metric) for metric in metrics)
     return list(found)
@@ -214,7 +218,7 @@ def _published_parts(table: Table, arm: str) -> list[str]:
     return list(dict.fromkeys(each.part for each in table.published if each.arm == arm)) or ["target"]
 
 
-def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, list[Published]]:
+def _place_published(lines: list[Line], published: Iterable[Published]) -> dict[Line, list[Published]]:
     """Published figures by the line that they are closest to: of the same arm, the same part, the same metric.
 
     Of each line those come first that are of the network and data of which most lines have one, so that a column can be
@@ -231,16 +235,16 @@ def _beside(lines: list[Line], published: Iterable[Published]) -> dict[Line, lis
     return found
 
 
-def _entry(line: Line, data: str, network: str, baseline: str, results: Results) -> Entry:
+def _make_figure(line: Line, data: str, network: str, baseline: str, results: Results) -> Figure:
     values = results.values(data, network, line.arm, line.part, line.metric)
     failed = sum(trial.failed is not None for trial in results.seeds(data, network, line.arm).values())
     trials = results.seeds(data, network, baseline).values()
-    part = next((deployed(trial)[0] for trial in trials if trial.measured), "")
+    part = next((deployed_parts(trial)[0] for trial in trials if trial.measured), "")
     if line.metric != "error" or (line.arm, line.part) == (baseline, part):
-        return Entry(line, data, network, values, failed)
+        return Figure(line, data, network, values, failed)
     base = results.values(data, network, baseline, part, "error")
     shared = [seed for seed in values if seed in base]
     if len(shared) < 2:
-        return Entry(line, data, network, values, failed)
+        return Figure(line, data, network, values, failed)
     comparison = compare([values[seed] for seed in shared], [base[seed] for seed in shared])
-    return Entry(line, data, network, values, failed, comparison)
+    return Figure(line, data, network, values, failed, comparison)

@@ -20,7 +20,7 @@ from torch.nn import functional
 from coterie.errors import UserError, unknown_name
 from coterie.studies.multiview.distribution import stream
 from coterie.studies.multiview.instance import Results, error, gain
-from coterie.studies.multiview.options import read
+from coterie.studies.multiview.options import read_options
 
 _LABELS = ("mixture", "linear", "two-layer")
 
@@ -79,7 +79,7 @@ Rule = Callable[[Tensor], Tensor]  # x (n, d) to scores (…, n, k)
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits (K, B, k) and their rows in the training set (B,) to a sum over K
 
 
-def gaussian(options: Mapping[str, Any], seed: int) -> Results:
+def run_gaussian(options: Mapping[str, Any], seed: int) -> Results:
     """Three-layer ReLU networks alone, as an ensemble, trained as one, and distilled.
 
     Parts: ``single`` (mean of the members), ``ensemble`` (the mean of their logits), ``joint`` (their mean trained as
@@ -94,9 +94,9 @@ def gaussian(options: Mapping[str, Any], seed: int) -> Results:
         For each part ``error``, ``train_error``, ``gain`` (over ``single``, and for ``kd`` over ``labels``; points) and
         ``kept_gain`` (percent of the ensemble's).
     """
-    size = read(Gaussian, options, "multiview-gaussian")
+    size = read_options(Gaussian, options, "multiview-gaussian")
     seed += 201
-    (x, labels), test, rule = _task(size, seed)
+    (x, labels), test, rule = _draw_task(size, seed)
 
     def hard(logits: Tensor, rows: Tensor) -> Tensor:
         return functional.cross_entropy(logits.flatten(0, 1), labels[rows].repeat(len(logits))) * len(logits)
@@ -104,8 +104,8 @@ def gaussian(options: Mapping[str, Any], seed: int) -> Results:
     def joint_loss(logits: Tensor, rows: Tensor) -> Tensor:
         return len(logits) * functional.cross_entropy(logits.mean(0), labels[rows])
 
-    members = _trained(size, x, hard, seed, purpose=4, count=size.members)
-    joint = _trained(size, x, joint_loss, seed, purpose=4, count=size.members)
+    members = _train(size, x, hard, seed, purpose=4, count=size.members)
+    joint = _train(size, x, joint_loss, seed, purpose=4, count=size.members)
     soft = (_logits(members, x).mean(0) / size.temperature).log_softmax(1)
 
     def distilled(logits: Tensor, rows: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ def gaussian(options: Mapping[str, Any], seed: int) -> Results:
         return size.label_weight * hard(logits, rows) + size.temperature**2 * divergence
 
     students = {
-        name: _trained(size, x, loss, seed, purpose=5, count=size.students)
+        name: _train(size, x, loss, seed, purpose=5, count=size.students)
         for name, loss in (("labels", hard), ("kd", distilled))
     }
 
@@ -137,7 +137,7 @@ def gaussian(options: Mapping[str, Any], seed: int) -> Results:
     }
 
 
-def _task(size: Gaussian, seed: int) -> tuple[Labelled, Labelled, Rule]:
+def _draw_task(size: Gaussian, seed: int) -> tuple[Labelled, Labelled, Rule]:
     """Training and test samples, and the rule that the labels follow: for the mixture the best there is."""
     draw = stream(seed, 0)
     if size.labels == "mixture":
@@ -161,7 +161,7 @@ def _task(size: Gaussian, seed: int) -> tuple[Labelled, Labelled, Rule]:
     return drawn(size.samples, stream(seed, 1)), drawn(size.test, stream(seed, 2)), rule
 
 
-def _trained(size: Gaussian, x: Tensor, loss: Loss, seed: int, purpose: int, count: int) -> Networks:
+def _train(size: Gaussian, x: Tensor, loss: Loss, seed: int, purpose: int, count: int) -> Networks:
     """Networks after SGD; all see the same batches."""
     draw = stream(seed, purpose)
     widths = (size.dimension, size.width, size.width, size.classes)

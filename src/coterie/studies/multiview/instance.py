@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from coterie.studies.multiview.distribution import MultiView, Samples, stream
-from coterie.studies.multiview.networks import MultiViewNetworks, fresh
+from coterie.studies.multiview.networks import MultiViewNetworks, make_networks
 
 Metrics = dict[str, float | None]
 Results = dict[str, Metrics]
@@ -73,7 +73,7 @@ class Problem:
         """
         size = self.instance
         shape = (count, size.data.classes, size.filters, size.data.dimension)
-        return self.holding(fresh(*shape, size.scale, stream(self.seed, *purpose)))
+        return self.holding(make_networks(*shape, size.scale, stream(self.seed, *purpose)))
 
     def holding(self, weight: Tensor) -> MultiViewNetworks:
         """Networks with these filters, which they own from now on."""

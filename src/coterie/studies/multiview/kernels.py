@@ -19,7 +19,7 @@ from coterie.errors import UserError
 from coterie.studies.multiview.distribution import MultiView, stream
 from coterie.studies.multiview.instance import Instance, Problem, Results, gain
 from coterie.studies.multiview.networks import MultiViewNetworks
-from coterie.studies.multiview.options import read
+from coterie.studies.multiview.options import read_options
 
 Kernels = dict[str, Tensor]  # by split, (c, n, N)
 
@@ -74,7 +74,7 @@ class TangentKernel(Fixed):
     power: float = 1.0
 
 
-def random_features(options: Mapping[str, Any], seed: int) -> Results:
+def run_random_features(options: Mapping[str, Any], seed: int) -> Results:
     """Ridge regression on φ(X) = Σ_p ReLU(R x_p) with random R, of onehot(y) - 1/k.
 
     Parts: ``single``, ``ensemble`` (the mean of the predictions), ``joint`` (one regression on all members' features);
@@ -87,7 +87,7 @@ def random_features(options: Mapping[str, Any], seed: int) -> Results:
     Returns:
         For each part ``single_view_error``, ``multi_view_error``, ``train_error``, ``gain`` and ``kept_gain``.
     """
-    size = read(RandomFeatures, options, "multiview-random-features")
+    size = read_options(RandomFeatures, options, "multiview-random-features")
     problem = Problem(size, seed)
 
     def kernels(index: int) -> Kernels:
@@ -98,34 +98,36 @@ def random_features(options: Mapping[str, Any], seed: int) -> Results:
         }
         return _products(features)
 
-    return _compared(problem, size, kernels)
+    return _compare(problem, size, kernels)
 
 
-def tangent_kernel(options: Mapping[str, Any], seed: int) -> Results:
+def run_tangent_kernel(options: Mapping[str, Any], seed: int) -> Results:
     """The theorems' network, linear in its filters about their first values: regression with its tangent kernel.
 
     The kernel of class i is Σ_r ⟨φ_r(X), φ_r(X')⟩, φ_r(X) = Σ_p ReLU~'(⟨w_{i,r}, x_p⟩) x_p. What the network says
     before training is left out.
 
-    Parts and metrics: as of :func:`random_features`.
+    Parts and metrics: as of :func:`run_random_features`.
 
     Args:
         options: Of :class:`TangentKernel`, by name.
         seed: From 0 up.
     """
-    size = read(TangentKernel, options, "multiview-tangent-kernel")
+    size = read_options(TangentKernel, options, "multiview-tangent-kernel")
     problem = Problem(size, seed)
 
     def kernels(index: int) -> Kernels:
         networks = problem.networks(1, 4, index)
-        products = _products({name: tangents(networks, each.patches) for name, each in problem.splits().items()})
+        products = _products(
+            {name: compute_tangents(networks, each.patches) for name, each in problem.splits().items()}
+        )
         diagonal = products["train"].diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
         return {name: kernel / diagonal for name, kernel in products.items()}
 
-    return _compared(problem, size, kernels)
+    return _compare(problem, size, kernels)
 
 
-def tangents(networks: MultiViewNetworks, patches: Tensor) -> Tensor:
+def compute_tangents(networks: MultiViewNetworks, patches: Tensor) -> Tensor:
     """The derivative of each class's logit for its filters, (k, n, m d).
 
     Args:
@@ -142,7 +144,7 @@ def _products(features: dict[str, Tensor]) -> Kernels:
     return {name: each.double() @ train for name, each in features.items()}
 
 
-def _regressed(kernels: Kernels, target: Tensor, ridge: float) -> dict[str, Tensor]:
+def _regress(kernels: Kernels, target: Tensor, ridge: float) -> dict[str, Tensor]:
     """What ridge regression on a target (N, k) says of each split, (n, k)."""
     train = kernels["train"]
     shape = (target.shape[1], *train.shape[1:])
@@ -151,24 +153,24 @@ def _regressed(kernels: Kernels, target: Tensor, ridge: float) -> dict[str, Tens
     return {name: (kernel.expand(len(weights), -1, -1) @ weights)[:, :, 0].T for name, kernel in kernels.items()}
 
 
-def _compared(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) -> Results:
+def _compare(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) -> Results:
     k = size.data.classes
     target = functional.one_hot(problem.train.labels, k).double() - 1 / k
     predictions = []
     total: Kernels = {}
     for index in range(size.members):
         own = kernels(index)
-        predictions.append(_regressed(own, target, size.ridge))
+        predictions.append(_regress(own, target, size.ridge))
         total = {name: total.get(name, 0) + kernel / size.members for name, kernel in own.items()}
     ensemble = {name: torch.stack([each[name] for each in predictions]).mean(0) for name in total}
     parts = {
-        "single": _stacked(predictions),
+        "single": _stack(predictions),
         "ensemble": ensemble,
-        "joint": _regressed(total, target, size.ridge),
+        "joint": _regress(total, target, size.ridge),
     }
     students = [kernels(size.members + index) for index in range(size.students)]
     for name, taught in (("labels", target), ("kd", ensemble["train"])):
-        parts[name] = _stacked([_regressed(each, taught, size.ridge) for each in students])
+        parts[name] = _stack([_regress(each, taught, size.ridge) for each in students])
     errors = {name: problem.errors(logits) for name, logits in parts.items()}
     return {
         name: gain(metrics, errors["labels" if name == "kd" else "single"], errors["ensemble"])
@@ -176,6 +178,6 @@ def _compared(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) 
     }
 
 
-def _stacked(predictions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _stack(predictions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Of each split, (K, n, k)."""
     return {name: torch.stack([each[name] for each in predictions]) for name in predictions[0]}

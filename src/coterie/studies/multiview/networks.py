@@ -84,14 +84,14 @@ class MultiViewNetworks:
         return torch.einsum("Kkmd,kld->Kklm", self.weight, features).amax(3)
 
 
-def fresh(
+def make_networks(
     networks: int, classes: int, filters: int, dimension: int, scale: float, generator: torch.Generator
 ) -> Tensor:
     """First filters w (K, k, m, d) ~ N(0, scale²)."""
     return scale * torch.randn(networks, classes, filters, dimension, generator=generator)
 
 
-def summed(weight: Tensor) -> Tensor:
+def sum_networks(weight: Tensor) -> Tensor:
     """The filters of the one network that is the sum of these: (K, k, m, d) to (1, k, K m, d)."""
     networks, classes, filters, dimension = weight.shape
     return weight.transpose(0, 1).reshape(1, classes, networks * filters, dimension)

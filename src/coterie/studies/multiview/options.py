@@ -9,7 +9,7 @@ from coterie.errors import UserError, unknown_name
 T = TypeVar("T")
 
 
-def read(kind: type[T], options: Mapping[str, Any], experiment: str) -> T:
+def read_options(kind: type[T], options: Mapping[str, Any], experiment: str) -> T:
     """The options as an object of the experiment's dataclass.
 
     Args:
@@ -31,7 +31,7 @@ def read(kind: type[T], options: Mapping[str, Any], experiment: str) -> T:
             if not isinstance(value, Mapping):
                 raise UserError(f"{experiment}: {name} is {value!r}; use a mapping of what differs")
             inherited = {each.name: getattr(default, each.name) for each in fields(default)}
-            values[name] = read(type(default), {**inherited, **value}, f"{experiment}: {name}")
+            values[name] = read_options(type(default), {**inherited, **value}, f"{experiment}: {name}")
         else:
             values[name] = _plain(value, default, f"{experiment}: {name}")
     return kind(**values)

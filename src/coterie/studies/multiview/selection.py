@@ -8,7 +8,7 @@ from coterie.errors import UserError
 from coterie.studies.multiview.descent import Objective, descend
 from coterie.studies.multiview.distribution import MultiView
 from coterie.studies.multiview.instance import Instance, Problem, Results, winner
-from coterie.studies.multiview.options import read
+from coterie.studies.multiview.options import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Selection(Instance):
             raise UserError("multiview-selection: powers, scales and widths are not of one length; give one of each")
 
 
-def selection(options: Mapping[str, Any], seed: int) -> Results:
+def run_selection(options: Mapping[str, Any], seed: int) -> Results:
     """Single networks and their ensemble for each power of the activation.
 
     Parts: ``single_q4`` and ``ensemble_q4``, and so on for each power.
@@ -55,7 +55,7 @@ def selection(options: Mapping[str, Any], seed: int) -> Results:
         over the single networks (points); for single networks also ``both``, and ``winner``: how often the feature seen
         best before training is the one that is learned.
     """
-    size = read(Selection, options, "multiview-selection")
+    size = read_options(Selection, options, "multiview-selection")
     results: Results = {}
     for power, scale, width in zip(size.powers, size.scales, size.widths, strict=True):
         problem = Problem(replace(size, power=power, scale=scale, filters=int(width)), seed)

@@ -10,8 +10,8 @@ from torch.nn import functional
 from coterie.errors import UserError
 from coterie.studies.multiview.descent import Objective, descend
 from coterie.studies.multiview.instance import Instance, Problem, Results, gain
-from coterie.studies.multiview.networks import summed
-from coterie.studies.multiview.options import read
+from coterie.studies.multiview.networks import sum_networks
+from coterie.studies.multiview.options import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Theorems(Instance):
             )
 
 
-def theorems(options: Mapping[str, Any], seed: int) -> Results:
+def run_theorems(options: Mapping[str, Any], seed: int) -> Results:
     """Who errs on samples that show one view of their class.
 
     Parts: ``single`` (mean of the members), ``ensemble`` (the mean of their logits), ``ensemble2`` (of pairs of them),
@@ -63,10 +63,10 @@ def theorems(options: Mapping[str, Any], seed: int) -> Results:
         For each part ``single_view_error``, ``multi_view_error``, ``train_error``, ``both``, ``gain`` (points),
         ``kept_gain`` (percent of the ensemble's).
     """
-    size = read(Theorems, options, "multiview-theorems")
+    size = read_options(Theorems, options, "multiview-theorems")
     problem = Problem(size, seed)
     members = problem.networks(size.members, 4)
-    joint = problem.holding(summed(members.weight).clone())
+    joint = problem.holding(sum_networks(members.weight).clone())
     first = problem.networks(size.students, 5).weight
     labels = problem.holding(first.clone())
     for networks in (members, joint, labels):
