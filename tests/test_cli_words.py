@@ -63,13 +63,13 @@ def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("pixel_range", "0", "--data.pixel_range is 0; write a list"),
-        ("mean", "x", "--data.mean is 'x'; write a list"),
+        ("--data.pixel_range", "0", "--data.pixel_range is 0; write a list"),
+        ("--data.mean", "x", "--data.mean is 'x'; write a list"),
         ("--method.epochs", "5", "--method.epochs is 5; write a mapping of names to values"),
         ("--method.epochs", "{train:0}", "--method.epochs, train:0 is empty; write a whole number"),
         ("--epochs", "many", "--epochs is 'many'; write a whole number"),
         ("--batch_size", "[]", "--batch_size is []; write a whole number"),
-        ("image_size", "[8]", "image_size"),
+        ("--data.image_size", "[8]", "--data.image_size"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys):

@@ -34,7 +34,7 @@ SLIPS = [
     (lambda *_: coterie.networks.build("resnet8", num_classes="ten"), "num_classes is 'ten'; write a whole number"),
     (lambda *_: coterie.networks.Backbone("resnet8", pretrained="yes"), "pretrained is 'yes'"),
     (lambda out, run, *_: coterie.evaluate(run, split="tset"), "unknown split 'tset'; did you mean 'test'"),
-    (lambda out, run, *_: coterie.evaluate(run, splt="test"), "unknown option of data 'splt'"),
+    (lambda out, run, *_: coterie.evaluate(run, splt="test"), "unknown option of data 'digits' 'splt'"),
     (lambda out, run, *_: coterie.predict(run, "a.png"), "a.png: no such file"),
     (lambda out, run, *_: coterie.predict(run, ["a.png"], top=0), "top is 0; use 1 or more"),
     (lambda out, run, *_: coterie.report([], "r.html"), "nothing to report"),
