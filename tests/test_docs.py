@@ -67,3 +67,10 @@ def test_every_method_has_a_page_with_its_drawing_its_equations_and_its_options(
     assert f"::: coterie.methods.{method.__name__}\n" in page
     for line in re.findall(r"^method = (.*)$", page, re.MULTILINE):
         assert isinstance(eval(line, {"coterie": coterie}), method)
+
+
+def test_the_page_on_adding_parts_shows_the_toys_that_the_tests_install():
+    shown = re.findall(r"^--8<--\n(.+)\n--8<--$", read("extending/add.md"), re.MULTILINE)
+    toys = DOCS.parent / "tests" / "toy_package"
+    files = [*toys.rglob("[!_]*.py"), toys / "pyproject.toml"]
+    assert sorted(shown) == sorted(file.relative_to(DOCS.parent).as_posix() for file in files)

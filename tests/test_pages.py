@@ -45,7 +45,9 @@ SMALLER = {
 def blocks(page):
     """Each fenced block of a page: its language, its text, and whether it is to be run."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    text = re.sub(r'^--8<-- "(.+)"$', lambda file: (ROOT / file[1]).read_text(encoding="utf-8"), text, flags=re.M)
+    text = re.sub(
+        r"^--8<--\n(.+)\n--8<--$", lambda file: (ROOT / file[1]).read_text(encoding="utf-8"), text, flags=re.M
+    )
     fence = r"^(<!-- not run: [^>]+ -->\n+)?( *)```(\w+)\n(.*?)^\2```$"
     return [
         (language, re.sub(f"^{indent}", "", body, flags=re.M), not mark)
