@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.methods.online.one import one_loss
 from coterie.networks.preserve import preserve_state
-from coterie.networks.reinit import without_memory
+from coterie.networks.reinit import build_on_meta
 from coterie.networks.split.verify import run_split
 from coterie.peers.branching import branch, split_points
 from coterie.peers.native_ensemble import NativeEnsemble
@@ -94,7 +94,7 @@ def find_smallest(module: str) -> str:
     names = [name for name in names if not (name.startswith("test_") or name.endswith("_enc"))] or names
     sizes = {}
     for name in names:
-        network = without_memory(partial(timm.create_model, name, num_classes=CLASSES))
+        network = build_on_meta(partial(timm.create_model, name, num_classes=CLASSES))
         sizes[name] = sum(p.numel() for p in network.parameters())
     return min(sizes, key=lambda name: sizes[name])
 
@@ -178,7 +178,7 @@ def _maker(name: str) -> tuple[Callable[[], nn.Module], tuple[str, ...]]:
     for drop in _DROPS:
         make = _timm_maker(bare, drop) if library == "timm" else _torchvision_maker(bare, drop)
         try:
-            without_memory(make)
+            build_on_meta(make)
         except TypeError:
             continue
         return make, tuple(drop)
@@ -202,7 +202,7 @@ def _torchvision_maker(name: str, options: dict[str, Any]) -> Callable[[], nn.Mo
 def _side(name: str, make: Callable[[], nn.Module]) -> int:
     """The smallest of a few image sizes that a network takes, tried on shapes alone."""
     published = list_published_sides(name)
-    model = without_memory(make).train()
+    model = build_on_meta(make).train()
     with torch.device("meta"):
         for side in (*_SIZES, *published[:-1]):
             try:
@@ -227,7 +227,7 @@ def list_published_sides(name: str) -> list[int]:
 
 
 def _state_is_plain(net: NativeEnsemble, make: Callable[[], nn.Module]) -> bool:
-    plain = without_memory(make)
+    plain = build_on_meta(make)
     if list(plain.state_dict()) != list(net.target.state_dict()):
         return False
     plain.load_state_dict(net.target.state_dict(), assign=True)

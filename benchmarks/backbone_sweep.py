@@ -13,7 +13,7 @@ import torch
 
 from backbone_checks import CLASSES, list_families, list_published_sides
 from coterie.networks.preserve import preserve_state
-from coterie.networks.reinit import without_memory
+from coterie.networks.reinit import build_on_meta
 from coterie.networks.split.points import default_split_point
 from coterie.networks.split.segments import SplitForwards
 from coterie.networks.split.verify import run_split
@@ -72,7 +72,7 @@ def sweep_backbones(names: Iterable[tuple[str, str]], seconds: float = 60.0) -> 
 def _branched_on_meta(name: str) -> dict[str, Any]:
     import timm
 
-    model = without_memory(partial(timm.create_model, name, num_classes=CLASSES)).eval()
+    model = build_on_meta(partial(timm.create_model, name, num_classes=CLASSES)).eval()
     side = list_published_sides(f"timm/{name}")[-1]
     images = torch.zeros(2, 3, side, side, device="meta")
     graphs = SplitForwards((default_split_point(model, images),))

@@ -13,7 +13,7 @@ from coterie import UserError, branch
 from coterie.methods import One, Task
 from coterie.networks import NETWORKS, build
 from coterie.networks.layers import classifiers
-from coterie.networks.reinit import untrained
+from coterie.networks.reinit import reinitialise
 from coterie.networks.shapes import example_images, layout
 
 
@@ -39,7 +39,7 @@ def test_a_librarys_own_object_starts_as_the_library_initialises_it(make):
             parameter.fill_(3.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        twin = untrained(model, "fresh")
+        twin = reinitialise(model, "fresh")
     assert all(bool((p == 3).all()) for p in model.parameters())
     assert type(twin) is type(model)
     for name, value in twin.state_dict().items():
@@ -106,7 +106,7 @@ def test_a_copy_has_fresh_classifiers_and_nothing_else(make, heads):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(3.0)
-    twin = untrained(model, "copy")
+    twin = reinitialise(model, "copy")
     fresh = {name for name, p in twin.named_parameters() if not bool((p == 3).all())}
     assert fresh == {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
 
@@ -206,7 +206,7 @@ def test_hugging_faces_models_start_as_they_initialise_themselves():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net = branch(model, 2, "model.vit.layers.1", torch.zeros(2, 3, 16, 16))
-        whole = untrained(model, "fresh")
+        whole = reinitialise(model, "fresh")
     for twin in (net.branches[0], whole):
         for name, parameter in twin.named_parameters():
             if parameter.numel() > 500:
@@ -255,7 +255,7 @@ def test_our_own_networks_start_as_newly_built_ones_without_a_factory(name):
     model = build(name, 10, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        twin = untrained(model, "fresh")
+        twin = reinitialise(model, "fresh")
     for parameter, (_, spread) in spreads(model).items():
         weight = twin.get_parameter(parameter)
         assert weight.std().item() == pytest.approx(spread, rel=0.2, abs=1e-6), parameter

@@ -15,7 +15,7 @@ from coterie.data.transforms import normalise
 from coterie.methods.frozen_teacher import Adapted, Input, Teacher
 from coterie.networks import build
 from coterie.outputs import Batch
-from coterie.peers.combine import averaged
+from coterie.peers.combine import average_logits
 from coterie.peers.ensemble import Ensemble
 
 GREY = Input(1, (8, 8), (0.3,), (0.4,))
@@ -138,15 +138,15 @@ def test_means_equal_hand_computed_ones():
     logits = torch.tensor([[[0.0, 2.0], [4.0, 0.0]]], dtype=torch.float64)
     at = 2.0
     first, second = 1 / (1 + np.e), np.e**2 / (1 + np.e**2)  # class 0, of softmax(0, 1) and of softmax(2, 0)
-    probabilities = (averaged(logits, "probabilities", at) / at).softmax(1)
+    probabilities = (average_logits(logits, "probabilities", at) / at).softmax(1)
     assert probabilities[0, 0].item() == pytest.approx((first + second) / 2, abs=1e-15)
-    assert averaged(logits, "logits", at).tolist() == [[2.0, 1.0]]
+    assert average_logits(logits, "logits", at).tolist() == [[2.0, 1.0]]
 
 
 @given(st.floats(0.05, 20), st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3))
 def test_the_mean_of_the_same_is_the_same(temperature, values):
     logits = torch.tensor([values, values], dtype=torch.float64).unsqueeze(0)
-    mean = (averaged(logits, "probabilities", temperature) / temperature).softmax(1)
+    mean = (average_logits(logits, "probabilities", temperature) / temperature).softmax(1)
     assert torch.isfinite(mean).all()
     torch.testing.assert_close(mean, (logits[:, 0] / temperature).softmax(1), atol=1e-9, rtol=1e-9)
 

@@ -11,7 +11,7 @@ from coterie import functional as losses
 from coterie.losses import one
 from coterie.methods.online.one import one_loss
 from coterie.outputs import LossTerms, PeerOutput
-from coterie.peers import Gate, gated
+from coterie.peers import Gate, gate_logits
 
 float64 = torch.float64
 
@@ -72,7 +72,7 @@ def test_one_equals_a_hand_computed_example():
     teacher = softmax([v / 3 for v in e])
     kl = sum(t * log(t / s) for branch in z for t, s in zip(teacher, softmax([v / 3 for v in branch]), strict=True))
     logits, weights = torch.tensor([z], dtype=float64), torch.tensor([g], dtype=float64)
-    output = PeerOutput(logits, weights=weights, ensemble=gated(logits, weights))
+    output = PeerOutput(logits, weights=weights, ensemble=gate_logits(logits, weights))
     loss = one(output, torch.tensor([2]), temperature=3.0, weight=0.5)
     assert loss["cross_entropy"].item() == pytest.approx(ce, abs=1e-12)
     assert loss["cross_entropy_ensemble"].item() == pytest.approx(-log(softmax(e)[2]), abs=1e-12)
@@ -100,7 +100,7 @@ def test_one_equals_a_transcription_of_the_official_code():
     logits = torch.randn(8, 3, 10, generator=generator, dtype=float64)
     weights = torch.rand(8, 3, generator=generator, dtype=float64).softmax(1)
     labels = torch.randint(10, (8,), generator=generator)
-    teacher = gated(logits, weights)
+    teacher = gate_logits(logits, weights)
     expected = functional.cross_entropy(teacher, labels)
     for z in logits.unbind(1):
         expected = expected + functional.cross_entropy(z, labels)
@@ -118,7 +118,7 @@ def gate_output(detach):
     logits = torch.randn(6, 3, 5, dtype=float64, requires_grad=True)
     weights = gate(torch.randn(6, 4, 2, 2, dtype=float64))
     loss = one_loss(
-        PeerOutput(logits, weights=weights, ensemble=gated(logits, weights)),
+        PeerOutput(logits, weights=weights, ensemble=gate_logits(logits, weights)),
         torch.arange(6) % 5,
         detach_teacher=detach,
     )

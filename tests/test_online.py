@@ -14,7 +14,7 @@ from coterie.methods import METHODS, Branched, Distillation, Dml, Independent, O
 from coterie.methods.online.engine import Loss, SequentialStep
 from coterie.methods.online.one import one_loss
 from coterie.outputs import PeerOutput
-from coterie.peers.independent import Separate, frozen_statistics
+from coterie.peers.independent import Separate, freeze_statistics
 from coterie.training import Interrupted, checkpoint
 from peers import LABELS, LOGITS
 from toys import comparable, go, same
@@ -115,7 +115,7 @@ def test_every_network_counts_a_batch_once(digits):
 def test_frozen_statistics_normalise_as_in_training():
     norm = nn.BatchNorm1d(3)
     x = torch.randn(8, 3)
-    with frozen_statistics(norm):
+    with freeze_statistics(norm):
         frozen = norm(x)
     assert torch.equal(norm.running_mean, torch.zeros(3))
     assert torch.equal(frozen, norm(x))

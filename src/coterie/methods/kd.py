@@ -22,7 +22,7 @@ from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.offline import OfflineMethod
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
-from coterie.peers.combine import Average, averaged
+from coterie.peers.combine import Average, average_logits
 
 
 def kd_loss(
@@ -48,7 +48,7 @@ def kd_loss(
     Returns:
         ``cross_entropy`` and ``distillation``.
     """
-    soft = averaged(teacher_logits.detach(), average, temperature)
+    soft = average_logits(teacher_logits.detach(), average, temperature)
     distillation = soft_weight * temperature**2 * kl_divergence(logits, soft, temperature)
     if label_weight == 0:
         return LossTerms({"distillation": distillation})

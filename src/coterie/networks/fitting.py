@@ -30,7 +30,7 @@ def fit(network: nn.Module, num_classes: int, in_channels: int, image_size: tupl
     """
     images = torch.rand(2, in_channels, *image_size, generator=torch.Generator().manual_seed(0))
     images = images.to(_device(network))
-    with _explained(network, images):
+    with _explain_misfits(network, images):
         if isinstance(network, Logits):
             network.look(images, num_classes)
         else:
@@ -56,7 +56,7 @@ def check_logits(network: nn.Module, images: Tensor, num_classes: int, *, finite
     """
     images = images.to(_device(network))
     for mode in (True, False):
-        with _explained(network, images), preserve_state(network), torch.set_grad_enabled(finite and mode):
+        with _explain_misfits(network, images), preserve_state(network), torch.set_grad_enabled(finite and mode):
             output = network.train(mode)(images)
         logits = output.logits if isinstance(output, PeerOutput) else output
         count = logits.shape[1:2] if isinstance(output, PeerOutput) else ()
@@ -122,20 +122,20 @@ def _check_shape(name: str, logits: Tensor, wanted: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _explained(network: nn.Module, images: Tensor) -> Iterator[None]:
+def _explain_misfits(network: nn.Module, images: Tensor) -> Iterator[None]:
     """Within the block, a network that cannot take the images is one line that says why not."""
-    if any(nn.parameter.is_lazy(each) for each in _tensors(network)):
+    if any(nn.parameter.is_lazy(tensor) for tensor in _tensors(network)):
         raise UserError(f"{_name(network)} has lazy layers without weights; give it one batch before it is trained")
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{_name(network)} {_misfit(network, images, error)}") from error
+        raise UserError(f"{_name(network)} {_describe_misfit(network, images, error)}") from error
 
 
-def _misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
-    weight = next((each for each in network.parameters() if each.is_floating_point()), None)
+def _describe_misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
+    weight = next((parameter for parameter in network.parameters() if parameter.is_floating_point()), None)
     if weight is not None and weight.dtype != images.dtype:
         kind = str(weight.dtype).removeprefix("torch.")
         return (
@@ -159,7 +159,7 @@ def _misfit(network: nn.Module, images: Tensor, error: Exception) -> str:
 
 
 def _device(network: nn.Module) -> torch.device:
-    return next((each.device for each in _tensors(network)), torch.device("cpu"))
+    return next((tensor.device for tensor in _tensors(network)), torch.device("cpu"))
 
 
 def _tensors(network: nn.Module) -> chain[Tensor]:

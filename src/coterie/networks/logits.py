@@ -89,7 +89,7 @@ def _place(
     if isinstance(output, Tensor) and not callable(logits):
         return Place()
     if logits is not None:
-        return _named(model, output, logits)
+        return _find_named(model, output, logits)
     parts = _parts(output)
     for name in _USUAL:
         if isinstance(parts.get(name), Tensor):
@@ -101,7 +101,7 @@ def _place(
         fitting = [name for name, width in tables.items() if width in widths]
         tables = {name: tables[name] for name in fitting} if len(fitting) == 1 else tables
     if len(tables) != 1:
-        what = "no tensor (B, C)" if not tables else f"{len(tables)} that may be the logits, {_shown(tables)}"
+        what = "no tensor (B, C)" if not tables else f"{len(tables)} that may be the logits, {_list_names(tables)}"
         raise UserError(
             f"{type(model).__name__} returns {_kind(output)} with {what}; say which they are with {option}, a name, "
             "an index, or a function of the output"
@@ -109,7 +109,7 @@ def _place(
     return _place_of(output, next(iter(tables)))
 
 
-def _named(model: nn.Module, output: Any, logits: LogitsAt) -> Place:
+def _find_named(model: nn.Module, output: Any, logits: LogitsAt) -> Place:
     parts = _parts(output)
     if not callable(logits) and isinstance(logits, int) and logits < 0 and parts:
         logits = list(parts)[logits] if isinstance(output, (tuple, list)) else logits
@@ -119,12 +119,12 @@ def _named(model: nn.Module, output: Any, logits: LogitsAt) -> Place:
     except Exception as error:
         reason = f": {type(error).__name__}: {' '.join(str(error).split())[:120]}" if callable(logits) else ""
         raise UserError(
-            f"logits={_spelled(logits)} is not in what {type(model).__name__} returns, {_kind(output)} of "
-            f"{_shown(parts)}{reason}; name one of these"
+            f"logits={_spell(logits)} is not in what {type(model).__name__} returns, {_kind(output)} of "
+            f"{_list_names(parts)}{reason}; name one of these"
         ) from error
     if not isinstance(value, Tensor):
         raise UserError(
-            f"logits={_spelled(logits)} is {_kind(value)} in what {type(model).__name__} returns; name a tensor (B, C)"
+            f"logits={_spell(logits)} is {_kind(value)} in what {type(model).__name__} returns; name a tensor (B, C)"
         )
     return place
 
@@ -143,7 +143,7 @@ def _parts(output: Any) -> dict[str | int, Any]:
     if isinstance(output, (tuple, list)):
         return dict(enumerate(output))
     if is_dataclass(output):
-        return {each.name: getattr(output, each.name) for each in fields(output)}
+        return {field.name: getattr(output, field.name) for field in fields(output)}
     return {name: value for name, value in getattr(output, "__dict__", {}).items() if not name.startswith("_")}
 
 
@@ -156,12 +156,12 @@ def _kind(value: Any) -> str:
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
-def _shown(parts: Mapping[str | int, Any]) -> str:
+def _list_names(parts: Mapping[str | int, Any]) -> str:
     names = [repr(name) for name in parts]
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "nothing"
 
 
-def _spelled(logits: LogitsAt) -> str:
+def _spell(logits: LogitsAt) -> str:
     return getattr(logits, "__name__", "function") if callable(logits) else repr(logits)
 
 

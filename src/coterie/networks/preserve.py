@@ -13,8 +13,9 @@ from torch import fx, nn
 @contextmanager
 def preserve_state(*modules: nn.Module) -> Iterator[None]:
     """Run a block after which modes, buffers, attributes and random generators are as before."""
+    # Copied back into the same tensors: an optimiser, a compiled graph or the user may hold them.
     buffers = [(buffer, buffer.detach().clone()) for module in modules for buffer in module.buffers()]
-    states = generators()
+    states = read_generators()
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         for module in modules:
@@ -22,7 +23,7 @@ def preserve_state(*modules: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            move_generators(states)
+            set_generators(states)
             for buffer, value in buffers:
                 buffer.copy_(value)
 
@@ -30,6 +31,7 @@ def preserve_state(*modules: nn.Module) -> Iterator[None]:
 @contextmanager
 def restore_attributes(model: nn.Module) -> Iterator[Callable[[], str]]:
     """Undo what a forward leaves on the modules; gives a function that names an attribute that it has set."""
+    # Modules keep counters, caches and masks as plain attributes, which no state dict knows.
     saved = [(path, module, dict(vars(module))) for path, module in model.named_modules()]
     caches = [
         (cache, cache.copy())
@@ -38,7 +40,7 @@ def restore_attributes(model: nn.Module) -> Iterator[Callable[[], str]]:
         if isinstance(cache, (dict, list, set))
     ]
 
-    def wrote() -> str:
+    def find_written() -> str:
         for path, module, attributes in saved:
             for name, value in vars(module).items():
                 if name not in attributes or value is not attributes[name]:
@@ -49,7 +51,7 @@ def restore_attributes(model: nn.Module) -> Iterator[Callable[[], str]]:
         return ""
 
     try:
-        yield wrote
+        yield find_written
     finally:
         for _, module, attributes in saved:
             for name in set(vars(module)) - set(attributes):
@@ -60,7 +62,7 @@ def restore_attributes(model: nn.Module) -> Iterator[Callable[[], str]]:
             cache.extend(content) if isinstance(cache, list) else cache.update(content)
 
 
-def generators() -> dict[str, Any]:
+def read_generators() -> dict[str, Any]:
     """The states of the random generators that a forward may draw from."""
     states: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
@@ -68,8 +70,8 @@ def generators() -> dict[str, Any]:
     return states
 
 
-def move_generators(states: dict[str, Any]) -> None:
-    """Set the random generators to what :func:`generators` gave."""
+def set_generators(states: dict[str, Any]) -> None:
+    """Set the random generators to what :func:`read_generators` gave."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])
     torch.set_rng_state(states["cpu"])

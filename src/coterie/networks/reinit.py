@@ -18,7 +18,7 @@ _ENOUGH = 256  # numbers of which a spread can be told
 _APART = 1.5  # times as wide
 
 
-def untrained(
+def reinitialise(
     model: nn.Module,
     init: Init,
     factory: Callable[[], nn.Module] | None = None,
@@ -46,7 +46,7 @@ def untrained(
     twin = copy.deepcopy(model)
     if init == "clone":
         return twin
-    built = factory() if factory is not None else _built_anew(model)
+    built = factory() if factory is not None else _build_anew(model)
     if init == "copy":
         for path in classifiers(twin):
             _take_or_reset(twin.get_submodule(path), built.get_submodule(path) if built is not None else None)
@@ -58,7 +58,7 @@ def untrained(
 
 
 def _take_or_reset(layer: nn.Module, other: nn.Module | None) -> None:
-    if other is not None and _shapes(layer) == _shapes(other):
+    if other is not None and _list_shapes(layer) == _list_shapes(other):
         layer.load_state_dict(other.state_dict())
     else:
         cast(Any, layer).reset_parameters()
@@ -73,6 +73,7 @@ def _reset(twin: nn.Module, model: nn.Module, held: Callable[[str], bool]) -> No
             reset()
         else:
             raw |= {f"{path}.{name}".lstrip("."): p for name, p in module.named_parameters(recurse=False)}
+    # An initialiser that sets a parameter to what it is already leaves its values, but not its version.
     before = {name: (parameter._version, parameter.detach().clone()) for name, parameter in twin.named_parameters()}
     _initialise(twin)
     left = [
@@ -139,12 +140,12 @@ def _takes(function: Callable[..., Any], *arguments: Any) -> bool:
     return True
 
 
-def _built_anew(model: nn.Module) -> nn.Module | None:
+def _build_anew(model: nn.Module) -> nn.Module | None:
     """The model built again by its name in its library; None where none gives tensors of the same shapes."""
-    wanted = _shapes(model)
-    for build in _builders(model):
-        try:
-            same = _shapes(without_memory(build)) == wanted
+    wanted = _list_shapes(model)
+    for build in _list_builders(model):
+        try:  # its name alone does not tell: the user may have changed layers since
+            same = _list_shapes(build_on_meta(build)) == wanted
         except Exception:  # this name does not take these options
             continue
         if same:
@@ -152,7 +153,7 @@ def _built_anew(model: nn.Module) -> nn.Module | None:
     return None
 
 
-def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
+def build_on_meta(build: Callable[[], nn.Module]) -> nn.Module:
     """What a function builds, on the meta device; a few networks read values while they are built, and move there."""
     try:
         with torch.device("meta"):
@@ -161,11 +162,11 @@ def without_memory(build: Callable[[], nn.Module]) -> nn.Module:
         return build().to("meta")
 
 
-def _shapes(model: nn.Module) -> dict[str, torch.Size]:
+def _list_shapes(model: nn.Module) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _builders(model: nn.Module) -> Iterator[Callable[[], nn.Module]]:
+def _list_builders(model: nn.Module) -> Iterator[Callable[[], nn.Module]]:
     """What might have built a model of timm's or torchvision's."""
     heads = classifiers(model)
     classes = len(cast(Tensor, model.get_submodule(heads[0]).weight)) if heads else 0

@@ -22,13 +22,13 @@ def example_images(model: nn.Module, example: Tensor | None) -> Tensor:
 
 def _image_size(model: nn.Module) -> tuple[int, int]:
     config = getattr(model, "pretrained_cfg", None) or {}
-    found = (
+    size = (
         getattr(getattr(model, "patch_embed", None), "img_size", None)
         or getattr(model, "image_size", None)
         or getattr(getattr(model, "config", None), "image_size", None)
         or config.get("input_size", (3, 224, 224))[1:]
     )
-    return (found, found) if isinstance(found, int) else (int(found[0]), int(found[1]))
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def layout(features: Tensor, images: Tensor | None = None, resized: Tensor | None = None) -> tuple[int, bool]:

@@ -14,14 +14,14 @@ from coterie.checking import check_arguments, show_value
 from coterie.errors import UserError, unknown_name
 from coterie.networks.logits import Logits, LogitsAt, find_answer
 from coterie.networks.preserve import preserve_state
-from coterie.networks.reinit import Init, untrained
+from coterie.networks.reinit import Init, reinitialise
 from coterie.networks.shapes import example_images, layout
 from coterie.networks.split.graph import Segment
 from coterie.networks.split.points import SplitPoint, default_split_point, list_split_points
 from coterie.networks.split.segments import SplitForwards
-from coterie.networks.split.verify import check
+from coterie.networks.split.verify import check_split
 from coterie.peers.combine import Gate, GateForm
-from coterie.peers.native_ensemble import NativeEnsemble, Values, principal
+from coterie.peers.native_ensemble import NativeEnsemble, Values, select_features
 
 
 def branch(
@@ -85,28 +85,28 @@ def branch(
     with preserve_state(model):
         model.eval()
         at = default_split_point(model, example) if at is None else at
-        ats = _known(model, (at,) if isinstance(at, str) else tuple(at))
+        ats = _check_modules(model, (at,) if isinstance(at, str) else tuple(at))
         if len(ats) != len(fans):
             raise UserError(f"{len(fans)} counts of branches and {len(ats)} splits; give one count for each split")
         graphs = SplitForwards(ats, maps, answer=answer)
-        resized = check(model, graphs, example)
+        resized = check_split(model, graphs, example)
         halves = graphs.of(model, example)
         values = crossing = halves.trunk(model, example)
         in_place = False
         for segment in halves.tails:
-            before = _versions(values)
+            before = _read_versions(values)
             values, entered = segment.run(model, values), values
-            in_place |= before != _versions(entered)
-        again = None if resized is None else principal(halves.trunk(model, resized), len(resized))
+            in_place |= before != _read_versions(entered)
+        again = None if resized is None else select_features(halves.trunk(model, resized), len(resized))
         model.train()
         halves_in_training = graphs.of(model, example)
-    features = principal(crossing, len(example))
+    features = select_features(crossing, len(example))
     tails = []
     for level, copies in enumerate(itertools.accumulate(fans, mul) if share else [prod(fans)]):
         parts = (halves.tails[level], halves_in_training.tails[level])
-        held = _held(parts) if share else None
+        held = _make_use_test(parts) if share else None
         for _ in range(copies - 1):
-            tails.append(_tail(untrained(model, init, factory, held), parts, share))
+            tails.append(_make_tail(reinitialise(model, init, factory, held), parts, share))
     width, channels_last = layout(features, example, again)
     net = NativeEnsemble(
         model,
@@ -126,7 +126,7 @@ def branch(
     return net
 
 
-def _known(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
+def _check_modules(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
     paths = [path for path, _ in model.named_modules() if path]
     if isinstance(model, Logits):  # modules are named as in the user's own model
         ats = tuple(at if at in paths else f"module.{at}" if f"module.{at}" in paths else at for at in ats)
@@ -136,7 +136,7 @@ def _known(model: nn.Module, ats: tuple[str, ...]) -> tuple[str, ...]:
     return ats
 
 
-def _versions(values: Values) -> list[int]:
+def _read_versions(values: Values) -> list[int]:
     return [leaf._version for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
@@ -147,16 +147,16 @@ def split_points(model: nn.Module, example: Tensor | None = None) -> list[SplitP
         return list_split_points(model, example_images(model, example))
 
 
-def _tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn.Module:
+def _make_tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn.Module:
     """The modules and tensors that the tail uses, under the same paths, and nothing else."""
     if not share:
         return source
     root = nn.Module()
     for path in dict.fromkeys(halves[0].modules + halves[1].modules):
-        parent, name = _parent(root, path)
+        parent, name = _make_parent(root, path)
         parent.add_module(name, source.get_submodule(path))
     for path in dict.fromkeys(halves[0].tensors + halves[1].tensors):
-        parent, name = _parent(root, path)
+        parent, name = _make_parent(root, path)
         owner = source.get_submodule(path.rpartition(".")[0])
         tensor = getattr(owner, name)
         if isinstance(tensor, nn.Parameter):
@@ -166,14 +166,14 @@ def _tail(source: nn.Module, halves: tuple[Segment, Segment], share: bool) -> nn
     return root
 
 
-def _held(halves: tuple[Segment, Segment]) -> Callable[[str], bool]:
+def _make_use_test(halves: tuple[Segment, Segment]) -> Callable[[str], bool]:
     """Tells of a parameter's name whether the tail uses it."""
     modules = tuple(f"{path}." for part in halves for path in part.modules)
     tensors = {path for part in halves for path in part.tensors}
     return lambda name: name in tensors or name.startswith(modules)
 
 
-def _parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+def _make_parent(root: nn.Module, path: str) -> tuple[nn.Module, str]:
     *parents, name = path.split(".")
     for part in parents:
         if part not in root._modules:

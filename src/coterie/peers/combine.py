@@ -58,12 +58,12 @@ class Gate(nn.Module):
             return scores.softmax(1)
 
 
-def gated(logits: Tensor, weights: Tensor) -> Tensor:
+def gate_logits(logits: Tensor, weights: Tensor) -> Tensor:
     """The weighted sum of logits, never of probabilities: (B, m, C) and (B, m) to (B, C)."""
     return (weights.unsqueeze(2) * logits).sum(1)
 
 
-def averaged(logits: Tensor, of: Average = "probabilities", temperature: float = 1.0) -> Tensor:
+def average_logits(logits: Tensor, of: Average = "probabilities", temperature: float = 1.0) -> Tensor:
     """Equal peers as one: logits (B, C) whose softmax at this temperature is the peers' mean.
 
     The mean of ``probabilities`` is taken in log space: T log(1/m Σ_i softmax(z_i / T)). The mean of ``logits`` is
@@ -126,7 +126,7 @@ class FusedMaps(nn.Module):
         self.channels_last = channels_last
         if example.maps is None:
             raise UserError("fusing maps needs networks with feature maps; use another aggregator")
-        widths = [self._plain(each).shape[1] for each in example.maps]
+        widths = [self._plain(features).shape[1] for features in example.maps]
         width = sum(widths)
         self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
         self.norm1 = nn.BatchNorm2d(width)
@@ -137,9 +137,9 @@ class FusedMaps(nn.Module):
     def forward(self, output: PeerOutput) -> Tensor:
         """A group's output to the ensemble's logits (B, C)."""
         assert output.maps is not None
-        first, *rest = [self._plain(each) for each in output.maps]
+        first, *rest = [self._plain(features) for features in output.maps]
         size = first.shape[2:]
-        rest = [each if each.shape[2:] == size else functional.interpolate(each, size) for each in rest]
+        rest = [other if other.shape[2:] == size else functional.interpolate(other, size) for other in rest]
         fused = self.norm1(self.depthwise(torch.cat([first, *rest], 1))).relu()
         fused = self.norm2(self.pointwise(fused)).relu()
         return self.fc(fused.mean((2, 3)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.outputs import PeerOutput, answer
-from coterie.peers.combine import Average, averaged
+from coterie.peers.combine import Average, average_logits
 
 
 class Ensemble(nn.Module):
@@ -28,4 +28,4 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> PeerOutput:
         """Images (B, channels, H, W) to what every member and their mean say."""
         logits = torch.stack([answer(member(images)) for member in self.members], 1)
-        return PeerOutput(logits, ensemble=averaged(logits, self.average))
+        return PeerOutput(logits, ensemble=average_logits(logits, self.average))

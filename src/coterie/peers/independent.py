@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.networks.split.segments import SplitForwards
 from coterie.outputs import PeerOutput, at_least_float32
-from coterie.peers.native_ensemble import tapped
+from coterie.peers.native_ensemble import collect_taps
 
 
 class Separate(nn.Module):
@@ -38,9 +38,11 @@ class Separate(nn.Module):
 
     def forward(self, *views: Tensor) -> PeerOutput:
         """One view of the images, or one for each peer, to what all say."""
-        said = [self.ask(peer, views) for peer in range(len(self.networks))]
-        features, maps = tapped(said)
-        return PeerOutput(at_least_float32(torch.stack([each[0] for each in said], 1)), features=features, maps=maps)
+        answers = [self.ask(peer, views) for peer in range(len(self.networks))]
+        features, maps = collect_taps(answers)
+        return PeerOutput(
+            at_least_float32(torch.stack([answer[0] for answer in answers], 1)), features=features, maps=maps
+        )
 
     def ask(self, peer: int, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """What one peer says of its view: logits (B, C), and what is tapped."""
@@ -70,7 +72,7 @@ class Group(nn.Module):
 
 
 @contextmanager
-def frozen_statistics(network: nn.Module) -> Iterator[None]:
+def freeze_statistics(network: nn.Module) -> Iterator[None]:
     """Within the block, batch norms normalise as in training but gather no running statistics.
 
     For a second look at a batch whose statistics have been counted already.

@@ -13,7 +13,7 @@ from coterie.errors import UserError
 from coterie.networks.split.graph import SplitForward
 from coterie.networks.split.segments import SplitForwards
 from coterie.outputs import PeerOutput, at_least_float32
-from coterie.peers.combine import Gate, gated
+from coterie.peers.combine import Gate, gate_logits
 
 Values = tuple[Any, ...]
 
@@ -31,7 +31,8 @@ class NativeEnsemble(nn.Module):
         gate: Weighs the branches by the trunk's features.
         splits: Gives the target's forward as the trunk and the tails' segments.
         fans: How many copies each level makes of its segment; their product is m.
-        depth: Dimensions of the tensor that the gate reads.
+        depth: Dimensions of the tensor that the gate reads. A single image would not tell it from tables that all
+            images share.
         share: Whether the branches share the trunk.
         in_place: Whether a tail overwrites what crosses the split, so that each needs its own copy.
         rescale: Whether gradients are divided by the number of copies at each split, so that what lies below learns
@@ -91,26 +92,26 @@ class NativeEnsemble(nn.Module):
     def _answer(self, views: Sequence[Tensor]) -> PeerOutput:
         graph = self.splits.of(self.target, views[0])
         together = len(views) == 1 and self.share
-        crossing, tails = self._together(graph, views[0]) if together else self._apart(graph, views)
-        features = principal(crossing, views[0].shape[0], self.depth)
+        crossing, tails = self._run_together(graph, views[0]) if together else self._run_apart(graph, views)
+        features = select_features(crossing, views[0].shape[0], self.depth)
         weights = self.gate(features)
         logits = at_least_float32(torch.stack([tail[0] for tail in tails], 1))
-        read, maps = tapped(tails)
-        ensemble = gated(logits, weights)
+        read, maps = collect_taps(tails)
+        ensemble = gate_logits(logits, weights)
         return PeerOutput(logits, features=read, maps=maps, trunk=features, weights=weights, ensemble=ensemble)
 
-    def _together(self, graph: SplitForward, images: Tensor) -> tuple[Values, list[Values]]:
+    def _run_together(self, graph: SplitForward, images: Tensor) -> tuple[Values, list[Values]]:
         """Every segment once for each of its copies: what crosses the first split, and what each tail gives."""
         crossing = graph.trunk(self.target, images)
         values = [crossing]
         for level, segment in enumerate(graph.tails):
             values = [
-                segment.run(self._root(level, copy), self._entering(level, values[copy // self.fans[level]]))
+                segment.run(self._find_root(level, copy), self._copy_entering(level, values[copy // self.fans[level]]))
                 for copy in range(prod(self.fans[: level + 1]))
             ]
         return crossing, values
 
-    def _apart(self, graph: SplitForward, views: Sequence[Tensor]) -> tuple[Values, list[Values]]:
+    def _run_apart(self, graph: SplitForward, views: Sequence[Tensor]) -> tuple[Values, list[Values]]:
         """Every branch from the images on, each from its own view; what crosses the target's split, and the tails."""
         crossings, tails = [], []
         for leaf in range(prod(self.fans)):
@@ -119,24 +120,24 @@ class NativeEnsemble(nn.Module):
             crossings.append(values)
             for level, segment in enumerate(graph.tails):
                 if self.share:
-                    root = self._root(level, leaf // prod(self.fans[level + 1 :]))
-                values = segment.run(root, self._entering(level, values))
+                    root = self._find_root(level, leaf // prod(self.fans[level + 1 :]))
+                values = segment.run(root, self._copy_entering(level, values))
             tails.append(values)
         return crossings[0], tails
 
-    def _root(self, level: int, copy: int) -> nn.Module:
+    def _find_root(self, level: int, copy: int) -> nn.Module:
         """What holds the modules of a copy of a level's segment; the target holds those of the first."""
         if copy == 0:
             return self.target
-        before = sum(prod(self.fans[: each + 1]) - 1 for each in range(level))
+        before = sum(prod(self.fans[: below + 1]) - 1 for below in range(level))
         return self.branches[before + copy - 1]
 
-    def _entering(self, level: int, values: Values) -> Values:
+    def _copy_entering(self, level: int, values: Values) -> Values:
         """What crosses a split, as one copy takes it: its own where tails begin with an operation in place."""
         if not self.in_place and not self.rescale:
             return values
         scale = 1 / self.fans[level] if self.rescale else 1.0
-        return cast(Values, pytree.tree_map_only(Tensor, partial(_own, scale=scale), values))
+        return cast(Values, pytree.tree_map_only(Tensor, partial(_copy_value, scale=scale), values))
 
 
 class _Rescaled(torch.autograd.Function):
@@ -152,20 +153,20 @@ class _Rescaled(torch.autograd.Function):
         return gradients[0] * ctx.scale, None
 
 
-def _own(value: Tensor, scale: float) -> Tensor:
+def _copy_value(value: Tensor, scale: float) -> Tensor:
     if scale == 1.0 or not value.is_floating_point():
         return value.clone()
     return cast(Tensor, _Rescaled.apply(value, scale))
 
 
-def tapped(tails: Sequence[Values]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+def collect_taps(tails: Sequence[Values]) -> tuple[tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
     """What every peer's classifier reads, and every peer's last map, where the last segments gave them."""
     read = tuple(tail[1] for tail in tails) if len(tails[0]) > 1 else None
     maps = tuple(tail[2] for tail in tails) if len(tails[0]) > 2 else None
     return read, maps
 
 
-def principal(crossing: tuple[Any, ...], batch: int, depth: int | None = None) -> Tensor:
+def select_features(crossing: tuple[Any, ...], batch: int, depth: int | None = None) -> Tensor:
     """The tensor that the gate reads: the last computed of those that hold something for each image.
 
     Args:

@@ -9,7 +9,7 @@ from coterie.bounds import NonNegative
 from coterie.checking import check_names, check_value
 from coterie.data.loading import check_options
 from coterie.errors import UserError, unknown_name
-from coterie.networks.reinit import without_memory
+from coterie.networks.reinit import build_on_meta
 from coterie.networks.zoo import Backbone
 from coterie.records import NetworkRecord
 from coterie.studies.analyses import CURVES
@@ -76,7 +76,7 @@ def _check_network(content: Mapping[str, Any]) -> None:
     check_value("⟨network.pretrained⟩", content.get("pretrained", False), bool)
     check_value("⟨network.weights⟩", content.get("weights"), str | None)
     network = Backbone.from_record(content)
-    without_memory(lambda: network.build_fresh(10, 3, (224, 224)))
+    build_on_meta(lambda: network.build_fresh(10, 3, (224, 224)))
     network.preprocessing()
 
 

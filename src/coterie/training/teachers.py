@@ -16,7 +16,7 @@ from coterie.networks import libraries
 from coterie.networks.weights import load_matching
 from coterie.networks.zoo import NETWORKS, Backbone
 from coterie.outputs import PeerOutput
-from coterie.peers.combine import averaged
+from coterie.peers.combine import average_logits
 from coterie.records import Card
 from coterie.run import Run, open_exported
 from coterie.training.distribution import predict_split
@@ -121,7 +121,7 @@ class _Group(nn.Module):
 
     def forward(self, images: Tensor) -> PeerOutput:
         logits = self.teacher(images)
-        return PeerOutput(logits, ensemble=averaged(logits))
+        return PeerOutput(logits, ensemble=average_logits(logits))
 
 
 def prepare(teacher: Teacher, setting: Setting, folder: Path, begun: bool) -> None:

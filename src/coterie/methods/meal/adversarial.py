@@ -15,8 +15,8 @@ from coterie.functional import cross_entropy
 from coterie.functional.precision import without_autocast
 from coterie.methods.meal.discriminators import StudentTeacherPair, deception_loss, discriminator_loss, scale_gradient
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult, at_least_float32
-from coterie.peers.combine import averaged
-from coterie.peers.independent import frozen_statistics
+from coterie.peers.combine import average_logits
+from coterie.peers.independent import freeze_statistics
 
 Adversarial = Literal["joint", "grl", "alternating", "none"]
 Similarity = Literal["ce", "l1", "l2", "l1_soft", "l2_soft"]
@@ -34,10 +34,10 @@ def similarity_loss(student: Tensor, teachers: Tensor, kind: Similarity = "ce") 
     with without_autocast(student):
         student, teachers = at_least_float32(student), at_least_float32(teachers.detach())
         if kind == "ce":
-            return functional.cross_entropy(student, averaged(teachers).exp())
+            return functional.cross_entropy(student, average_logits(teachers).exp())
         distance = functional.l1_loss if kind.startswith("l1") else functional.mse_loss
         if kind.endswith("_soft"):
-            return distance(student.softmax(1), averaged(teachers).exp())
+            return distance(student.softmax(1), average_logits(teachers).exp())
         return distance(student, teachers.mean(1))
 
 
@@ -114,7 +114,7 @@ class DiscriminatorStep(nn.Module):
     def forward(self, batch: Batch) -> StepResult:
         """A batch's loss, ``discriminator``, and the student's logits."""
         pair = self.step.pair
-        with torch.no_grad(), frozen_statistics(pair.student):  # batch norm counts a batch once, in the student's turn
+        with torch.no_grad(), freeze_statistics(pair.student):  # batch norm counts a batch once, in the student's turn
             student = pair.student_vectors(batch)
         self.step.taught = pair.teacher_vectors(batch)
         loss = self.step.discriminator_loss(student, self.step.taught)

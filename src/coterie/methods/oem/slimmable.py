@@ -12,10 +12,10 @@ from coterie.methods.oem.slimming import plan_slimming, slim_network
 from coterie.networks.preserve import preserve_state
 from coterie.networks.protocols import NamesStages
 from coterie.networks.shapes import example_images, layout
-from coterie.networks.split.graph import output_of, split_graph
+from coterie.networks.split.graph import find_output, split_graph
 from coterie.networks.split.points import list_split_points
 from coterie.networks.split.segments import SplitForwards
-from coterie.networks.split.tracing import around, trace
+from coterie.networks.split.tracing import find_parents, trace
 from coterie.outputs import PeerOutput, at_least_float32
 
 Maps = tuple[Tensor, ...]
@@ -191,9 +191,9 @@ def _find_parts(model: nn.Module, at: str | None, example: Tensor) -> tuple[str,
             )
         place = list(rest)
         tail = [unit for unit in units if at in rest and place.index(unit) >= place.index(at)]
-        graph = trace(model, around([at, *tail]))
+        graph = trace(model, find_parents([at, *tail]))
         halves = split_graph(
-            graph, [at], [output_of(graph, unit) for unit in tail]
+            graph, [at], [find_output(graph, unit) for unit in tail]
         )  # raises where there is no such module
         outputs = halves.tails[0].run(model, halves.trunk(model, example))[1:]
     blocks = _find_ends(tail, [units[unit] for unit in tail], [tuple(value.shape) for value in outputs])

@@ -24,10 +24,10 @@ from coterie.errors import UserError, in_a_line
 from coterie.networks.preserve import preserve_state
 from coterie.networks.protocols import Slimmable
 from coterie.networks.prune.channel_groups import build_dependency_graph, is_output
-from coterie.networks.reinit import untrained
+from coterie.networks.reinit import reinitialise
 from coterie.networks.shapes import example_images
 from coterie.networks.split.graph import split_graph
-from coterie.networks.split.tracing import around, trace
+from coterie.networks.split.tracing import find_parents, trace
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def slim_network(
     else:
         plan = plan or plan_slimming(model, at, example)
         assert plan is not None
-        student, tail = untrained(model, "fresh", factory), plan.tail
+        student, tail = reinitialise(model, "fresh", factory), plan.tail
         _narrow_tail(student, plan, share, at, example.to(next(student.parameters())))
     reference = next(model.parameters())
     student.to(reference.device, reference.dtype).train(model.training)
@@ -181,7 +181,7 @@ def find_tail(network: nn.Module, at: str) -> set[str]:
     with preserve_state(network):
         # Both: a layer may run in one mode alone, such as a drop path or an auxiliary classifier.
         for mode in (True, False):
-            (tail,) = split_graph(trace(network.train(mode), around([at])), [at]).tails
+            (tail,) = split_graph(trace(network.train(mode), find_parents([at])), [at]).tails
             paths.update(tail.modules, tail.tensors)
     return paths
 

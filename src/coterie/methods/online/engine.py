@@ -15,7 +15,7 @@ from coterie.networks.preserve import preserve_state
 from coterie.networks.shapes import layout
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult
 from coterie.peers.combine import FusedFeatures, FusedMaps, GateForm, MeanLogits
-from coterie.peers.independent import Group, Separate, frozen_statistics
+from coterie.peers.independent import Group, Separate, freeze_statistics
 
 _GATES: dict[str, GateForm] = {"gate": "relu-softmax", "gate-softmax": "softmax"}
 
@@ -184,7 +184,7 @@ class SequentialStep(nn.Module):
         said, count = self.said, len(self.said)
         if self.own == 0:
             said[:] = [None] * count
-        with torch.no_grad(), frozen_statistics(self.peers):  # each network counts a batch once, in its own turn
+        with torch.no_grad(), freeze_statistics(self.peers):  # each network counts a batch once, in its own turn
             for peer in range(count):
                 if peer != self.own and said[peer] is None:
                     said[peer] = self.peers.ask(peer, batch.views)[0]

@@ -13,7 +13,7 @@ from coterie.bounds import Count
 from coterie.checking import check_fields
 from coterie.errors import UserError
 from coterie.methods.base import Method, Task
-from coterie.networks.reinit import Init, untrained
+from coterie.networks.reinit import Init, reinitialise
 from coterie.networks.zoo import Backbone
 from coterie.peers.branching import branch
 from coterie.peers.combine import GateForm
@@ -108,7 +108,7 @@ class Independent:
             others = [Backbone(name).build(*size) for name in self.networks]
         else:
             factory = None if isinstance(network.source, nn.Module) else lambda: network.build_fresh(*size)
-            others = [untrained(target, _init(network), factory) for _ in range(self.num - 1)]
+            others = [reinitialise(target, _init(network), factory) for _ in range(self.num - 1)]
         return Separate([target, *others], features=features, maps=maps)
 
 

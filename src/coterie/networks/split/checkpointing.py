@@ -18,7 +18,7 @@ Region = Callable[[Callable[..., Any]], AbstractContextManager[None]]
 
 
 @contextmanager
-def watching_checkpoints(region: Region) -> Iterator[None]:
+def watch_checkpoints(region: Region) -> Iterator[None]:
     """Within the block, checkpoint() only calls its function, inside ``region(function)``, and saves no memory.
 
     Args:

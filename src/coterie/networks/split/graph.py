@@ -71,13 +71,13 @@ def split_graph(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = (
         UserError: No such module runs in the forward, nothing comes before it, or the order is another.
     """
     nodes = list(graph.nodes)
-    starts = [_start(nodes, at) for at in ats]
+    starts = [_find_start(nodes, at) for at in ats]
     for before, after, name in zip(starts, starts[1:], ats[1:], strict=False):
         if after <= before:
             raise UserError(
                 f"'{name}' does not come after the split before it; name splits in the order of the forward"
             )
-    place, steps = _steps(nodes, starts)
+    place, steps = _group_steps(nodes, starts)
     used = {source for node in nodes for source in node.all_input_nodes} | set(taps)
     last_use = {node: max([place[user] for user in node.users], default=0) for node in used}
     last_use |= {node: len(steps) - 1 for node in taps}
@@ -86,14 +86,14 @@ def split_graph(graph: fx.Graph, ats: Sequence[str], taps: Sequence[fx.Node] = (
         mine = [node for node in nodes if place[node] == number]
         entering = [node for node in nodes if node in used and place[node] < number <= last_use[node]]
         leaving = [node for node in nodes if node in used and place[node] <= number < last_use[node]]
-        run = _function(mine, entering, list(taps) if number == len(steps) - 1 else leaving)
+        run = _compile_nodes(mine, entering, list(taps) if number == len(steps) - 1 else leaving)
         if step.region is not None:
             begun = any(step.region == before.region for before in steps[:number])
-            run = partial(_recomputed, partial(_on_copies, run) if begun else run)
+            run = partial(_recompute, partial(_run_on_copies, run) if begun else run)
         stretches[step.stretch][0].extend(mine)
         stretches[step.stretch][1].append(run)
     (_, trunk), *rest = stretches
-    return SplitForward(_chained(trunk), tuple(Segment(_chained(runs), *_reads(mine)) for mine, runs in rest))
+    return SplitForward(_chain(trunk), tuple(Segment(_chain(runs), *_list_reads(mine)) for mine, runs in rest))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _Step:
     region: int | None
 
 
-def _steps(nodes: list[fx.Node], starts: list[int]) -> tuple[dict[fx.Node, int], list[_Step]]:
+def _group_steps(nodes: list[fx.Node], starts: list[int]) -> tuple[dict[fx.Node, int], list[_Step]]:
     """Every node's step, and the steps in order: a stretch is one, where it holds no checkpointed region."""
     place: dict[fx.Node, int] = {}
     steps: list[_Step] = []
@@ -125,7 +125,7 @@ def _steps(nodes: list[fx.Node], starts: list[int]) -> tuple[dict[fx.Node, int],
     return place, steps
 
 
-def _chained(runs: list[Callable[..., Any]]) -> Callable[..., Any]:
+def _chain(runs: list[Callable[..., Any]]) -> Callable[..., Any]:
     """Functions of (root, values), each given what the one before returns, as one."""
     if len(runs) == 1:
         return runs[0]
@@ -138,32 +138,33 @@ def _chained(runs: list[Callable[..., Any]]) -> Callable[..., Any]:
     return run
 
 
-def _start(nodes: list[fx.Node], at: str) -> int:
+def _find_start(nodes: list[fx.Node], at: str) -> int:
     """The index of the first node of the module ``at``."""
     first = next((index for index, node in enumerate(nodes) if _runs_in(node, at)), None)
     if first is None:
-        raise UserError(f"no module '{at}' runs in this network's forward; `at` names one of {_top_modules(nodes)}")
+        top = _name_top_modules(nodes)
+        raise UserError(f"no module '{at}' runs in this network's forward; `at` names one of {top}")
     if not any(node.op.startswith("call") for node in nodes[:first]):
         raise UserError(f"nothing comes before '{at}', so no layer would be shared; split later")
     return first
 
 
-def _reads(nodes: list[fx.Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _list_reads(nodes: list[fx.Node]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Paths of the modules that nodes call, and of the tensors that they read themselves."""
     modules = dict.fromkeys(str(node.target) for node in nodes if node.op == "call_module")
     tensors = dict.fromkeys(str(node.target) for node in nodes if node.op == "get_attr")
     return tuple(modules), tuple(tensors)
 
 
-def classifier_input(graph: fx.Graph, model: nn.Module) -> fx.Node | None:
+def find_classifier_input(graph: fx.Graph, model: nn.Module) -> fx.Node | None:
     """What the last linear layer or convolution before the output reads; None where it cannot be seen."""
-    last = last_layer(graph, model)
+    last = find_last_layer(graph, model)
     if last is None or not isinstance(model.get_submodule(last), LAYERS):
         return None
     return next(node for node in reversed(graph.nodes) if node.target == last).all_input_nodes[0]
 
 
-def last_layer(graph: fx.Graph, model: nn.Module) -> str | None:
+def find_last_layer(graph: fx.Graph, model: nn.Module) -> str | None:
     """The last module before the output that is or holds a linear layer or convolution."""
     wanted = {graph.output_node()}
     for node in reversed(list(graph.nodes)):
@@ -175,12 +176,12 @@ def last_layer(graph: fx.Graph, model: nn.Module) -> str | None:
     return None
 
 
-def last_map(graph: fx.Graph, model: nn.Module, images: torch.Tensor) -> fx.Node | None:
+def find_last_map(graph: fx.Graph, model: nn.Module, images: torch.Tensor) -> fx.Node | None:
     """The last feature map (B, C, H, W), or token sequence, that the classifier's input is computed from.
 
     Found by running the graph once on ``images`` with modes, buffers and random generators as before.
     """
-    features = classifier_input(graph, model)
+    features = find_classifier_input(graph, model)
     if features is None:
         return None
     shapes: dict[fx.Node, torch.Size] = {}
@@ -205,7 +206,7 @@ def last_map(graph: fx.Graph, model: nn.Module, images: torch.Tensor) -> fx.Node
     return None
 
 
-def output_of(graph: fx.Graph, path: str) -> fx.Node:
+def find_output(graph: fx.Graph, path: str) -> fx.Node:
     """The last node that runs in the module at ``path``: what it returns.
 
     Raises:
@@ -214,7 +215,7 @@ def output_of(graph: fx.Graph, path: str) -> fx.Node:
     nodes = list(graph.nodes)
     inside = [node for node in nodes if _runs_in(node, path)]
     if not inside:
-        raise UserError(f"no module '{path}' runs in this network's forward; name one of {_top_modules(nodes)}")
+        raise UserError(f"no module '{path}' runs in this network's forward; name one of {_name_top_modules(nodes)}")
     return inside[-1]
 
 
@@ -223,12 +224,12 @@ def _runs_in(node: fx.Node, at: str) -> bool:
     return called or at in module_path(node)
 
 
-def _top_modules(nodes: list[fx.Node]) -> str:
+def _name_top_modules(nodes: list[fx.Node]) -> str:
     paths = dict.fromkeys(path[0] for node in nodes if (path := module_path(node)))
     return ", ".join(list(paths)[:12]) + (", …" if len(paths) > 12 else "")
 
 
-def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Node]) -> Callable[..., Any]:
+def _compile_nodes(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Node]) -> Callable[..., Any]:
     """Compile nodes into ``f(root, values)``, which unpacks ``inputs`` from a tuple and returns a tuple.
 
     Without inputs it takes what the graph takes. What the graph itself returns comes first.
@@ -239,32 +240,33 @@ def _function(nodes: list[fx.Node], inputs: list[fx.Node], returned: list[fx.Nod
     if inputs:
         values = graph.placeholder("values")
         for index, node in enumerate(inputs):
-            copies[node] = graph.call_function(_item, (values, index))
+            copies[node] = graph.call_function(_get_item, (values, index))
     for node in nodes:
         if node.op == "output":
             results.append(fx.map_arg(node.args[0], lambda source: copies[source]))
         else:
             copies[node] = graph.node_copy(node, lambda source: copies[source])
     graph.output((*results, *(copies[node] for node in returned)))
+    # A GraphModule would own the modules that it calls; this function looks them up on the root that it is given.
     code = graph.python_code("self")
     scope = dict(code.globals)
     name = f"<coterie graph {id(graph)}>"
     linecache.cache[name] = (len(code.src), None, code.src.splitlines(True), name)  # readable tracebacks
-    exec(compile(code.src, name, "exec"), scope)
+    exec(compile(code.src, name, "exec"), scope)  # the source is torch.fx's own
     function = cast(Callable[..., Any], scope["forward"])
     weakref.finalize(function, linecache.cache.pop, name, None)
     return function
 
 
-def _recomputed(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
+def _recompute(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
     """A region under activation checkpointing: of all that it computes only what enters and leaves it is kept."""
     return checkpoint(partial(run, root), values, use_reentrant=False)
 
 
-def _on_copies(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
+def _run_on_copies(run: Callable[..., Any], root: nn.Module, values: tuple[Any, ...]) -> Any:
     """The rest of a region that is split: it may overwrite what enters it, which is needed to compute it again."""
     return run(root, pytree.tree_map_only(torch.Tensor, torch.clone, values))
 
 
-def _item(values: tuple[Any, ...], index: int) -> Any:
+def _get_item(values: tuple[Any, ...], index: int) -> Any:
     return values[index]

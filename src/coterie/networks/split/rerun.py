@@ -22,16 +22,16 @@ from torch.utils import _pytree as pytree
 from coterie.errors import UserError
 from coterie.networks.layers import LAYERS, holds_layer
 from coterie.networks.logits import Answer
-from coterie.networks.preserve import generators, move_generators
-from coterie.networks.split.checkpointing import watching_checkpoints
+from coterie.networks.preserve import read_generators, set_generators
+from coterie.networks.split.checkpointing import watch_checkpoints
 from coterie.networks.split.graph import Segment, SplitForward
-from coterie.networks.split.tracing import around
+from coterie.networks.split.tracing import find_parents
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _STRUCTURE = ("_modules", "_parameters", "_buffers")
 
 
-def replayed(
+def split_by_rerunning(
     model: nn.Module, ats: tuple[str, ...], images: Tensor, maps: bool = False, answer: Answer | None = None
 ) -> SplitForward:
     """Cut a model's forward without a trace.
@@ -46,17 +46,17 @@ def replayed(
     Raises:
         UserError: A split is not reached, or no module comes before it.
     """
-    inside = _with_containers(model, around(ats), ats)
+    inside = _add_containers(model, find_parents(ats), ats)
     seen = _Seen(ats)
-    while True:
+    while True:  # each round opens the module that holds the classifier, until the classifier itself is seen
         seen = _Seen(ats)
         # With gradients, as in training: some forwards checkpoint activations only where they are wanted.
-        with torch.set_grad_enabled(model.training), watching_checkpoints(seen.recompute):
+        with torch.set_grad_enabled(model.training), watch_checkpoints(seen.recompute):
             _Play(model, model, inside, seen=seen).run(images)
         last = next((path for _, path in reversed(seen.calls) if holds_layer(model.get_submodule(path))), None)
         if last is None or isinstance(model.get_submodule(last), LAYERS):
             break
-        inside = _with_containers(model, inside | around([f"{last}.*"]), ats)
+        inside = _add_containers(model, inside | find_parents([f"{last}.*"]), ats)
     missing = next((at for at in ats[seen.reached :]), None)
     if missing is not None:
         raise UserError(f"no module '{missing}' runs in the forward of {type(model).__name__} in this order")
@@ -65,7 +65,7 @@ def replayed(
     taps = [last, seen.last_map(last) if maps else None]
     taken = [tap for tap in taps if tap]
     stretches = [_Stretch(model, inside, at, taken, answer or Answer()) for at in (*ats, None)]
-    reads = [(_paths(seen.calls, number), _paths(seen.reads, number)) for number in range(1, len(ats) + 1)]
+    reads = [(_list_paths(seen.calls, number), _list_paths(seen.reads, number)) for number in range(1, len(ats) + 1)]
     # Shells and stand-ins are no code for a compiler. Not as a decorator: that would import the compiler for everyone.
     disable: Callable[..., Any] = torch.compiler.disable
     segments = [Segment(disable(run.go_on), *read) for run, read in zip(stretches[1:], reads, strict=True)]
@@ -98,7 +98,7 @@ class _Stretch:
     answer: Answer
 
     def begin(self, root: nn.Module, images: Tensor) -> tuple[Any, ...]:
-        return self._run(root, _Kept(images, generators()), [])
+        return self._run(root, _Kept(images, read_generators()), [])
 
     def go_on(self, root: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
         return self._run(root, values[0], list(values[1:]))
@@ -137,13 +137,13 @@ class _Seen:
         finally:
             self.recomputing = before
 
-    def called(self, path: str) -> None:
+    def note_call(self, path: str) -> None:
         if self.recomputing:  # what is run once for each stretch cannot be run yet again in the backward
             raise UserError(f"activations are checkpointed around '{path}'; switch that off, or split elsewhere")
         self.reached += self.reached < len(self.ats) and path == self.ats[self.reached]
         self.calls.append((self.reached, path))
 
-    def gave(self, path: str, output: Any) -> None:
+    def note_output(self, path: str, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() in (3, 4) and output.shape[1:].numel() > max(output.shape[1:]):
             self.maps.append(path)
 
@@ -173,17 +173,17 @@ class _Play:
         self.calls: list[tuple[str, Any, Any]] = []
         self.tensors: list[Tensor] = []
         self.tapped: dict[str, Any] = {}
-        self.replayed = 0
+        self.repeated = 0
         self.names = {module: path for path, module in base.named_modules()}
         self.shells: dict[str, nn.Module] = {}
         # Of a forward that is run more than once, only the target's last run may leave something on it.
         self.leaves_traces = base is root and until is None and seen is None
 
     def run(self, images: Tensor) -> Any:
-        self.now = generators()
+        self.now = read_generators()
         if self.earlier:
-            move_generators(self.start)
-        output = self._shell("")(images)
+            set_generators(self.start)
+        output = self._make_shell("")(images)
         if self.leaves_traces:
             for path, shell in self.shells.items():
                 own = vars(self.base.get_submodule(path))
@@ -192,19 +192,19 @@ class _Play:
 
     def call(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What stands for a module is called."""
-        if self.replayed < len(self.earlier):
-            return self._again(path)
-        if self.earlier and not self.calls:
-            move_generators(self.now)
+        if self.repeated < len(self.earlier):
+            return self._repeat(path)
+        if self.earlier and not self.calls:  # the first new call draws from where the stretch before left off
+            set_generators(self.now)
         if path == self.until:
             raise _Left
         if self.seen:
-            self.seen.called(path)
+            self.seen.note_call(path)
         if path in self.taps[:1] and args:
             self.tapped[path] = args[0]
-        output = _found(self.root, self.base, path)(*args, **kwargs)
+        output = _find_module(self.root, self.base, path)(*args, **kwargs)
         if self.seen:
-            self.seen.gave(path, output)
+            self.seen.note_output(path, output)
         self._keep(path, output)
         return output
 
@@ -212,35 +212,36 @@ class _Play:
         leaves, task = pytree.tree_flatten(output)
         self.tensors += [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.calls.append((path, (task, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), generators()))
+        self.calls.append((path, (task, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), read_generators()))
         if path in self.taps[1:]:
             self.tapped[path] = output
 
-    def _again(self, path: str) -> Any:
-        kept, (task, fixed, is_tensor), state = self.earlier[self.replayed]
+    def _repeat(self, path: str) -> Any:
+        kept, (task, fixed, is_tensor), state = self.earlier[self.repeated]
         if kept != path:
             raise RuntimeError(f"the forward calls '{path}' where it called '{kept}' before")
-        self.replayed += 1
+        self.repeated += 1
         leaves = [next(self.given) if tensor else leaf for leaf, tensor in zip(fixed, is_tensor, strict=True)]
         output = pytree.tree_unflatten(leaves, task)
-        move_generators(state)
+        set_generators(state)
         if path in self.taps[1:]:
             self.tapped[path] = output
         return output
 
-    def _shell(self, path: str) -> nn.Module:
+    def _make_shell(self, path: str) -> nn.Module:
         real = self.base.get_submodule(path)
-        shell: nn.Module = object.__new__(type(real))
+        shell: nn.Module = object.__new__(type(real))  # of its class, whose forward runs; __init__ would build layers
         self.shells[path] = shell
         vars(shell).update(vars(real))
         modules = {
-            name: None if child is None else self._stand_in(self.names[child], child)
+            name: None if child is None else self._make_stand_in(self.names[child], child)
             for name, child in real._modules.items()
         }
-        own = _found(self.root, self.base, path)
+        # A branch holds what it uses of its own under the same paths; all else is the target's.
+        own = _find_module(self.root, self.base, path)
         parameters = {**real._parameters, **own._parameters}
         buffers = real._buffers
-        if not self.leaves_traces:
+        if not self.leaves_traces:  # a forward that counts its calls in a buffer is to count once
             buffers = {
                 name: None if value is None else value.clone() for name, value in (buffers | own._buffers).items()
             }
@@ -249,8 +250,8 @@ class _Play:
         vars(shell).update(_modules=modules, _parameters=parameters, _buffers=buffers)
         return shell
 
-    def _stand_in(self, path: str, module: nn.Module) -> Any:
-        return self._shell(path) if path in self.inside else _StandIn(module, path, self.call)
+    def _make_stand_in(self, path: str, module: nn.Module) -> Any:
+        return self._make_shell(path) if path in self.inside else _StandIn(module, path, self.call)
 
 
 class _StandIn:
@@ -259,6 +260,7 @@ class _StandIn:
     def __init__(self, module: nn.Module, path: str, call: Callable[..., Any]) -> None:
         self.__dict__.update(_module=module, _path=path, _call=call)
 
+    # Forwards ask isinstance(layer, nn.Linear) and the like.
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         return type(self._module)
@@ -282,7 +284,7 @@ class _Read(dict[str, Any]):
         return super().__getitem__(name)
 
 
-def _found(root: nn.Module, base: nn.Module, path: str) -> nn.Module:
+def _find_module(root: nn.Module, base: nn.Module, path: str) -> nn.Module:
     """The branch's own module where it has one, else the target's."""
     try:
         return root.get_submodule(path)
@@ -290,14 +292,14 @@ def _found(root: nn.Module, base: nn.Module, path: str) -> nn.Module:
         return base.get_submodule(path)
 
 
-def _with_containers(model: nn.Module, inside: frozenset[str], ats: tuple[str, ...]) -> frozenset[str]:
+def _add_containers(model: nn.Module, inside: frozenset[str], ats: tuple[str, ...]) -> frozenset[str]:
     """``inside``, and the lists and sequences in these modules: their parents may walk through them."""
-    found = set(inside)
+    opened = set(inside)
     for path, module in model.named_modules():
-        if isinstance(module, _CONTAINERS) and path not in ats and path.rpartition(".")[0] in found:
-            found.add(path)
-    return frozenset(found)
+        if isinstance(module, _CONTAINERS) and path not in ats and path.rpartition(".")[0] in opened:
+            opened.add(path)
+    return frozenset(opened)
 
 
-def _paths(noted: list[tuple[int, str]], number: int) -> tuple[str, ...]:
+def _list_paths(noted: list[tuple[int, str]], number: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(path for stretch, path in noted if stretch == number))

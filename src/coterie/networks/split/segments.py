@@ -12,9 +12,16 @@ from coterie.errors import UserError
 from coterie.networks.layers import LAYERS
 from coterie.networks.logits import Answer
 from coterie.networks.preserve import first_line, preserve_state
-from coterie.networks.split.graph import SplitForward, classifier_input, last_layer, last_map, output_of, split_graph
-from coterie.networks.split.rerun import replayed
-from coterie.networks.split.tracing import Resists, around, frozen_facts, trace
+from coterie.networks.split.graph import (
+    SplitForward,
+    find_classifier_input,
+    find_last_layer,
+    find_last_map,
+    find_output,
+    split_graph,
+)
+from coterie.networks.split.rerun import split_by_rerunning
+from coterie.networks.split.tracing import Resists, collect_frozen_facts, find_parents, trace
 
 _REMEMBERED = 16  # a rate that follows a schedule asks for a new trace at each of its values
 
@@ -42,7 +49,7 @@ class SplitForwards:
         self.answer = answer or Answer()
         self.ats, self.maps, self.outputs = ats, maps, outputs
         self.resists = ""
-        self._inside = around((*ats, *outputs))
+        self._inside = find_parents((*ats, *outputs))
         self._graphs: dict[tuple[Hashable, ...], SplitForward] = {}
 
     def of(self, network: nn.Module, images: Tensor) -> SplitForward:
@@ -52,13 +59,13 @@ class SplitForwards:
             UserError: The network cannot be split there.
         """
         if torch.compiler.is_compiling():  # all that a trace freezes is too much for a compiler's guards
-            for known, made in reversed(self._graphs.items()):
-                if known[0] == network.training:
-                    return made
+            for key, graph in reversed(self._graphs.items()):
+                if key[0] == network.training:
+                    return graph
         key = self._key(network)
         if key not in self._graphs:
-            graph = self._made(network, images)
-            key = self._key(network)
+            graph = self._make(network, images)
+            key = self._key(network)  # making it may have opened more modules, or given tracing up
             self._graphs[key] = graph
             if len(self._graphs) > _REMEMBERED:
                 del self._graphs[next(iter(self._graphs))]
@@ -70,19 +77,19 @@ class SplitForwards:
         self._graphs.clear()
 
     def _key(self, network: nn.Module) -> tuple[Hashable, ...]:
-        return (network.training,) if self.resists else frozen_facts(network, self._inside)
+        return (network.training,) if self.resists else collect_frozen_facts(network, self._inside)
 
-    def _made(self, network: nn.Module, images: Tensor) -> SplitForward:
+    def _make(self, network: nn.Module, images: Tensor) -> SplitForward:
         if not self.resists:
             try:
-                return self._traced(network, images)
+                return self._trace(network, images)
             except Resists as error:
                 self.give_up_tracing(str(error))
         try:
             if self.outputs:
                 raise UserError("the outputs of named modules are then not at hand")
-            with preserve_state(network):
-                return replayed(network, self.ats, images, self.maps, self.answer)
+            with preserve_state(network):  # looking at the forward runs it once
+                return split_by_rerunning(network, self.ats, images, self.maps, self.answer)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
@@ -90,15 +97,15 @@ class SplitForwards:
                 f"run in stretches ({reason}); call your layers as modules, in an order that no values change"
             ) from error
 
-    def _traced(self, network: nn.Module, images: Tensor) -> SplitForward:
+    def _trace(self, network: nn.Module, images: Tensor) -> SplitForward:
         if not self.outputs:
-            self._inside |= with_classifier(network, self._inside, self.answer)
+            self._inside |= add_classifier(network, self._inside, self.answer)
         graph = trace(network, self._inside, partial(self.answer.of, network))
-        taps: list[fx.Node | None] = [output_of(graph, path) for path in self.outputs]
+        taps: list[fx.Node | None] = [find_output(graph, path) for path in self.outputs]
         if not self.outputs:
-            taps.append(classifier_input(graph, network))
+            taps.append(find_classifier_input(graph, network))
         if self.maps:
-            taps.append(last_map(graph, network, images))
+            taps.append(find_last_map(graph, network, images))
         return split_graph(graph, self.ats, [tap for tap in taps if tap is not None])
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,16 +120,16 @@ class SplitForwards:
         return twin
 
 
-def with_classifier(model: nn.Module, inside: Collection[str], answer: Answer) -> frozenset[str]:
+def add_classifier(model: nn.Module, inside: Collection[str], answer: Answer) -> frozenset[str]:
     """``inside``, and the modules around the classifier, where their forwards can be followed."""
-    found = frozenset(inside)
+    opened = frozenset(inside)
     read = partial(answer.of, model)
-    graph = trace(model, found, read)
-    while (last := last_layer(graph, model)) is not None and not isinstance(model.get_submodule(last), LAYERS):
-        wider = found | around([f"{last}.*"])
+    graph = trace(model, opened, read)
+    while (last := find_last_layer(graph, model)) is not None and not isinstance(model.get_submodule(last), LAYERS):
+        wider = opened | find_parents([f"{last}.*"])
         try:
             graph = trace(model, wider, read)
         except Resists:
-            return found
-        found = wider
-    return found
+            return opened
+        opened = wider
+    return opened

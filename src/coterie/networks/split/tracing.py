@@ -15,8 +15,8 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
-from coterie.networks.preserve import first_line, generators, move_generators, restore_attributes, same_generators
-from coterie.networks.split.checkpointing import checkpoints_itself, watching_checkpoints
+from coterie.networks.preserve import first_line, read_generators, restore_attributes, same_generators, set_generators
+from coterie.networks.split.checkpointing import checkpoints_itself, watch_checkpoints
 
 _TORCH = str(Path(torch.__file__).parent)
 RECOMPUTED = "recomputed"  # of a node under activation checkpointing: the number of its checkpointed region
@@ -44,6 +44,8 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, inside: Collection[str] | None, read: Callable[[Any], Any]) -> None:
         factories = tuple(getattr(torch, name) for name in _FACTORIES)
+        # Factories are wrapped since they take no tensor by which a proxy would see the call; shapes of parameters are
+        # constants, so that forwards may go by them.
         super().__init__(autowrap_functions=_timm_functions() + factories, param_shapes_constant=True)
         self._autowrap_search.append(torch)  # torch.arange(n) of a traced n is no method that a proxy could see
         self.inside, self.read = inside, read
@@ -80,7 +82,7 @@ class _Tracer(fx.Tracer):
         return node
 
     @contextmanager
-    def recomputing(self, function: Callable[..., Any]) -> Iterator[None]:
+    def mark_recomputed(self, function: Callable[..., Any]) -> Iterator[None]:
         """Within the block, nodes are marked as of one checkpointed region, which a trace else forgets."""
         outer = self.region, self.recomputed
         if self.region is None:  # of regions within each other the outermost counts
@@ -121,7 +123,7 @@ def _timm_registry() -> Any:
     return _features_fx
 
 
-def around(paths: Iterable[str]) -> frozenset[str]:
+def find_parents(paths: Iterable[str]) -> frozenset[str]:
     """The modules that hold the modules ``paths``, the root ("") among them."""
     parents = {""}
     for path in paths:
@@ -137,7 +139,7 @@ def trace(
 
     Args:
         model: Any module that takes images.
-        inside: Paths of the modules whose forwards are followed, as :func:`around` a split; all others are called
+        inside: Paths of the modules whose forwards are followed, as :func:`find_parents` a split; all others are called
             as they are, so that nothing of them is frozen. None follows every module that torch.fx can.
         read: Takes the graph's output, the logits, from what the model returns.
 
@@ -145,28 +147,31 @@ def trace(
         Resists: A forward cannot be followed; names its class, file and line, and the reason.
     """
     tracer = _Tracer(inside, read)
-    with restore_attributes(model) as wrote:
+    with restore_attributes(model) as find_written:
         _forget(model)
-        before = generators()
+        # A number that is drawn while tracing would be the same in every step: such forwards are refused.
+        before = read_generators()
         try:
             # In training mode a forward may ask whether gradients are wanted before it checkpoints.
             with (
-                watching_checkpoints(tracer.recomputing),
+                watch_checkpoints(tracer.mark_recomputed),
                 torch.set_grad_enabled(model.training or torch.is_grad_enabled()),
             ):
                 graph = tracer.trace(model)
         except Exception as error:
-            raise Resists(f"{_place(error, model)} cannot be traced, {first_line(error)}") from error
+            raise Resists(f"{_locate_error(error, model)} cannot be traced, {first_line(error)}") from error
         finally:
-            after = generators()
-            move_generators(before)
+            after = read_generators()
+            set_generators(before)
         if not same_generators(before, after):
             raise Resists(f"the forward of {type(model).__name__} draws random numbers that a trace would freeze")
+        # torch.fx keeps tensors that a forward makes as attributes of the model, which is the user's: they move into
+        # the graph.
         constants = {name: value for name, value in vars(model).items() if name.startswith("_tensor_constant")}
         for name in constants:
             del vars(model)[name]
-        if wrote():
-            raise Resists(f"the forward of {type(model).__name__} sets {wrote()}, which a trace would do only once")
+        if written := find_written():
+            raise Resists(f"the forward of {type(model).__name__} sets {written}, which a trace would do only once")
     for node in list(graph.nodes):
         node.meta.pop("is_wrapped", None)  # else the compiled code would have torch.fx wrap these functions for good
         if node.op == "get_attr" and node.target in constants:
@@ -186,7 +191,7 @@ def _forget(model: nn.Module) -> None:
                 cache.clear()
 
 
-def _place(error: BaseException, model: nn.Module) -> str:
+def _locate_error(error: BaseException, model: nn.Module) -> str:
     """The class, file and line of the innermost module that an error was raised in."""
     frames = list(traceback.walk_tb(error.__traceback__))
     for frame, line in reversed(frames):
@@ -210,7 +215,7 @@ class _Constant:
         return self.value.clone()  # the forward may write into it
 
 
-def frozen_facts(model: nn.Module, inside: Collection[str]) -> tuple[Hashable, ...]:
+def collect_frozen_facts(model: nn.Module, inside: Collection[str]) -> tuple[Hashable, ...]:
     """What a trace freezes of the modules that it follows: their modes, switches and rates, and where the model is."""
     first = next(model.parameters(), None)
     facts: list[Hashable] = [model.training, *((first.device, first.dtype) if first is not None else ())]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.preserve import first_line, generators, preserve_state, same_generators
+from coterie.networks.preserve import first_line, preserve_state, read_generators, same_generators
 from coterie.networks.split.segments import SplitForwards
 
-_DROP = 0.1
+_DROP = 0.1  # a layer that drops nothing draws no numbers, and a trace that froze its mode would not show
 
 
 def run_split(model: nn.Module, graphs: SplitForwards, images: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def run_split(model: nn.Module, graphs: SplitForwards, images: Tensor) -> Tensor
     return values[0]
 
 
-def check(model: nn.Module, graphs: SplitForwards, example: Tensor) -> Tensor | None:
+def check_split(model: nn.Module, graphs: SplitForwards, example: Tensor) -> Tensor | None:
     """Compare a model with its segments; where a trace has frozen something, run the forward again instead.
 
     Both run in both modes, with drop rates above 0, on random images of the example's shape and of another batch and,
@@ -39,13 +39,13 @@ def check(model: nn.Module, graphs: SplitForwards, example: Tensor) -> Tensor | 
     Raises:
         UserError: They differ, or the model cannot be split there.
     """
-    usual, *others = _images(example)
+    usual, *others = _make_images(example)
     taken = next((images for images in others if _takes(model, images)), None)
     given = [usual] if taken is None else [usual, taken]
-    wrong = _difference(model, graphs, given)
+    wrong = _find_difference(model, graphs, given)
     if wrong and not graphs.resists:
         graphs.give_up_tracing(f"what is traced has {wrong}")
-        wrong = _difference(model, graphs, given)
+        wrong = _find_difference(model, graphs, given)
     if wrong:
         raise UserError(
             f"{type(model).__name__} split at {' and '.join(graphs.ats)} has {wrong} ({graphs.resists}); "
@@ -54,21 +54,22 @@ def check(model: nn.Module, graphs: SplitForwards, example: Tensor) -> Tensor | 
     return taken if taken is not None and taken.shape[2:] != example.shape[2:] else None
 
 
-def _difference(model: nn.Module, graphs: SplitForwards, given: list[Tensor]) -> str:
+def _find_difference(model: nn.Module, graphs: SplitForwards, given: list[Tensor]) -> str:
     """What differs, in words; empty where nothing does."""
     for mode, images in itertools.product((True, False), given):
-        with preserve_state(model), _dropping(model):
+        with preserve_state(model), _raise_drop_rates(model):
             model.train(mode)
-            expected = _outcome(model, lambda images: graphs.answer.of(model, model(images)), images)
+            expected = _compute_outcome(model, lambda images: graphs.answer.of(model, model(images)), images)
             try:
-                found = expected.unlike(_outcome(model, partial(run_split, model, graphs), images))
+                outcome = _compute_outcome(model, partial(run_split, model, graphs), images)
+                difference = expected.describe_difference(outcome)
             except UserError:
                 raise
             except Exception as error:  # where a shape is frozen, an operation may fail
-                found = f"an error, {type(error).__name__}: {first_line(error)},"
-        if found:
+                difference = f"an error, {type(error).__name__}: {first_line(error)},"
+        if difference:
             shape = "x".join(map(str, images.shape))
-            return f"{found} in {'training' if mode else 'evaluation'} mode on images {shape}"
+            return f"{difference} in {'training' if mode else 'evaluation'} mode on images {shape}"
     return ""
 
 
@@ -89,7 +90,7 @@ class _Outcome:
     buffers: list[Tensor]
     generators: dict[str, Any]
 
-    def unlike(self, other: "_Outcome") -> str:
+    def describe_difference(self, other: "_Outcome") -> str:
         if self.logits.shape != other.logits.shape:
             return f"logits of shape {tuple(other.logits.shape)}, not {tuple(self.logits.shape)},"
         if not _equal(self.logits, other.logits):
@@ -101,9 +102,9 @@ class _Outcome:
         return ""
 
 
-def _outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> _Outcome:
+def _compute_outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> _Outcome:
     with preserve_state(model):
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # both draw the same numbers, or differ in how many they draw
         logits = forward(images)
         if not isinstance(logits, Tensor):
             raise UserError(f"{type(model).__name__} returns no plain logits; wrap it in a module that does")
@@ -112,18 +113,19 @@ def _outcome(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tens
                 f"{type(model).__name__} gives logits of shape {tuple(logits.shape)} for {len(images)} images, and "
                 "(images, classes) is expected; reshape them at the end of its forward, or name others with logits="
             )
-        return _Outcome(logits, [buffer.clone() for buffer in model.buffers()], generators())
+        return _Outcome(logits, [buffer.clone() for buffer in model.buffers()], read_generators())
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     if one.is_meta or one.shape != other.shape:
         return one.shape == other.shape
-    return torch.equal(one.nan_to_num(), other.nan_to_num())
+    return torch.equal(one.nan_to_num(), other.nan_to_num())  # a network may give NaN both ways: no difference
 
 
-def _images(example: Tensor) -> Iterator[Tensor]:
+def _make_images(example: Tensor) -> Iterator[Tensor]:
     """Random images of the example's shape, of another size and batch, and of another batch."""
     batch, channels, height, width = example.shape
+    # Networks halve their maps up to five times: sizes stay multiples of 32 where they are large enough.
     step = 32 if min(height, width) >= 128 else 8
     other = (height - step, width - 2 * step) if min(height, width) > 2 * step else (height + step, width + 2 * step)
     for shape in (example.shape, (batch + 1, channels, *other), (batch + 1, channels, height, width)):
@@ -131,7 +133,7 @@ def _images(example: Tensor) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _dropping(model: nn.Module) -> Iterator[None]:
+def _raise_drop_rates(model: nn.Module) -> Iterator[None]:
     """Set drop rates of 0 above it."""
     changed = []
     for module in model.modules():
