@@ -1,9 +1,12 @@
 import re
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
@@ -369,3 +372,17 @@ def test_parts_without_costs_are_all_shown(measured):
         ("ensemble", "single_view_error"),
     ]
     assert theorems.statistics == []
+
+
+def test_without_the_extra_a_page_is_refused_in_a_line_and_other_commands_run():
+    code = """
+import coterie.extras
+coterie.extras.find_spec = lambda library: None
+from coterie.cli import find_parts, main
+find_parts()
+main(["report", "docs/results/srm.json", "--out", "never.html"])
+"""
+    folder = Path(__file__).parent.parent
+    ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2, ended.stderr
+    assert re.fullmatch(r"coterie: \w+ is not installed; install it with: pip install 'coterie\[\w+\]'\n", ended.stderr)

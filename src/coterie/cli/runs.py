@@ -1,7 +1,7 @@
 """The commands that read a Run or list what there is."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -18,10 +18,11 @@ from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.networks import NETWORKS, names
 from coterie.reports.numbers import format_interval, format_p, format_signed
-from coterie.reports.studies.page import Measured, read_measured, report_studies
 from coterie.reports.table import describe_means, make_rows
-from coterie.studies.verdicts import summarise
 from coterie.training import RECIPES
+
+if TYPE_CHECKING:
+    from coterie.reports.studies.page import Measured
 
 _STUDENT: tuple[str, dict[str, Any]] = (
     "--student",
@@ -135,6 +136,9 @@ def run_report(given: Namespace) -> None:
             raise UserError(
                 f"{other}: no results file, as {files[0]} is; report Runs and studies on pages of their own"
             )
+        # Matplotlib, Jinja and SciPy belong to extras, and no other command of this file needs them.
+        from coterie.reports.studies.page import read_measured, report_studies
+
         studies = [read_measured(path) for path in files]
         page = report_studies(studies, given.out)
         for measured in studies:
@@ -146,8 +150,10 @@ def run_report(given: Namespace) -> None:
     say(f"{page}: open it in a browser")
 
 
-def print_study(measured: Measured) -> None:
+def print_study(measured: "Measured") -> None:
     """Print a study's claims with their verdicts, and a line that sums them up."""
+    from coterie.studies.verdicts import summarise
+
     table = Table("claim", "data", "network", "difference [95 %]", "p adjusted", "verdict")
     for each in measured.verdicts:
         found, metric = each.comparison, each.claim.metric

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
+from coterie.extras import need
 from coterie.files import locked, replacing, write_text
 from coterie.outputs import answer
 from coterie.run import Run, load_weights, portable_state
@@ -131,8 +132,7 @@ def onnx_session(path: Path) -> Any:
     Raises:
         UserError: It is no ONNX file.
     """
-    import onnxruntime
-
+    onnxruntime = need("onnxruntime", "export")
     try:
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:
@@ -157,8 +157,8 @@ def _real_images(run: Run, options: Mapping[str, Any]) -> Tensor:
 
 
 def _write_onnx(network: nn.Module, images: Tensor, card: Mapping[str, Any], path: Path) -> None:
-    import onnx
-
+    onnx = need("onnx", "export")
+    need("onnxscript", "export")  # which PyTorch's exporter imports
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations are not the user's concern

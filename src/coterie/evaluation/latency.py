@@ -6,7 +6,8 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-import onnxruntime
+
+from coterie.extras import need
 
 
 def latencies(files: Sequence[Path], channels: int, image_size: tuple[int, int], runs: int = 200) -> list[float]:
@@ -20,6 +21,7 @@ def latencies(files: Sequence[Path], channels: int, image_size: tuple[int, int],
         image_size: (height, width) in pixels.
         runs: How often each runs.
     """
+    onnxruntime = need("onnxruntime", "export")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     sessions = [onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"]) for file in files]

@@ -6,7 +6,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jinja2
 import numpy as np
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from coterie.console.terminal import printable
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.evaluation import Predictions
+from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.methods import Edge
 from coterie.reports import plots
@@ -56,7 +56,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
     if any(card["classes"] != cards[0]["classes"] for card in cards):
         raise UserError("these runs are of different classes; report them one data set at a time")
     experiments, left_out = measure(group_runs(given), options)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    environment = need("jinja2", "report").Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.reports").joinpath("page.html").read_text(encoding="utf-8"))
     images = sum(len(data.test) for data in _data(experiments)[:1])
     methods = " and ".join(dict.fromkeys(card["method"] for card in cards))

@@ -9,15 +9,20 @@ from functools import cache
 from io import BytesIO, StringIO
 from math import ceil, floor, log10
 from textwrap import wrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager, ticker
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
+
+from coterie.extras import need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+matplotlib, font_manager, ticker = (
+    need(name, "report") for name in ("matplotlib", "matplotlib.font_manager", "matplotlib.ticker")
+)
 
 # Colour-blind safe (Okabe, Ito) and readable on both grounds.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A5CA8")
@@ -41,15 +46,15 @@ class Palette:
         return {"color": COLOURS[place % len(COLOURS)], "linestyle": lines[place // len(COLOURS) % 2]}
 
 
-def new_figure(width: float = 6.4, height: float = 3.6) -> tuple[Figure, Any]:
+def new_figure(width: float = 6.4, height: float = 3.6) -> tuple["Figure", Any]:
     """An empty figure of so many inches, and its axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure: Figure = need("matplotlib.figure", "report").Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def to_svg(figure: Figure, title: str) -> str:
+def to_svg(figure: "Figure", title: str) -> str:
     """A figure as SVG that takes the page's colours; the title is for those who cannot see it."""
     text = StringIO()
     families = show_plainly(figure)
@@ -72,13 +77,13 @@ def to_svg(figure: Figure, title: str) -> str:
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{escaped}" ', svg, count=1)
 
 
-def show_plainly(figure: Figure) -> list[str]:
+def show_plainly(figure: "Figure") -> list[str]:
     """Show all text of a figure as it is, none of it as mathematics, in fonts that have its letters.
 
     Returns:
         The fonts' families.
     """
-    texts = figure.findobj(Text)
+    texts = figure.findobj(need("matplotlib.text", "report").Text)
     families = ["sans-serif", *_fonts_for(frozenset("".join(text.get_text() for text in texts)))]
     for text in texts:
         text.set_parse_math(False)

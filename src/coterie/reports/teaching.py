@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from matplotlib.patches import FancyArrowPatch
-
+from coterie.extras import need
 from coterie.methods import Edge
 from coterie.reports.plots import COLOURS, INK, new_figure, to_svg
 
@@ -67,7 +66,7 @@ def _arrow(axes: Any, source: tuple[float, float], to: tuple[float, float], colo
         x1, x2 = (x1 + beside, x2 - beside) if x1 < x2 else (x1 - beside, x2 + beside)
         bow = 0.06
     axes.add_patch(
-        FancyArrowPatch(
+        need("matplotlib.patches", "report").FancyArrowPatch(
             (x1, y1),
             (x2, y2),
             arrowstyle=style,

@@ -18,6 +18,7 @@ import torch
 
 from coterie.console.interrupt import GRACE, worker
 from coterie.errors import UserError
+from coterie.extras import need
 
 
 def count_cores() -> int:
@@ -132,10 +133,7 @@ class RayExecutor(Executor):
     """
 
     def __init__(self, address: str) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise UserError("⟨ray⟩ needs Ray; install it with: pip install 'coterie[ray]'") from error
+        ray = need("ray", "ray")
         try:
             with _keep_handler():
                 ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from math import copysign, exp, inf, lgamma, nan, pi, sqrt
 from statistics import mean, stdev
 
-from scipy import integrate, optimize, special, stats
+from coterie.extras import need
+
+integrate, optimize, special, stats = (
+    need(f"scipy.{name}", "studies") for name in ("integrate", "optimize", "special", "stats")
+)
 
 LEVEL = 0.05  # of all tests; intervals cover 1 - LEVEL
 _FAR = 9.0  # standard deviations: a normal variable is never so far out

@@ -8,9 +8,8 @@ from pathlib import Path
 from statistics import median, stdev
 from typing import Any
 
-import jinja2
-
 from coterie.errors import UserError
+from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.reports import numbers
 from coterie.reports.studies.forest import ForestLine, make_forest
@@ -176,7 +175,7 @@ def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
     """
     if not measured:
         raise UserError("nothing to report; name one or more results files")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = need("jinja2", "report").Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "number": numbers.format_number,
         "signed": numbers.format_signed,

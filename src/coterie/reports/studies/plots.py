@@ -7,14 +7,16 @@ from math import inf
 from statistics import mean, stdev
 from typing import Any
 
-from matplotlib.ticker import EngFormatter
-from matplotlib.transforms import ScaledTranslation
-
+from coterie.extras import need
 from coterie.reports.plots import COLOURS, INK, colour_axes, mark_log_axis, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
 _GAP = 0.17  # inches between the labels of points
 _ASIDE, _WIDEST = 0.1, 0.7  # inches between points of the same cost, and from the first to the last of them
+
+
+EngFormatter = need("matplotlib.ticker", "report").EngFormatter
+ScaledTranslation = need("matplotlib.transforms", "report").ScaledTranslation
 
 
 @dataclass(frozen=True)
