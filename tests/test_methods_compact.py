@@ -301,7 +301,7 @@ def test_a_run_is_opened_exported_and_reported(digits, tmp_path, alone):
     coterie.report([alone, opened], tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert f"{costs['parameters']:,}" in page
-    assert f"the same network, cut to {costs['flops'] / FULL.flops:.0%} of its FLOPs, errs on" in page
+    assert f"the same network, cut to {costs['flops'] / FULL.flops:.0%} of its FLOPs, has a test error of" in page
     # It may teach, as any other.
     taught = go(coterie.methods.Kd(network="resnet8", teacher=str(run.path)), digits, tmp_path / "kd", epochs=1)
     assert taught.card["cost"]["target"]["flops"] == FULL.flops

@@ -113,7 +113,7 @@ def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alon
     for name in ("kd teacher", "kd target", "snapshot target", "Confusions of snapshot ensemble"):
         assert name in text
     error = grouped.card["test"]["ensemble"]["error"]
-    assert f"Trained by snapshot, an ensemble of the same network errs on {error:.2f} %" in text
+    assert f"Trained by snapshot, an ensemble of the same network has a test error of {error:.2f} %" in text
     by_name = {row.name: row for row in make_rows([grouped])}
     assert by_name["snapshot: snapshot1"].flops == by_name["snapshot: target"].flops
     assert by_name["snapshot: ensemble"].flops == 2 * by_name["snapshot: target"].flops

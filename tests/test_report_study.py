@@ -111,10 +111,10 @@ def test_claims_stand_with_their_figures_and_verdicts(measured, page):
         "Claims of the paper": [
             ("holds", 3),
             ("does not hold", 1),
-            ("cannot be told at this scale", 6),
+            ("inconclusive", 6),
             ("not run", 2),
         ],
-        "Controls of this study": [("holds", 1), ("cannot be told at this scale", 1)],
+        "Controls of this study": [("holds", 1), ("inconclusive", 1)],
     }
     for counts in measured.counts.values():
         for word, times in counts:
@@ -241,11 +241,11 @@ def test_the_console_prints_claims_and_verdicts(results, tmp_path, capsys, monke
     main(["report", str(path), "--out", str(tmp_path / "p.html")])
     said = capsys.readouterr().out
     measured = read_measured(path)
-    assert said.count("cannot be told at this scale") == 9
+    assert said.count("inconclusive") == 9
     assert "does not hold" in said
     assert summarise(measured.study, measured.results, measured.verdicts) in said
     assert "small scale, 65 trials (1 failed). Claims: holds: 3; does not hold: 1;" in said
-    assert "Controls: holds: 1; cannot be told at this scale: 1" in said
+    assert "Controls: holds: 1; inconclusive: 1" in said
     assert (tmp_path / "p.html").exists()
 
 

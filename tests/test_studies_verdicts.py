@@ -38,8 +38,8 @@ def claim(expect="lower", than=None, **options):
         ("lower", LESS, "holds"),
         ("higher", LESS, "does not hold"),
         ("higher", [e + 4 for e in LESS], "holds"),
-        ("lower", NOISY, "cannot be told at this scale"),
-        ("higher", ALIKE, "cannot be told at this scale"),
+        ("lower", NOISY, "inconclusive"),
+        ("higher", ALIKE, "inconclusive"),
     ],
 )
 def test_a_direction(expect, errors, word):
@@ -55,9 +55,9 @@ def test_a_direction(expect, errors, word):
     [
         (1.0, ALIKE, "holds"),
         (1.0, LESS, "does not hold"),
-        (1.0, NOISY, "cannot be told at this scale"),
-        (0.01, [e - 0.02 for e in NOISY], "cannot be told at this scale"),
-        (0.05, ALIKE, "cannot be told at this scale"),
+        (1.0, NOISY, "inconclusive"),
+        (0.01, [e - 0.02 for e in NOISY], "inconclusive"),
+        (0.05, ALIKE, "inconclusive"),
     ],
 )
 def test_sameness(margin, errors, word):
@@ -68,7 +68,7 @@ def test_sameness(margin, errors, word):
     inside = abs(apart.difference) < margin
     assert found.p == (apart.equivalence(margin) if inside else apart.difference_beyond(margin))
     assert found.power is found.seen is None
-    assert ("would have held within ±" in found.why) == (word == "cannot be told at this scale")
+    assert ("would have held within ±" in found.why) == (word == "inconclusive")
 
 
 def test_a_number_stands_for_the_other_side():
@@ -94,7 +94,7 @@ def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
     ]
     assert [each.adjusted for each in found] == holm([each.p for each in found])
     assert 0.01 < found[0].p < 0.05 < found[0].adjusted
-    assert found[0].word == "cannot be told at this scale"
+    assert found[0].word == "inconclusive"
     assert found[0].level == pytest.approx(0.05 / 3)
     assert found[0].seen == found[0].comparison.seen(found[0].level) > found[0].comparison.seen()
 
@@ -102,7 +102,7 @@ def test_the_correction_is_over_all_tests_and_can_change_a_verdict():
 def test_what_could_have_been_seen_is_told_and_a_published_figure_decides_nothing():
     trials = results(measured("alone", ALONE), measured("one", NOISY))
     (found,) = judge_claims(study(claim(published=4.57, evidence="paper")), trials)
-    assert found.word == "cannot be told at this scale"
+    assert found.word == "inconclusive"
     assert found.power == pytest.approx(found.comparison.power(4.57))
     assert f"A true difference of {found.seen:.2f} points would have been seen with 80 % power" in found.why
     assert f"one of 4.57 points, the figure in the literature, with {100 * found.power:.0f} %" in found.why
@@ -151,7 +151,7 @@ def test_sides_may_be_of_two_networks():
 def test_equal_differences_are_said_to_have_no_spread():
     (found,) = judge_claims(study(claim()), results(measured("alone", ALONE), measured("one", [e - 1 for e in ALONE])))
     # Errors are counts: five equal differences are no more than five signs.
-    assert (found.word, found.p) == ("cannot be told at this scale", 2**-4)
+    assert (found.word, found.p) == ("inconclusive", 2**-4)
     assert found.why == "All differences are equal, so there is no spread to judge by."
 
 
@@ -172,7 +172,7 @@ def test_a_refutation_of_sameness_is_corrected_too():
     assert found.comparison.high < -0.45
     trials += [measured("alone", ALONE, "fashion"), measured("one", NOISY, "fashion")]
     corrected, _ = judge_claims(study(beyond, claim(data=("fashion",))), results(*trials))
-    assert corrected.word == "cannot be told at this scale"
+    assert corrected.word == "inconclusive"
     assert found.p == corrected.p < 0.05 < corrected.adjusted
 
 

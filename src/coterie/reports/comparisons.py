@@ -44,8 +44,8 @@ def _line(
         f"{key} {options[1].get(key, 'default')} instead of {options[0].get(key, 'default')}" for key in differing
     )
     return (
-        f"Trained by {experiment.group.name}, {what} errs on {mean(ours):.2f} % of the test images; alone"
-        f"{f' (trained otherwise: {but})' if but else ''} on {mean(base):.2f} %: {abs(gain):.2f} points "
+        f"Trained by {experiment.group.name}, {what} has a test error of {mean(ours):.2f} %; alone"
+        f"{f' (trained otherwise: {but})' if but else ''} it has {mean(base):.2f} %: {abs(gain):.2f} points "
         f"{'fewer' if gain >= 0 else 'more'} ({_doubt(pairs)})."
     )
 
@@ -56,7 +56,7 @@ def _doubt(pairs: Sequence[tuple[Measured, Measured]]) -> str:
         return f"± {stdev(gains) / sqrt(len(gains)):.2f}, the standard error over {len(gains)} seeds"
     ours, base = pairs[0]
     if ours.predictions is None or base.predictions is None or ours.deployed is None or base.deployed is None:
-        return "one seed: how sure that is cannot be told without the images"
+        return "one seed, inconclusive without the images"
     labels = ours.predictions.labels
     # The two err on the same images: only those on which exactly one errs tell them apart (McNemar).
     apart = int(((ours.deployed.argmax(1) != labels) != (base.deployed.argmax(1) != labels)).sum())

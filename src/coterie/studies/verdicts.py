@@ -10,7 +10,7 @@ from coterie.studies.results import Results, unit_of
 from coterie.studies.statistics import LEVEL, Comparison, compare, holm, holm_levels
 from coterie.studies.study import Study
 
-Word = Literal["holds", "does not hold", "cannot be told at this scale", "not run"]
+Word = Literal["holds", "does not hold", "inconclusive", "not run"]
 WORDS: tuple[Word, ...] = get_args(Word)
 
 
@@ -64,7 +64,7 @@ class Verdict:
         said = []
         if self.comparison is not None and self.comparison.sd == 0:
             said.append("All differences are equal, so there is no spread to judge by.")
-        elif self.word == "cannot be told at this scale":
+        elif self.word == "inconclusive":
             said.append(_doubt(self))
         if self.word == "not run" and not self.data:
             said.append("No table of this scale has both sides.")
@@ -82,7 +82,7 @@ def judge_claims(study: Study, results: Results) -> list[Verdict]:
     ``lower`` and ``higher`` hold if the paired t-test, corrected for all tests of the study, shows a difference in the
     claimed direction, and do not if it shows one in the other. ``same`` holds if both one-sided tests show the
     difference within the margin, and does not if a two-sided test shows it beyond, corrected likewise. Everything else
-    cannot be told, and with fewer than two pairs of seeds nothing was run.
+    is inconclusive, and with fewer than two pairs of seeds nothing was run.
     """
     found = [
         _test_claim(claim, *place, study, results) for claim in study.claims for place in _places(claim, study, results)
@@ -175,7 +175,7 @@ def _p(claim: Claim, comparison: Comparison) -> float:
 
 def _word(claim: Claim, comparison: Comparison, adjusted: float) -> Word:
     if adjusted >= LEVEL:
-        return "cannot be told at this scale"
+        return "inconclusive"
     if claim.expect == "same":
         assert claim.margin is not None
         return "holds" if abs(comparison.difference) < claim.margin else "does not hold"

@@ -39,7 +39,7 @@ def _noise(entries: Sequence[Figure]) -> list[str]:
     if spreads:
         each = ", ".join(f"{spread:.2f} points on {data}" for data, spread in spreads.items())
         said.append(
-            "The same network trained again from another seed errs differently, by a standard deviation of "
+            "The test error of a network trained again from another seed differs by a standard deviation of "
             f"{each} (medians of the figures in the tables)."
         )
     if powers:
@@ -128,7 +128,7 @@ class Measured:
             said.append(
                 "The smallest true difference that this study sees in four of five repetitions, corrected for all "
                 f"of its tests, is {min(seen):.2f} to {max(seen):.2f} points, depending on the claim (median "
-                f"{median(seen):.2f}); what is smaller cannot be told here."
+                f"{median(seen):.2f}); what is smaller is inconclusive here."
             )
         return said
 
