@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.methods.online.one import one_loss
+from coterie.losses import one
 from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import build_on_meta
 from coterie.networks.split.verify import run_split
@@ -244,8 +244,8 @@ def _steps(net: NativeEnsemble, images: Tensor) -> bool:
     labels = torch.tensor([0, 1])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.001)
     net.train()
-    torch.autograd.backward(one_loss(net(images), labels).total)
+    torch.autograd.backward(one(net(images), labels).total)
     optimiser.step()
     finite = all(bool(p.isfinite().all()) for p in net.parameters())
     with torch.no_grad():
-        return finite and bool(one_loss(net(images), labels).total.isfinite())
+        return finite and bool(one(net(images), labels).total.isfinite())

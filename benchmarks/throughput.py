@@ -26,8 +26,8 @@ from coterie.console.progress import Reporter
 from coterie.data import ImageData, Resident, training_batches
 from coterie.evaluation import cost
 from coterie.files import write_text
+from coterie.losses import one
 from coterie.methods import Method, One, Task, Vanilla
-from coterie.methods.online.one import one_loss
 from coterie.networks import build
 from coterie.peers import branch
 from coterie.training.options import TrainingOptions
@@ -78,7 +78,7 @@ def reference(data: ImageData) -> Iterator[None]:
     optimiser = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     for pictures, labels in DataLoader(Pictures(data), BATCH, shuffle=True, num_workers=2):
         optimiser.zero_grad()
-        one_loss(net(pictures), labels).total.backward()
+        one(net(pictures), labels).total.backward()
         optimiser.step()
         yield
 

@@ -4,7 +4,6 @@ from math import exp, log
 
 import torch
 
-from coterie.methods.online.engine import Loss
 from coterie.outputs import PeerOutput
 
 LABELS = torch.tensor([2, 0])
@@ -46,6 +45,5 @@ def over_batch(rule, *tensors):
 def terms(method, logits, *, ensemble=None, features=None, progress=1.0, from_ema=None):
     """The terms of a method's loss for these answers."""
     output = PeerOutput(logits, ensemble=ensemble, features=features)
-    point = method.point()
-    loss = Loss(point, tuple(range(point.peers.count)), output).to(torch.float64)
+    loss = method.loss(output).to(torch.float64)
     return loss, loss(output, LABELS, progress, from_ema)

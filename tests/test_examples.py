@@ -1,6 +1,7 @@
 """Every script under examples/ runs, trains the user's own object, and leaves a plain model behind."""
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,33 @@ def small_resnet():
 
 
 def test_no_example_is_left_untested():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"plain_pytorch", "lightning_module", "hf_trainer"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {
+        *("plain_pytorch", "lightning_module", "hf_trainer", "online_losses")
+    }
+
+
+def test_every_online_method_trains_in_a_loop_of_ones_own(monkeypatch):
+    module, states = load("online_losses"), []
+    make = module.small_network
+
+    def noted():
+        network = make()
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        return network
+
+    monkeypatch.setattr(module, "small_network", noted)
+    networks = module.main(count=8)
+    assert list(networks) == ["dml", "kdcl", "cl_ilr", "okddip", "ffl", "pcl"]
+    for network, before in zip(networks.values(), states, strict=True):
+        weights = network.state_dict()
+        assert weights.keys() == before.keys()
+        assert not torch.equal(weights["fc.weight"], before["fc.weight"])
+        assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_every_online_method_is_shown_in_less_than_twenty_lines():
+    for function in load("online_losses").TRAININGS:
+        assert len(inspect.getsource(function).splitlines()) < 20
 
 
 def test_plain_pytorch_saves_a_plain_state_dict(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The engine of online methods: losses, gradients, turns, averages; and methods of one's own."""
+"""What online methods have in common: losses, gradients, turns, averages; and methods of one's own."""
 
 import copy
 from dataclasses import replace
@@ -11,8 +11,8 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.methods import METHODS, Branched, Distillation, Dml, Independent, One, Online, OnlineConfig, Pcl, Task
-from coterie.methods.online.engine import Loss, SequentialStep
-from coterie.methods.online.one import one_loss
+from coterie.methods.online.loss import Loss
+from coterie.methods.online.stage import SequentialStep
 from coterie.outputs import PeerOutput
 from coterie.peers.independent import Separate, freeze_statistics
 from coterie.training import Interrupted, checkpoint
@@ -28,42 +28,29 @@ def batch(digits, views=1):
     return next(coterie.data.training_batches(digits, batch_size=8, seed=0, stage=0, epoch=0, views=views))
 
 
-def test_ones_point_is_ones_loss():
-    ensemble = LOGITS[:, :3].mean(1) + 0.1
-    for options in ({}, {"distill": False}, {"temperature": 2.0, "rampup": 0.0}):
-        method = One(**options)
-        output = PeerOutput(LOGITS[:, :3], ensemble=ensemble)
-        got = Loss(method.point(), (0, 1, 2), output)(output, LABELS, 0.1)
-        weight = coterie.functional.ramp_up(0.1, method.rampup)
-        expected = one_loss(output, LABELS, method.temperature, weight, distill=method.distill)
-        assert got.terms.keys() == expected.terms.keys()
-        for name, term in expected.terms.items():
-            torch.testing.assert_close(got[name], term)
-
-
 @pytest.mark.parametrize("detach", [True, False])
 def test_gradients_reach_the_teachers_only_where_targets_are_not_detached(detach):
     logits = LOGITS.clone().requires_grad_()
     distillation = Distillation(source="mean", teachers=(1, 2), students=(0,), detach=detach)
-    point = OnlineConfig(
+    config = OnlineConfig(
         peers=Branched(num=4), aggregator="mean", distillations=(distillation,), ce_weight=0.0, ensemble_ce_weight=0.0
     )
     output = PeerOutput(logits)
-    Loss(point, (0, 1, 2, 3), output)(output, LABELS, 1.0).total.backward()
+    Loss(config, (0, 1, 2, 3), output)(output, LABELS, 1.0).total.backward()
     reached = logits.grad.abs().sum((0, 2)) > 0
     assert reached.tolist() == [True, not detach, not detach, False]
 
 
-def test_weights_ramps_and_temperatures_of_a_lesson_override_the_points():
+def test_weights_ramps_and_temperatures_of_a_distillation_override_the_methods():
     def distilled(**distillation):
-        point = OnlineConfig(
+        config = OnlineConfig(
             peers=Branched(num=4),
             aggregator="mean",
             distillations=(Distillation(source="others", **distillation),),
             rampup=0.5,
         )
         output = PeerOutput(LOGITS)
-        return Loss(point, (0, 1, 2, 3), output)(output, LABELS, 0.25)["distillation"]
+        return Loss(config, (0, 1, 2, 3), output)(output, LABELS, 0.25)["distillation"]
 
     plain = distilled(rampup=0.0)
     torch.testing.assert_close(distilled(), plain * coterie.functional.ramp_up(0.25, 0.5))
@@ -200,7 +187,7 @@ def test_every_method_resumes_exactly(name, digits, tmp_path, monkeypatch):
     cut = go(METHODS[name](network="resnet8"), digits, tmp_path / "cut", epochs=2, batch_size=64, resume=True)
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
-    names = method.point().peers.names
+    names = method.config().peers.names
     assert all(f"test_error_{peer}" in whole.metrics[-1] for peer in (*names, "ensemble"))
     assert whole.card["deliverables"][0] == "target"
 
@@ -265,6 +252,6 @@ def test_who_teaches_whom_is_said_by_the_method():
         ({"sequential": True}, "updated in turn only where they are independent"),
     ],
 )
-def test_points_that_cannot_be_are_refused(options, message):
+def test_configurations_that_cannot_be_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         Online(**options)

@@ -79,7 +79,7 @@ def test_mcl_okds_cl_ilr_weighs_a_half_and_a_half_times_four():
 
     expected = over_batch(rule, LOGITS, LABELS)
     assert total("online", "cl-ilr-b", LOGITS) == near([expected, expected])
-    made = method("online", "cl-ilr-b").point()
+    made = method("online", "cl-ilr-b").config()
     # A binary tree whose gradients are halved wherever it branches.
     assert (made.peers.num, made.peers.at, made.peers.rescale) == ((2, 2), ("layer2", "layer3"), True)
     assert made.distillations[0].detach

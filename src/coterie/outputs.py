@@ -5,15 +5,22 @@ Shapes: B images in a batch, m peers, C classes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from coterie.errors import UserError
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half-precision values widened to float32; float32 and float64 as they are."""
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def without_autocast(tensor: Tensor) -> torch.autocast:
+    """A block without autocast: CPUs would run softmax in bfloat16."""
+    return torch.autocast(tensor.device.type, enabled=False)
 
 
 @dataclass(frozen=True)
@@ -134,11 +141,34 @@ class StepResult:
     output: PeerOutput | None = None
 
 
-def answer(output: PeerOutput | Tensor) -> Tensor:
+class Answers(Protocol):
+    """What holds peers' logits (B, m, C), and their ensemble's (B, C) or None: outputs, and predictions of a split."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, m, C)."""
+
+    @property
+    def ensemble(self) -> Tensor | None:
+        """(B, C)."""
+
+
+def answer(output: Answers | Tensor) -> Tensor:
     """What a network says, (B, C): a group's ensemble, or its peer 0 where it has none; plain logits as they are."""
     if isinstance(output, Tensor):
         return at_least_float32(output)
     return output.logits[:, 0] if output.ensemble is None else output.ensemble
+
+
+def ensemble_of(output: PeerOutput) -> Tensor:
+    """The ensemble's logits (B, C).
+
+    Raises:
+        UserError: The output has none.
+    """
+    if not isinstance(output, PeerOutput) or output.ensemble is None:
+        raise UserError("the loss needs an ensemble; give it the output of branch(model, m) or of method.build_peers")
+    return output.ensemble
 
 
 def _shapes(value: Any) -> str:

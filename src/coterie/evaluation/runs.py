@@ -9,6 +9,7 @@ from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import disagreement, measures, predict_batches
+from coterie.outputs import answer
 from coterie.run import Run
 
 
@@ -43,7 +44,7 @@ def evaluate(
     if images is None or len(images) == 0:
         raise UserError(f"⟨split {split}⟩: this data has none; use test{', or train' if len(found.train) else ''}")
     predictions = predict_batches(network, evaluation_batches(found, images))
-    logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
+    logits = answer(predictions)
     labels = predictions.labels if images.clean is None else torch.from_numpy(images.clean)
     values = measures(logits, labels)
     if images.clean is not None:

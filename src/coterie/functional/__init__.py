@@ -2,7 +2,6 @@
 
 from coterie.functional.feature_distance import mean_squared_error
 from coterie.functional.labels import cross_entropy
-from coterie.functional.ramp import ramp_up
-from coterie.functional.soft_targets import divergence, kl_divergence
+from coterie.functional.soft_targets import divergence, kl_divergence, ramp_up
 
 __all__ = ["cross_entropy", "divergence", "kl_divergence", "mean_squared_error", "ramp_up"]

@@ -1,10 +1,14 @@
-"""What a network learns from other networks' logits. Shapes: B images, C classes, s students, t teachers."""
+"""What a network learns from other networks' logits, and how the weight of that rises during training.
+
+Shapes: B images, C classes, s students, t teachers.
+"""
+
+import math
 
 from torch import Tensor
 from torch.nn import functional
 
-from coterie.functional.precision import without_autocast
-from coterie.outputs import at_least_float32
+from coterie.outputs import at_least_float32, without_autocast
 
 
 def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -18,6 +22,9 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
         student_logits: (B, C).
         teacher_logits: (B, C).
         temperature: T > 0.
+
+    Returns:
+        A scalar, in float32 at least.
     """
     with without_autocast(student_logits):
         student = functional.log_softmax(at_least_float32(student_logits) / temperature, dim=-1)
@@ -31,11 +38,29 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> 
     As :func:`kl_divergence` for many students of many teachers at once.
 
     Args:
-        students: (B, s, C).
-        teachers: (B, s, t, C), or (B, 1, t, C) where all students have the same.
+        students: Logits (B, s, C).
+        teachers: Logits (B, s, t, C), or (B, 1, t, C) where all students have the same.
         temperature: T > 0.
+
+    Returns:
+        A scalar, in float32 at least; neither side is detached and it is not multiplied by T².
     """
     with without_autocast(students):
         student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
         teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
         return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
+
+
+def ramp_up(progress: float, length: float) -> float:
+    """The sigmoid ramp exp(-5 (1 - t)²), t = min(progress / length, 1), from 0.0067 up to 1.
+
+    (Laine, Aila, *Temporal ensembling for semi-supervised learning*, ICLR 2017; used by ONE's official code over
+    80 of 300 epochs.)
+
+    Args:
+        progress: Share of the training that is over, in [0, 1].
+        length: Share of the training over which the weight rises, in [0, 1]; 0 switches the ramp off (always 1).
+    """
+    if length <= 0:
+        return 1.0
+    return math.exp(-5.0 * (1.0 - min(progress / length, 1.0)) ** 2)

@@ -15,6 +15,7 @@ from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
 from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
 from coterie.functional import kl_divergence
+from coterie.outputs import answer
 from coterie.processor import memory_format
 from coterie.run import Run
 
@@ -181,10 +182,10 @@ def _measure_parts(run: Run, student: str, data: ImageData, images: Images) -> F
     said = _predict(run, student, data, images)
     labels, members = _true_labels(said, images), said.logits.shape[1] > 1
     parts = said.by_name(run.card["peers"]) if members else {}
-    parts[student] = said.logits[:, 0] if said.ensemble is None else said.ensemble
+    parts[student] = answer(said)
     return {part: errors_and_nll(logits, labels) for part, logits in parts.items()}
 
 
 def _measure_errors(network: nn.Module, batches: Sequence[Batch]) -> dict[str, float]:
     said = predict_batches(network, batches)
-    return errors_and_nll(said.logits[:, 0] if said.ensemble is None else said.ensemble, said.labels)
+    return errors_and_nll(answer(said), said.labels)

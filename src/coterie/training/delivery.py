@@ -15,6 +15,7 @@ from coterie.files import replacing, write_text
 from coterie.methods import Method, Stage
 from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
+from coterie.outputs import answer
 from coterie.records import FORMAT
 from coterie.run import Row, portable_state
 from coterie.training.distribution import predict_split
@@ -78,7 +79,7 @@ def _measured(
     costs: dict[str, Any] = {}
     for student, network in networks.items():
         predictions = predict_split(network, data, "test", setting.accelerator)
-        logits = predictions.logits[:, 0] if predictions.ensemble is None else predictions.ensemble
+        logits = answer(predictions)
         figures[student] = measures(logits, predictions.labels)
         if predictions.logits.shape[1] > 1:
             for peer, logits in predictions.by_name(stage.group).items():

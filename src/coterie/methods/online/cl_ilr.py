@@ -51,7 +51,7 @@ class ClIlr(OnlineMethod):
     rescale: bool = True
     detach_teacher: bool = True
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Rescaled branches, each taught by the others' mean."""
         okddip, squared = self.weights == "okddip-code", self.weights != "paper"
         weight = 1.0 if okddip else 1 - self.beta

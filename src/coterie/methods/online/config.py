@@ -1,4 +1,4 @@
-"""A point of the space of online methods: who learns together, what combines them, and who teaches whom."""
+"""What an online method is made of: who learns together, what combines them, and who teaches whom."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,8 +10,11 @@ from coterie.errors import UserError
 from coterie.methods.base import Edge
 from coterie.methods.online.peers import Branched, Independent, Peers
 from coterie.methods.online.targets import TARGETS
+from coterie.peers.combine import GateForm
 
 Aggregator = Literal["gate", "gate-softmax", "mean", "fused-features", "fused-maps"]
+# What the gate of a branched network computes, for the aggregators that are a gate over branches.
+GATES: dict[Aggregator, GateForm] = {"gate": "relu-softmax", "gate-softmax": "softmax", "mean": "uniform"}
 Source = Literal["ensemble", "mean", "others", "each", "attention", "best", "linear", "min-logit", "validated"]
 Students = tuple[NonNegativeInt, ...] | Literal["all", "ensemble"]
 

@@ -41,7 +41,7 @@ class Dml(OnlineMethod):
     updates: Literal["sequential", "simultaneous"] = "sequential"
     view_per_peer: bool = False
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Independent peers, each taught by each of the others."""
         return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),

@@ -50,7 +50,7 @@ class Ffl(OnlineMethod):
     rampup: Share = 80 / 300
     fusion_weight_decay: NonNegative = 0.1
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """The mean teaches the fused classifier, the fused classifier every sub-network."""
         if self.num_peers < 2:
             raise UserError(f"⟨method.num_peers⟩ is {self.num_peers}; fusion needs 2 sub-networks or more")

@@ -55,7 +55,7 @@ class Kdcl(OnlineMethod):
     weight: NonNegative = 1.0
     view_per_peer: bool = True
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Independent peers with views of their own, all taught by the one teacher."""
         return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),

@@ -1,49 +1,98 @@
-"""The space of online distillation: peers that learn together and teach each other while they learn.
+"""The base of the published online methods, and a method of one's own that is composed of their parts.
 
-Every published online method is a point of one space: the peers (branches, or whole networks), the aggregator that
-combines them into an ensemble, and who teaches whom with which temperature, weight and ramp. With z (B, m, C) the
-peers' logits, e (B, C) the ensemble's, y (B,) the labels, and for each distillation soft targets q (B, s, t, C) of t
-teachers for each of s students:
-
-    L = a Σ_i CE(z_i, y) + b CE(e, y) + Σ_lessons v w(t) T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T))
-
-Sums are over peers and students, means over the batch. :class:`Online` composes a point from its parts; a published
-method is an :class:`OnlineMethod` that names its own.
+An online method is a configuration: the peers (branches, or whole networks), the aggregator that combines them into an
+ensemble, and who teaches whom with which temperature, weight and ramp (:class:`OnlineConfig`).
+:mod:`coterie.methods.online.loss` has the equation of its loss. :class:`Online` composes a configuration from its
+parts; a published method is an :class:`OnlineMethod` that gives its own.
 """
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import or_
 from typing import Any
 
+from torch import Tensor, nn
+
 from coterie.checking import check_value, make_checked
-from coterie.errors import unknown_name
+from coterie.errors import UserError, unknown_name
 from coterie.methods.base import Edge, Method, Stage, Task
-from coterie.methods.online import engine
 from coterie.methods.online.config import Distillation, OnlineConfig
+from coterie.methods.online.loss import Loss
 from coterie.methods.online.peers import Branched, Independent
+from coterie.methods.online.stage import make_group, make_stage
+from coterie.networks.logits import find_answer
+from coterie.networks.preserve import preserve_state
+from coterie.networks.zoo import Backbone, BackboneLike
+from coterie.outputs import PeerOutput
 
 
 class OnlineMethod(Method):
-    """A published online method: it names its point, and the engine does the rest."""
+    """A published online method: a configuration. What it means is the same for all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.point()  # which checks itself
+        self.config()  # which checks itself
 
     @abstractmethod
-    def point(self) -> OnlineConfig:
-        """Where in the space the method is."""
+    def config(self) -> OnlineConfig:
+        """The peers, what combines them, and who teaches whom."""
+
+    def loss(self, example: PeerOutput, learners: Sequence[int] | None = None) -> Loss:
+        """What ``coterie train`` optimises, for a loop of your own: ``loss(output, labels, progress=…)``.
+
+        Args:
+            example: An output of the peers, for the sizes of what they give.
+            learners: Which peers learn, by number; None for all. Where peers are updated one after another (DML), each
+                has a loss of its own.
+
+        Returns:
+            A module, whose parameters, if it has any, belong in the optimiser.
+
+        Raises:
+            UserError: The output is of another number of peers, or lacks what the soft targets are made of.
+        """
+        config = self.config()
+        peers = range(config.peers.count)
+        if unknown := [peer for peer in learners or () if peer not in peers]:
+            raise UserError(f"learners names peer {unknown[0]}; there are {len(peers)}, counted from 0")
+        return Loss(config, tuple(peers if learners is None else learners), example)
+
+    def build_peers(self, network: BackboneLike, example: Tensor, num_classes: int | None = None) -> nn.Module:
+        """The peers that ``coterie train`` trains, for a loop of your own.
+
+        Args:
+            network: A module, which becomes peer 0 and is trained in place; a factory, called with ``num_classes`` and
+                ``in_channels``; or a name.
+            example: Images as the network takes them, two or more, (B, channels, H, W).
+            num_classes: C; None for as many as a module tells apart.
+
+        Returns:
+            A module that maps images, or one view of them for each peer, to a
+            :class:`~coterie.outputs.PeerOutput` with logits (B, m, C) and the ensemble's (B, C).
+
+        Raises:
+            UserError: The network does not take such images or cannot be branched, or the number of classes is missing.
+        """
+        source = Backbone.of(network).source
+        if num_classes is None:
+            if not isinstance(source, nn.Module):
+                raise UserError("num_classes is missing; only a module says how many classes it tells apart")
+            with preserve_state(source):
+                answer = find_answer(source, example)
+                num_classes = answer.of(source, source(example)).shape[1]
+        _, channels, height, width = example.shape
+        task = Task(num_classes, channels, (height, width))
+        return make_group(replace(self, network=network), self.config(), task)
 
     def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``; it delivers ``target``, independent peers by name, and ``ensemble``."""
-        yield engine.stage(self, self.point(), task)
+        yield make_stage(self, self.config(), task)
 
     def teaching(self) -> Sequence[Edge]:
         """Who teaches whom."""
-        return self.point().edges()
+        return self.config().edges()
 
 
 @dataclass(kw_only=True)
@@ -79,7 +128,7 @@ class Online(OnlineMethod, OnlineConfig):
         )
         OnlineConfig.__post_init__(self)
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Itself."""
         return self
 

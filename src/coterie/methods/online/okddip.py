@@ -51,7 +51,7 @@ class OkdDip(OnlineMethod):
     rampup: Share = 80 / 300
     detach_teacher: bool = False
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Auxiliaries taught by attention among them, the leader by their mean."""
         if self.num_peers < 3:
             raise UserError(f"⟨method.num_peers⟩ is {self.num_peers}; use 3 or more, a leader and two auxiliaries")

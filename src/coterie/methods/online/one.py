@@ -12,74 +12,19 @@ The printed equation has w = 1; the official code ramps w as exp(-5 (1 - t)²) o
 is the default here as a fraction of the training (``rampup=0`` is the printed form). Branch 0 is deployed (ONE), or
 all branches and the gate (ONE-E).
 
-Not ported from the official code: 1e-7 added to the teacher's probabilities, the best epoch chosen on test data.
+:mod:`coterie.methods.online.loss` computes L for this file's :meth:`One.config`; ``coterie.losses.one`` is the same by
+the same code. Not ported from the official code: 1e-7 added to the teacher's probabilities, the best epoch chosen on
+test data.
 """
 
 from dataclasses import dataclass
-from math import inf
-
-import torch
-from torch import Tensor
 
 from coterie.bounds import Count, Share, Temperature
-from coterie.errors import UserError
-from coterie.functional import cross_entropy, divergence
-from coterie.methods.online.config import Aggregator, Distillation, OnlineConfig
+from coterie.methods.online.config import GATES, Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched
 from coterie.networks.reinit import Init
-from coterie.outputs import LossTerms, PeerOutput
 from coterie.peers.combine import GateForm
-
-_AGGREGATORS: dict[GateForm, Aggregator] = {
-    "relu-softmax": "gate",
-    "softmax": "gate-softmax",
-    "uniform": "mean",
-}
-
-
-def one_loss(
-    output: PeerOutput,
-    labels: Tensor,
-    temperature: float = 3.0,
-    weight: float = 1.0,
-    *,
-    detach_teacher: bool = True,
-    distill: bool = True,
-) -> LossTerms:
-    """ONE's loss (equation 7 of the paper), by terms.
-
-    Args:
-        output: Logits (B, m, C) and ensemble logits (B, C).
-        labels: Class indices (B,).
-        temperature: T > 0.
-        weight: w >= 0, the ramp's value.
-        detach_teacher: Whether the ensemble is held fixed inside the KL, as in the official code.
-        distill: False drops the KL (the paper's ablation "without online distillation").
-
-    Returns:
-        ``cross_entropy`` (sum over branches), ``cross_entropy_ensemble``, and ``distillation`` = w T² ΣKL.
-
-    Raises:
-        UserError: The output has no ensemble.
-    """
-    if not isinstance(output, PeerOutput) or output.ensemble is None:
-        raise UserError("ONE's loss needs an ensemble; give it the output of branch(model, m)")
-    # Plain comparisons, which torch.compile looks through.
-    if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
-        raise UserError(f"temperature is {temperature!r}; use a number from 1e-06 to 1000000")
-    if not isinstance(weight, int | float) or not 0 <= weight < inf:
-        raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
-    peers = output.logits.unbind(1)
-    terms = {
-        "cross_entropy": torch.stack([cross_entropy(logits, labels) for logits in peers]).sum(),
-        "cross_entropy_ensemble": cross_entropy(output.ensemble, labels),
-    }
-    if distill:
-        teacher = output.ensemble.detach() if detach_teacher else output.ensemble
-        taught = divergence(output.logits, teacher[:, None, None], temperature)
-        terms["distillation"] = weight * temperature**2 * taught
-    return LossTerms(terms)
 
 
 @dataclass(kw_only=True)
@@ -115,12 +60,12 @@ class One(OnlineMethod):
     detach_teacher: bool = True
     init: Init | None = None
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """Branches over a shared trunk, their gated ensemble teaching every branch; it delivers ONE and ONE-E."""
         distillation = Distillation(source="ensemble", detach=self.detach_teacher)
         return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at, share=self.share, init=self.init),
-            aggregator=_AGGREGATORS[self.gate],
+            aggregator=next(aggregator for aggregator, form in GATES.items() if form == self.gate),
             distillations=(distillation,) if self.distill else (),
             temperature=self.temperature,
             rampup=self.rampup,

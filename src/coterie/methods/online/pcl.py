@@ -50,7 +50,7 @@ class Pcl(OnlineMethod):
     ema_steps: PositiveInt | None = EMA_STEPS
     view_per_peer: bool = True
 
-    def point(self) -> OnlineConfig:
+    def config(self) -> OnlineConfig:
         """The fused ensemble teaches every peer, and each peer's moving average the others."""
         if self.num_branches < 2:
             raise UserError(f"⟨method.num_branches⟩ is {self.num_branches}; peers teach each other, use 2 or more")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.errors import UserError
-from coterie.outputs import PeerOutput, at_least_float32
+from coterie.outputs import PeerOutput, at_least_float32, ensemble_of
 from coterie.peers.combine import pool
 
 
@@ -27,6 +27,7 @@ class Targets(nn.Module):
 
     summary: ClassVar[str]
     reads: ClassVar[str] = "logits"  # or "features"
+    needs_validation: ClassVar[bool] = False
 
     def __init__(self, teachers: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
         super().__init__()
@@ -41,6 +42,9 @@ class Targets(nn.Module):
         """Logits (B, s or 1, t, C)."""
         raise NotImplementedError
 
+    def renew(self, logits: Tensor, labels: Tensor) -> None:
+        """After an epoch, learn from the peers' logits (N, m, C) on validation images of these labels (N,)."""
+
 
 class Ensemble(Targets):
     """The group's own ensemble, as its combiner makes it (ONE, FFL, PCL, OEM)."""
@@ -49,8 +53,7 @@ class Ensemble(Targets):
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, 1, 1, C)."""
-        assert output.ensemble is not None
-        return output.ensemble[:, None, None]
+        return ensemble_of(output)[:, None, None]
 
 
 class Mean(Targets):
@@ -206,6 +209,7 @@ class Validated(Targets):
     """
 
     summary = "a mixture weighed on validation images"
+    needs_validation = True
 
     weights: Tensor
 

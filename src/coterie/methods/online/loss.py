@@ -1,0 +1,197 @@
+"""The loss of every online method: what ``coterie train`` optimises, and what ``coterie.losses`` computes.
+
+With z (B, m, C) the peers' logits, e (B, C) the ensemble's, y (B,) the labels, and for each distillation soft targets
+q (B, s, t, C) of t teachers for each of s students:
+
+    L = a Σ_i CE(z_i, y) + b CE(e, y) + Σ_distillations w(t) T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T))
+
+Sums are over peers and students, means over the batch. :func:`supervise` computes the first two terms and
+:func:`imitate` one of the third; :class:`Loss` puts them together as a method's configuration says.
+"""
+
+from math import inf
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from coterie.errors import UserError
+from coterie.functional.soft_targets import divergence, ramp_up
+from coterie.methods.online.config import Distillation, OnlineConfig
+from coterie.methods.online.targets import TARGETS
+from coterie.outputs import LossTerms, PeerOutput, ensemble_of, without_autocast
+
+
+def supervise(
+    output: PeerOutput,
+    labels: Tensor,
+    learners: tuple[int, ...] | None = None,
+    ce_weight: float = 1.0,
+    ensemble_ce_weight: float = 1.0,
+) -> dict[str, Tensor]:
+    """What the labels teach: a Σ_i CE(z_i, y), and b CE(e, y) where there is an ensemble and b is not 0.
+
+    Args:
+        output: Logits (B, m, C), and the ensemble's (B, C) or none.
+        labels: Class indices (B,).
+        learners: The peers i, by number; None for all.
+        ce_weight: a >= 0.
+        ensemble_ce_weight: b >= 0.
+
+    Returns:
+        Scalars by name: ``cross_entropy`` and ``cross_entropy_ensemble``.
+
+    Raises:
+        UserError: The labels do not fit the logits.
+    """
+    check_labels(output, labels)
+    peers = range(output.logits.shape[1]) if learners is None else learners
+    with without_autocast(output.logits):
+        losses = [functional.cross_entropy(output.logits[:, peer], labels) for peer in peers]
+        terms = {"cross_entropy": ce_weight * torch.stack(losses).sum()}
+        if ensemble_ce_weight and output.ensemble is not None:
+            terms["cross_entropy_ensemble"] = ensemble_ce_weight * functional.cross_entropy(output.ensemble, labels)
+    return terms
+
+
+def imitate(
+    students: Tensor,
+    targets: Tensor,
+    temperature: float,
+    weight: float = 1.0,
+    *,
+    detach: bool = True,
+    scale_by_t2: bool = True,
+) -> Tensor:
+    """What soft targets teach: w T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T)), a scalar.
+
+    Args:
+        students: Logits z (B, s, C).
+        targets: Logits q (B, s, t, C), or (B, 1, t, C) where all students have the same.
+        temperature: T > 0.
+        weight: w >= 0, the ramp's value included.
+        detach: Whether the targets are held fixed; otherwise the gradient reaches what they are made of.
+        scale_by_t2: Whether the term is multiplied by T².
+
+    Raises:
+        UserError: The temperature or the weight is no number, or out of range.
+    """
+    # Plain comparisons, which torch.compile looks through; NaN fails them.
+    if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
+        raise UserError(f"temperature is {temperature!r}; use a number from 1e-06 to 1000000")
+    if not isinstance(weight, int | float) or not 0 <= weight < inf:
+        raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
+    scale = temperature**2 if scale_by_t2 else 1.0
+    return weight * scale * divergence(students, targets.detach() if detach else targets, temperature)
+
+
+def check_labels(output: PeerOutput, labels: Tensor) -> None:
+    """Check that labels fit an output.
+
+    Shape and type are checked always. The range is checked on a CPU alone: a GPU would have to be waited for, and
+    torch.compile would have to break its graph.
+
+    Raises:
+        UserError: There is no output of peers, or the labels are not class indices (B,) from 0 to C - 1.
+    """
+    if not isinstance(output, PeerOutput):
+        raise UserError(f"the loss takes the output of peers, a PeerOutput; this is {type(output).__name__}")
+    batch, _, classes = output.logits.shape
+    if not isinstance(labels, Tensor):
+        raise UserError(f"labels are {type(labels).__name__}; give a tensor of {batch} class indices")
+    if labels.shape != (batch,) or labels.dtype != torch.int64:
+        shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
+        raise UserError(f"labels are {kind} of shape {shape}; give class indices, int64 of shape ({batch},)")
+    if type(labels) is Tensor and labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
+        low, high = labels.min().item(), labels.max().item()
+        if low < 0 or high >= classes:
+            raise UserError(f"labels go from {low} to {high}; with {classes} classes they go from 0 to {classes - 1}")
+
+
+class Loss(nn.Module):
+    """The loss of an online method, for some of its peers.
+
+    It holds what is learnt or kept for the soft targets: OKDDip's attention has parameters, which belong in the
+    optimiser; KDCL's general teacher has a buffer, which :meth:`renew` sets.
+
+    Args:
+        config: The method's configuration.
+        learners: Which peers learn, by number.
+        example: An output of the peers, for the sizes of what it gives.
+
+    Example:
+        >>> method = coterie.methods.OkdDip(num_peers=3)
+        >>> net = method.build_peers(model, images[:2])
+        >>> loss = method.loss(net(images[:2]))
+        >>> optimiser = torch.optim.SGD([*net.parameters(), *loss.parameters()], lr=0.1)
+        >>> loss(net(images), labels, progress=0.5).total.backward()
+    """
+
+    def __init__(self, config: OnlineConfig, learners: tuple[int, ...], example: PeerOutput) -> None:
+        super().__init__()
+        if example.logits.shape[1] != config.peers.count:
+            raise UserError(f"the output is of {example.logits.shape[1]} peers; the method has {config.peers.count}")
+        self.config, self.learners = config, learners
+        self.distillations: list[Distillation] = []
+        self.students: list[tuple[int, ...]] = []  # of each distillation, by number; none where it is the ensemble
+        self.targets = nn.ModuleList()
+        for distillation in config.distillations:
+            students = tuple(student for student in config.students(distillation) if student in learners)
+            if students or distillation.students == "ensemble":
+                self.distillations.append(distillation)
+                self.students.append(students)
+                self.targets.append(TARGETS[distillation.source](config.teachers(distillation), students, example))
+
+    def forward(
+        self, output: PeerOutput, labels: Tensor, progress: float = 1.0, averaged: PeerOutput | None = None
+    ) -> LossTerms:
+        """The loss of an output, by terms.
+
+        Args:
+            output: Of the peers: logits (B, m, C), and the ensemble's (B, C).
+            labels: Class indices (B,).
+            progress: The share of the training that is over, from 0 to 1: weights rise with it.
+            averaged: The output of the peers' moving averages, where they teach (PCL).
+
+        Returns:
+            ``cross_entropy``, ``cross_entropy_ensemble`` where the ensemble learns from labels, and ``distillation``,
+            or ``distillation1_…``, ``distillation2_…`` where there are several.
+
+        Raises:
+            UserError: The labels do not fit the output; or it lacks the ensemble, or ``averaged`` is missing.
+        """
+        config = self.config
+        terms = supervise(output, labels, self.learners, config.ce_weight, config.ensemble_ce_weight)
+        for number, distillation in enumerate(self.distillations):
+            name = "distillation" if len(self.distillations) == 1 else f"distillation{number + 1}_{distillation.source}"
+            students, teachers = self.students[number], averaged if distillation.from_ema else output
+            if teachers is None:
+                raise UserError("the peers' moving averages teach here; give averaged=, their output")
+            terms[name] = imitate(
+                output.logits[:, list(students)] if students else ensemble_of(output)[:, None],
+                self.targets[number](teachers, labels),
+                config.temperature if distillation.temperature is None else distillation.temperature,
+                self._weight(distillation, progress),
+                detach=distillation.detach,
+                scale_by_t2=distillation.scale_by_t2,
+            )
+        return LossTerms(terms)
+
+    def renew(self, logits: Tensor, labels: Tensor) -> None:
+        """Renew soft targets that are weighed on validation images, after an epoch (KDCL's general teacher).
+
+        Args:
+            logits: The peers' logits on the validation images (N, m, C).
+            labels: Their class indices (N,).
+        """
+        for targets in self.targets:
+            targets.renew(logits, labels)  # type: ignore[operator]
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether soft targets are weighed on validation images."""
+        return any(targets.needs_validation for targets in self.targets)
+
+    def _weight(self, distillation: Distillation, progress: float) -> float:
+        rampup = self.config.rampup if distillation.rampup is None else distillation.rampup
+        return distillation.weight * ramp_up(progress, rampup)
