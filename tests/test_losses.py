@@ -209,7 +209,7 @@ def test_a_function_computes_to_the_last_bit_what_its_method_trains(name):
         assert (mine is None and other is None) or torch.equal(mine, other)
 
 
-@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("name", ["one", "dml", "kdcl", "cl-ilr", "ffl", "pcl"])
 def test_every_loss_goes_through_torch_compile_in_one_graph(name):
     method, function = PAIRS[name]
     output, labels = peer_output()
