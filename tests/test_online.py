@@ -99,7 +99,7 @@ def test_every_network_counts_a_batch_once(digits):
         assert all(norm.track_running_stats for norm in net.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
-def test_frozen_statistics_normalise_as_in_training():
+def test_freeze_statistics_normalise_as_in_training():
     norm = nn.BatchNorm1d(3)
     x = torch.randn(8, 3)
     with freeze_statistics(norm):

@@ -61,9 +61,8 @@ class Recipe:
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for group in parameter_groups(parameters):
             for parameter in group["params"]:
-                # The attributes are the old way to say it: MEAL's and compact's, until they give groups.
-                factor = group.get("decay_factor", getattr(parameter, "decay_factor", 1.0))
-                rate = group.get("lr", getattr(parameter, "learning_rate", self.learning_rate))
+                factor = group.get("decay_factor", 1.0)
+                rate = group.get("lr", self.learning_rate)
                 decay = self.weight_decay * factor if self.decay_everything or parameter.dim() > 1 else 0.0
                 alike.setdefault((rate, decay), []).append(parameter)
         groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]

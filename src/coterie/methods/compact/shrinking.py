@@ -14,14 +14,13 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.errors import unknown_name
-from coterie.functional.precision import without_autocast
 from coterie.methods.base import ParameterGroup, Stage, Turn
 from coterie.methods.compact.costs import ChannelCosts
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.vanilla import CrossEntropyStep
 from coterie.networks.calls import collect_calls
 from coterie.networks.prune.channel_groups import ChannelGroups, Resource, find_blocks
-from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32
+from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32, without_autocast
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.functional.precision import without_autocast
 from coterie.methods.frozen_teacher import Teacher
 from coterie.networks.features import Features
-from coterie.outputs import Batch, answer, at_least_float32
+from coterie.outputs import Batch, answer, at_least_float32, without_autocast
 
 Pooling = Literal["avg", "max"]
 

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.functional.precision import without_autocast
-from coterie.outputs import at_least_float32
+from coterie.outputs import at_least_float32, without_autocast
 
 PixelLogits = Literal["raw", "sigmoid"]
 
