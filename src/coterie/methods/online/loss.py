@@ -164,12 +164,15 @@ class Loss(nn.Module):
         terms = supervise(output, labels, self.learners, config.ce_weight, config.ensemble_ce_weight)
         for number, distillation in enumerate(self.distillations):
             name = "distillation" if len(self.distillations) == 1 else f"distillation{number + 1}_{distillation.source}"
-            students, teachers = self.students[number], averaged if distillation.from_ema else output
+            teachers = averaged if distillation.from_ema else output
             if teachers is None:
                 raise UserError("the peers' moving averages teach here; give averaged=, their output")
+            # Before the students are read: autograd adds up gradients in this order, and so to these last digits.
+            targets = self.targets[number](teachers, labels)
+            students = self.students[number]
             terms[name] = imitate(
                 output.logits[:, list(students)] if students else ensemble_of(output)[:, None],
-                self.targets[number](teachers, labels),
+                targets,
                 config.temperature if distillation.temperature is None else distillation.temperature,
                 self._weight(distillation, progress),
                 detach=distillation.detach,
