@@ -14,6 +14,7 @@ from torch.nn import functional
 from coterie.functional import cross_entropy
 from coterie.methods.meal.discriminators import StudentTeacherPair, deception_loss, discriminator_loss, scale_gradient
 from coterie.outputs import Batch, LossTerms, PeerOutput, StepResult, at_least_float32, without_autocast
+from coterie.peers.combine import average_logits
 from coterie.peers.independent import freeze_statistics
 
 Adversarial = Literal["joint", "grl", "alternating", "none"]
