@@ -44,8 +44,8 @@ def _as_flag(match: re.Match[str]) -> str:
 
 def in_a_line(error: BaseException) -> str:
     """What an error says, as one line of at most 300 characters; its kind before it where it is no user's mistake."""
-    said = " ".join(str(error).split())[:300]
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"
+    text = " ".join(str(error).split(". To learn more")[0].split())[:300]  # PyTorch's errors end with links
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

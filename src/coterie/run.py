@@ -236,7 +236,7 @@ def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
     try:
         network.load_state_dict(state)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: weights of another network ({str(error).splitlines()[-1].strip()})") from error
+        raise UserError(f"{path}: weights of another network ({in_a_line(error)})") from error
 
 
 def open_exported(path: Path) -> tuple[Card, nn.Module]:

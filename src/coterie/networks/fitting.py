@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.networks.logits import Logits, find_answer
-from coterie.networks.preserve import first_line, preserve_state
+from coterie.networks.preserve import preserve_state
 from coterie.networks.weights import portable
 from coterie.outputs import PeerOutput
 
@@ -154,7 +154,7 @@ def _describe_misfit(network: nn.Module, images: Tensor, error: Exception) -> st
         )
     return (
         f"cannot take images of {channels}x{height}x{width}, channels x height x width "
-        f"({type(error).__name__}: {first_line(error)}); let it take them, or set ⟨data.image_size⟩"
+        f"({in_a_line(error)}); let it take them, or set ⟨data.image_size⟩"
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.networks.layers import LAYERS, classifiers
 
 log = logging.getLogger("coterie")
@@ -105,7 +105,7 @@ def make(
     except (OSError, RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
         if pretrained and isinstance(error, (OSError, RuntimeError)):
             raise UserError(
-                f"network '{library}/{name}': its published weights cannot be had ({_first_line(error)}); "
+                f"network '{library}/{name}': its published weights cannot be had ({in_a_line(error)}); "
                 "use ⟨network.weights FILE.safetensors⟩"
             ) from error
         if image_size is None or isinstance(error, OSError):
@@ -130,7 +130,7 @@ def _try(network: nn.Module, in_channels: int, image_size: tuple[int, int]) -> N
 def _wrong_size(library: str, name: str, image_size: tuple[int, int], error: Exception) -> UserError:
     return UserError(
         f"network '{library}/{name}' cannot take images of {image_size[0]}x{image_size[1]} pixels "
-        f"({_first_line(error)}); set another ⟨data.image_size⟩"
+        f"({in_a_line(error)}); set another ⟨data.image_size⟩"
     )
 
 
@@ -257,7 +257,3 @@ def _fit_stem(network: nn.Module, in_channels: int, pretrained: bool) -> None:
 def _say_replaced(theirs: int, ours: int) -> None:
     if theirs != ours:
         log.warning("the published weights' classifier of %d classes is replaced by a fresh one of %d", theirs, ours)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

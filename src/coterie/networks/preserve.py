@@ -84,8 +84,3 @@ def same_generators(one: dict[str, Any], other: dict[str, Any]) -> bool:
     tensors = all(torch.equal(one[name], other[name]) for name in ("cpu", "cuda") if name in one and name in other)
     keys = bool((one["numpy"][1] == other["numpy"][1]).all()) and one["numpy"][2:] == other["numpy"][2:]
     return tensors and keys and one["python"] == other["python"]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one short line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". To learn more")[0][:160]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.methods import Stage
 from coterie.processor import memory_format
 
@@ -46,8 +46,7 @@ def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
 
 def another_network(error: Exception) -> UserError:
     """The error for a checkpoint that does not fit."""
-    reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
-    return UserError(f"the checkpoint is of another network ({reason}); choose another ⟨out⟩")
+    return UserError(f"the checkpoint is of another network ({in_a_line(error)}); choose another ⟨out⟩")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from coterie.data.base import Array, DataEntry, Resident, Shape, Source
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 
 _PIXELS = 3 * 32 * 32
 
@@ -162,9 +162,8 @@ def _download(layout: _Layout, root: Path) -> None:
             archive.url, str(root), filename=archive.filename, md5=archive.tgz_md5
         )
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(
-            f"{layout.torchvision} cannot be downloaded ({reason}); unpack {layout.python} into {root}"
+            f"{layout.torchvision} cannot be downloaded ({in_a_line(error)}); unpack {layout.python} into {root}"
         ) from error
 
 

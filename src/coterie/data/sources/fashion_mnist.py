@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from coterie.data.base import Array, DataEntry, Resident, Shape, Source
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -91,9 +91,8 @@ def _download(root: Path) -> None:
     try:
         FashionMNIST(str(root), download=True)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
         raise UserError(
-            f"Fashion-MNIST cannot be downloaded ({reason}); put its four idx "
+            f"Fashion-MNIST cannot be downloaded ({in_a_line(error)}); put its four idx "
             f"files into {root}, or install Debian's package dataset-fashion-mnist"
         ) from error
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from coterie.data.base import DataEntry, Resident, Shape, Source
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.extras import need
 
 
@@ -65,8 +65,7 @@ def _download(root: Path, split: str) -> None:
     try:
         torchvision.datasets.SVHN(str(root), split=split, download=True)
     except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:100]
-        raise UserError(f"SVHN cannot be downloaded ({reason}); put {split}_32x32.mat into {root}") from error
+        raise UserError(f"SVHN cannot be downloaded ({in_a_line(error)}); put {split}_32x32.mat into {root}") from error
 
 
 SVHN = DataEntry(

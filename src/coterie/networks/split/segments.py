@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.networks.layers import LAYERS
 from coterie.networks.logits import Answer
-from coterie.networks.preserve import first_line, preserve_state
+from coterie.networks.preserve import preserve_state
 from coterie.networks.split.graph import (
     SplitForward,
     find_classifier_input,
@@ -91,10 +91,9 @@ class SplitForwards:
             with preserve_state(network):  # looking at the forward runs it once
                 return split_by_rerunning(network, self.ats, images, self.maps, self.answer)
         except Exception as error:
-            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {first_line(error)}"
             raise UserError(
                 f"{type(network).__name__} cannot be split at {' and '.join(self.ats)}: {self.resists}; nor can it be "
-                f"run in stretches ({reason}); call your layers as modules, in an order that no values change"
+                f"run in stretches ({in_a_line(error)}); call your layers as modules, in an order that no values change"
             ) from error
 
     def _trace(self, network: nn.Module, images: Tensor) -> SplitForward:

@@ -15,7 +15,8 @@ import torch
 from torch import fx, nn
 from torch.fx.proxy import ParameterProxy
 
-from coterie.networks.preserve import first_line, read_generators, restore_attributes, same_generators, set_generators
+from coterie.errors import in_a_line
+from coterie.networks.preserve import read_generators, restore_attributes, same_generators, set_generators
 from coterie.networks.split.checkpointing import checkpoints_itself, watch_checkpoints
 
 _TORCH = str(Path(torch.__file__).parent)
@@ -159,7 +160,7 @@ def trace(
             ):
                 graph = tracer.trace(model)
         except Exception as error:
-            raise Resists(f"{_locate_error(error, model)} cannot be traced, {first_line(error)}") from error
+            raise Resists(f"{_locate_error(error, model)} cannot be traced, {in_a_line(error)}") from error
         finally:
             after = read_generators()
             set_generators(before)

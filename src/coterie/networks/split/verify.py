@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import UserError
-from coterie.networks.preserve import first_line, preserve_state, read_generators, same_generators
+from coterie.errors import UserError, in_a_line
+from coterie.networks.preserve import preserve_state, read_generators, same_generators
 from coterie.networks.split.segments import SplitForwards
 
 _DROP = 0.1  # a layer that drops nothing draws no numbers, and a trace that froze its mode would not show
@@ -66,7 +66,7 @@ def _find_difference(model: nn.Module, graphs: SplitForwards, given: list[Tensor
             except UserError:
                 raise
             except Exception as error:  # where a shape is frozen, an operation may fail
-                difference = f"an error, {type(error).__name__}: {first_line(error)},"
+                difference = f"an error, {in_a_line(error)},"
         if difference:
             shape = "x".join(map(str, images.shape))
             return f"{difference} in {'training' if mode else 'evaluation'} mode on images {shape}"
