@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from coterie.data import Resident, load, training_batches
-from coterie.data.transforms import augment, hashed, normalise, padding, random_boxes, roomy
+from coterie.data.transforms import augment, normalise, padding, random_boxes, roomy
 from coterie.processor import memory_format
+from coterie.seeds import random_bits
 
 random = np.random.default_rng(0)
 
@@ -17,7 +18,7 @@ random = np.random.default_rng(0)
 def slow_augment(pixels, index, key):
     """One image at a time, by the definition."""
     height, width, _ = pixels.shape
-    bits = int(hashed(key, np.array([index]))[0])
+    bits = int(random_bits(key, np.array([index]))[0])
     down, right = padding(height), padding(width)
     top, left = (bits & 0xFFFFF) % (2 * down + 1), ((bits >> 20) & 0xFFFFF) % (2 * right + 1)
     padded = np.pad(pixels, ((down, down), (right, right), (0, 0)))
@@ -36,11 +37,11 @@ def test_augmentation_is_of_the_image_not_of_the_batch(key, indices, channels):
 
 
 def test_crops_and_flips_are_uniform():
-    bits = hashed(5, np.arange(90_000))
+    bits = random_bits(5, np.arange(90_000))
     tops = np.bincount(((bits & np.uint64(0xFFFFF)) % np.uint64(9)).astype(int), minlength=9)
     assert abs(tops / 10_000 - 1).max() < 0.05
     assert abs(((bits >> np.uint64(40)) & np.uint64(1)).mean() - 0.5) < 0.01
-    assert (hashed(5, np.arange(9)) != hashed(6, np.arange(9))).all()
+    assert (random_bits(5, np.arange(9)) != random_bits(6, np.arange(9))).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

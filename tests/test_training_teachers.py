@@ -91,7 +91,7 @@ def test_a_mistake_is_one_line_before_anything_is_trained(digits, finished, tmp_
         ("resnet8", "write resnet8@FILE.safetensors"),
         (f"resnet9@{bare}", "unknown network 'resnet9'"),
         (f"resnet14@{bare}", "weights of another network"),
-        ("resnet8@no.safetensors", "no.safetensors: no such file; check --method.teacher"),
+        ("resnet8@no.safetensors", "no.safetensors: no such file; check teacher"),
         ("timm/resnet18.a1_in1k", "know 1000 classes, and the data have 10"),
         ("torchvision/resnet18", "know 1000 classes, and the data have 10"),
         ("timm/resnot", "unknown network"),

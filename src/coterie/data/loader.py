@@ -3,7 +3,6 @@
 Neither the number of processes nor the place of a resumed step changes what a batch holds.
 """
 
-import hashlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ from coterie.data.base import ImageData, Images, Streaming
 from coterie.data.transforms import augment, normalise, resized
 from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
+from coterie.seeds import mix
 
 Array = np.ndarray[Any, Any]
 
@@ -24,7 +24,7 @@ _PATIENCE = 600  # seconds that a batch may take to be decoded: nothing waits fo
 
 def order(count: int, seed: int, stage: int, epoch: int) -> Array:
     """The order of ``count`` images in an epoch: a permutation (count,), int64."""
-    return np.random.default_rng(_key(seed, stage, epoch, "order")).permutation(count)
+    return np.random.default_rng(mix(seed, stage, epoch, "order")).permutation(count)
 
 
 def batches_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
@@ -77,7 +77,7 @@ def training_batches(
     for step in range(start, batches_per_epoch(len(sequence), batch_size, world)):
         whole = sequence[step * batch_size : (step + 1) * batch_size]
         parts.append(np.array_split(whole, world)[rank])
-    keys = [_key(seed, stage, epoch, f"view{view}") for view in range(views)]
+    keys = [mix(seed, stage, epoch, f"view{view}") for view in range(views)]
     for indices, pixels in _fetch(data.train, parts):
         varied = (augment(pixels, indices, key, data.augment, data.image_size) for key in keys)
         images = tuple(normalise(view, data.mean, data.std) for view in varied)
@@ -160,8 +160,3 @@ def _lines(loader: DataLoader[Array | str]) -> Iterator[Array | str]:
             reason = f"a batch took more than {_PATIENCE} s" if "timed out" in str(error) else in_a_line(error)
             raise UserError(f"the processes that decode images failed ({reason}); {mend}") from error
         yield batch
-
-
-def _key(seed: int, stage: int, epoch: int, purpose: str) -> int:
-    text = f"{seed}/{stage}/{epoch}/{purpose}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1

@@ -1,11 +1,11 @@
 """Seeded, stratified splits of labels."""
 
-import hashlib
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+
+from coterie.seeds import mix
 
 Array = np.ndarray[Any, Any]
 
@@ -49,7 +49,7 @@ def stratified(
         quota[np.argmax(np.where(quota < most, share - quota, -np.inf))] += 1
     while quota.sum() > count:
         quota[np.argmax(np.where(quota > fewest, quota - share, -np.inf))] -= 1
-    ranks = None if names is None else np.array([_rank(seed, name) for name in names], np.uint64)
+    ranks = None if names is None else np.array([mix(seed, name) for name in names], np.uint64)
     chosen = []
     for label, wanted in zip(classes, quota, strict=True):
         members = np.flatnonzero(labels == label)
@@ -64,8 +64,3 @@ def stratified(
 def most_held_out(labels: Array) -> int:
     """How many images can be held out so that every class keeps one."""
     return len(labels) - len(np.unique(labels))
-
-
-def _rank(seed: int, name: str) -> int:
-    text = f"{seed}/".encode() + os.fsencode(name)
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from coterie.processor import laid_out
+from coterie.seeds import random_bits
 
 Array = np.ndarray[Any, Any]
 
@@ -22,26 +23,6 @@ AUGMENTATIONS = ("crop-flip", "crop", "random-resized-crop", "none")
 _AREA = (0.08, 1.0)  # of a random crop, as a share of the image's
 _ASPECT = (3 / 4, 4 / 3)  # its width over its height
 _TRIES = 10
-
-
-def hashed(key: int, counters: Array) -> Array:
-    """64 random bits for each counter (splitmix64; Steele, Lea, Flood 2014).
-
-    Args:
-        key: The stream, in [0, 2**63).
-        counters: Non-negative integers (B,).
-    """
-    with np.errstate(over="ignore"):
-        bits = counters.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _finish(np.array([key], np.uint64))
-        return _finish(bits)
-
-
-def _finish(bits: Array) -> Array:
-    with np.errstate(over="ignore"):
-        bits = bits + np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return bits ^ (bits >> np.uint64(31))
 
 
 def padding(size: int) -> int:
@@ -77,7 +58,7 @@ def augment(pixels: Tensor, indices: Array, key: int, how: str, size: tuple[int,
         return _random_resized(pixels, indices, key, size or (pixels.shape[1], pixels.shape[2]))
     count, height, width, channels = pixels.shape
     down, right = padding(height), padding(width)
-    bits = hashed(key, indices)
+    bits = random_bits(key, indices)
     top = (bits & np.uint64(0xFFFFF)) % np.uint64(2 * down + 1)
     left = ((bits >> np.uint64(20)) & np.uint64(0xFFFFF)) % np.uint64(2 * right + 1)
     padded = np.zeros((count, height + 2 * down, width + 2 * right, channels), np.uint8)
@@ -105,7 +86,7 @@ def _random_resized(pixels: Tensor, indices: Array, key: int, size: tuple[int, i
         part = images[place : place + 1, :, top : top + height, left : left + width]
         resized = functional.interpolate(part, size, mode="bilinear", antialias=True)
         out[place] = resized[0].permute(1, 2, 0)
-    _mirror(out, np.flatnonzero(hashed(key, _counters(indices, _TRIES)) >> np.uint64(63)))
+    _mirror(out, np.flatnonzero(random_bits(key, _counters(indices, _TRIES)) >> np.uint64(63)))
     return out
 
 
@@ -124,7 +105,7 @@ def random_boxes(indices: Array, key: int, size: tuple[int, int]) -> Array:
         Top, left, height, width (B, 4), int64.
     """
     rows, columns = size
-    tries = hashed(key, _counters(indices[:, None], np.arange(_TRIES)))
+    tries = random_bits(key, _counters(indices[:, None], np.arange(_TRIES)))
     area = rows * columns * _between(_AREA, tries & np.uint64(0xFFFFFFFF))
     aspect = np.exp(_between((log(_ASPECT[0]), log(_ASPECT[1])), tries >> np.uint64(32)))
     width, height = np.sqrt(area * aspect).round().astype(np.int64), np.sqrt(area / aspect).round().astype(np.int64)
@@ -133,7 +114,7 @@ def random_boxes(indices: Array, key: int, size: tuple[int, int]) -> Array:
     whole = min(rows, round(columns / _ASPECT[0])), min(columns, round(rows * _ASPECT[1]))
     height = np.where(found, height[each, first], whole[0])
     width = np.where(found, width[each, first], whole[1])
-    places = hashed(key, _counters(indices, _TRIES))
+    places = random_bits(key, _counters(indices, _TRIES))
     top = (places & np.uint64(0x7FFFFFFF)).astype(np.int64) % (rows - height + 1)
     left = ((places >> np.uint64(31)) & np.uint64(0x7FFFFFFF)).astype(np.int64) % (columns - width + 1)
     top, left = np.where(found, top, (rows - height) // 2), np.where(found, left, (columns - width) // 2)
