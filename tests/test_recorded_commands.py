@@ -25,7 +25,7 @@ def parse(command, monkeypatch):
 
     def keep(given):
         parsed.append(given)
-        if given.get("method") is not None:
+        if given.get("method.name"):
             options = vars(given.method) | {"name": given.method.name}
             make_method(options, "resnet8", "method")
 

@@ -182,6 +182,8 @@ class Method(ABC):
     summary: ClassVar[str]
     # Whether training decides how wide the delivered network's layers are: they are then read off its weights.
     prunes: ClassVar[bool] = False
+    # Whether it trains the network alone, as what others are compared with.
+    baseline: ClassVar[bool] = False
 
     network: BackboneLike = "resnet32"
     epochs: dict[str, PositiveInt] = field(default_factory=dict)

@@ -24,6 +24,7 @@ class Vanilla(Method):
 
     name = "vanilla"
     summary = "the network alone, cross-entropy: the baseline"
+    baseline = True
 
     def stages(self, task: Task) -> Iterator[Stage]:
         """One stage, ``train``."""

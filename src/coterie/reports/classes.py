@@ -33,7 +33,7 @@ def make_classes_section(experiments: Sequence[Experiment], classes: Sequence[st
     counted = [(each, counts) for each in experiments if (counts := counts_of(each)) is not None]
     if not counted:
         return None
-    counted.sort(key=lambda pair: pair[0].group.method == "vanilla")
+    counted.sort(key=lambda pair: pair[0].group.is_baseline)
     experiment, counts = counted[0]
     errors = [_errors(each) for _, each in counted]
     order = sorted(range(len(classes)), key=lambda index: -float(errors[0][index].nan_to_num(-1)))

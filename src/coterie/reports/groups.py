@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
+from coterie.methods import METHODS
 from coterie.records import Card
 from coterie.run import Run
 
@@ -40,6 +41,11 @@ class Group:
         return self.card["method"]
 
     @property
+    def is_baseline(self) -> bool:
+        """Whether the network was trained alone."""
+        return is_baseline(self.method)
+
+    @property
     def default(self) -> str:
         """What is deployed unless another is asked for."""
         return self.card["deliverables"][0]
@@ -57,13 +63,18 @@ class Group:
     def row(self, peer: str) -> str:
         """What tables call a peer."""
         alone = f"{self.card['network'] or 'own module'} alone{self.difference}"
-        return alone if self.method == "vanilla" else f"{self.name}: {peer}"
+        return alone if self.is_baseline else f"{self.name}: {peer}"
 
     def label(self, peer: str) -> str:
         """What plots call a peer."""
-        if self.method == "vanilla":
+        if self.is_baseline:
             return f"alone{self.difference}"
         return peer if self.name == "one" else f"{self.name} {peer}"
+
+
+def is_baseline(method: str) -> bool:
+    """Whether a method, by name, trains the network alone; one that is not known here does not."""
+    return method in METHODS and METHODS[method].baseline
 
 
 def group_runs(runs: Iterable[Run]) -> list[Group]:
@@ -94,7 +105,7 @@ def find_baseline(group: Group, groups: Sequence[Group]) -> tuple[Group, list[st
     found = [
         (other, _find_differences(_beside_method(group), _beside_method(other)))
         for other in groups
-        if other.method == "vanilla" and group.method != "vanilla" and other.card["network"] == group.card["network"]
+        if other.is_baseline and not group.is_baseline and other.card["network"] == group.card["network"]
     ]
     found = [pair for pair in found if not any(key.startswith(("data.", "network.")) for key in pair[1])]
     return min(found, key=lambda pair: len(pair[1]), default=None)
@@ -133,9 +144,9 @@ def _difference(group: Group, groups: Sequence[Group]) -> str:
     for one, other in combinations(groups, 2):
         if one.method == other.method:  # what tells two of a method apart is said of all methods
             keys |= set(_find_differences(one.settings, other.settings))
-    if group.method == "vanilla":
+    if group.is_baseline:
         keys.discard("network.name")  # its name says it
-    named = [_name_option(key, value) for key, value in group.settings.items() if key in keys]
+    named = [_name_option(key, value) for key, value in sorted(group.settings.items()) if key in keys]
     return _folder(group, groups) if len(named) > _MOST_NAMED else "".join(f", {text}" for text in named)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from coterie.deploy import export
 from coterie.evaluation.latency import latencies
+from coterie.reports.groups import is_baseline
 from coterie.reports.section import Section
 from coterie.run import Run
 
@@ -96,10 +97,9 @@ def make_students_section(run: Run, name: str, runs: Sequence[Run], **data: Any)
 
 def _alone(name: str, network: str | None, runs: Sequence[Run]) -> float | None:
     cards = [run.card for run in runs if run.card["network"] == network]
-    baseline = [("vanilla", "target")] if name == "target" else []
     errors = [
         card["test"][card["deliverables"][0]]["error"]
         for card in cards
-        if card["deliverables"][0] == f"{name}-alone" or (card["method"], name) in baseline
+        if card["deliverables"][0] == f"{name}-alone" or (name == "target" and is_baseline(card["method"]))
     ]
     return mean(errors) if errors else None

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
+from coterie.reports.groups import is_baseline
 from coterie.reports.numbers import format_effect, format_interval, format_number, format_p, format_signed
 from coterie.studies.claims import Published
 from coterie.studies.results import Result, Results
@@ -152,7 +153,7 @@ def fill_table(table: Table, scale: Scale, results: Results, published: Sequence
 
 def find_baseline_arm(table: Table, scale: Scale) -> str:
     """The first arm that trains the network alone, else the first."""
-    alone = (arm for arm in table.arms if scale.arms[arm].get("method", {}).get("name") == "vanilla")
+    alone = (arm for arm in table.arms if is_baseline(scale.arms[arm].get("method", {}).get("name", "")))
     return next(alone, table.arms[0] if table.arms else "")
 
 
