@@ -20,10 +20,10 @@ from coterie.console.progress import Reporter
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Srm, Task, Vanilla
+from coterie.teachers import open_teacher
 from coterie.training.options import TrainingOptions
 from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
-from coterie.training.teachers import open_teacher
 
 RESULTS = Path(__file__).with_suffix(".json")
 RUNS = Path("runs/offline")

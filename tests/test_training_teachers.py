@@ -12,7 +12,7 @@ from coterie import Run, UserError
 from coterie.methods import Kd, Vanilla
 from coterie.methods.frozen_teacher import Input
 from coterie.outputs import answer
-from coterie.training.teachers import open_teacher
+from coterie.teachers import open_teacher
 from resuming import go
 from toys import same
 

@@ -12,6 +12,7 @@ from coterie.files import user_path
 from coterie.methods import Method, Task
 from coterie.networks.zoo import Backbone
 from coterie.run import Run
+from coterie.teachers import open_teacher
 from coterie.training.distribution import make_accelerator, only_training, share_choice
 from coterie.training.folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
@@ -22,7 +23,6 @@ from coterie.training.resume import check_resumable, configuration, previous_con
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.surroundings import keep_surroundings, set_switches
-from coterie.training.teachers import open_teacher
 
 
 def train(  # noqa: D417  (an option is described once, in TrainingOptions)

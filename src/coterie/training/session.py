@@ -11,13 +11,13 @@ from coterie.errors import UserError
 from coterie.methods import Method, Stage, Task
 from coterie.run import Row, Run
 from coterie.seeds import mix
+from coterie.training.answers import prepare
 from coterie.training.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.delivery import deliver
 from coterie.training.distribution import find_signal
 from coterie.training.folder import RunFolder
 from coterie.training.modules import load_modules, place, stage_modules, states_of
 from coterie.training.stages import Setting, StageRun
-from coterie.training.teachers import prepare
 
 
 def make_stages(method: Method, task: Task, data: ImageData, seed: int) -> Iterator[Stage]:
