@@ -93,6 +93,6 @@ def test_validation_does_not_choose_an_epoch_that_lacks_snapshots(tmp_path):
 
 
 def test_wrong_options_are_one_line():
-    for options, said in (({"cycles": 0}, "cycles is 0"), ({"cycles": 2, "last": 3}, "--method.last is 3")):
+    for options, said in (({"cycles": 0}, "cycles is 0"), ({"cycles": 2, "last": 3}, "last is 3")):
         with pytest.raises(UserError, match=said):
             Snapshot(**options)
