@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import coterie
@@ -14,6 +15,7 @@ from coterie.cli import main
 from coterie.errors import UserError
 from coterie.methods import METHODS, Vanilla
 from coterie.networks import NETWORKS, Backbone, build
+from coterie.outputs import PeerOutput
 from coterie.records import read_configuration
 
 PACKAGE = Path(__file__).parent / "toy_package"
@@ -66,7 +68,7 @@ DIGITS = ["--data", "digits", "--data.train_samples", "100", "--epochs", "1", "-
 
 
 def test_what_an_installed_package_adds_is_listed_without_importing_it(installed, capsys):
-    for what, name in (("methods", "smoothed"), ("networks", "tiny"), ("datasets", "stripes")):
+    for what, name in (("methods", "smoothed"), ("methods", "medians"), ("networks", "tiny"), ("datasets", "stripes")):
         main(["list", what])
         (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"{name} ")]
         assert line.endswith("of the package toy-coterie 1.0")
@@ -144,7 +146,7 @@ def test_a_package_changes_nothing_of_ours(installed):
     assert METHODS["vanilla"] is Vanilla
     assert list(METHODS)[: len(METHODS.own)] == list(METHODS.own)
     assert NETWORKS.get("unheard-of") is None
-    assert len(METHODS) == len(METHODS.own) + 1
+    assert len(METHODS) == len(METHODS.own) + 2
 
 
 def test_an_installed_data_set_goes_the_whole_way_with_an_option_of_its_own(installed, tmp_path, capsys):
@@ -164,6 +166,27 @@ def test_an_installed_data_set_goes_the_whole_way_with_an_option_of_its_own(inst
         coterie.data.load("stripes", perod=3)
     with pytest.raises(UserError, match=r"root: data 'stripes' has no such option; leave it out"):
         coterie.data.load("stripes", root=tmp_path)
+
+
+def test_an_installed_online_method_brings_a_soft_target_an_aggregator_and_a_loss(installed, tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["train", "--method", "medians", "--network", "resnet8", *DIGITS, "--out", str(out)])
+    main(["evaluate", str(out), "--student", "ensemble"])
+    main(["report", str(out), "--out", str(tmp_path / "report.html")])
+    main(["export", str(out), "--student", "ensemble", "--out", str(tmp_path / "ensemble.safetensors")])
+    assert "largest difference 0" in " ".join(capsys.readouterr().out.split())
+    assert "the median of the logits" in (tmp_path / "report.html").read_text()
+    logits = torch.tensor([[[3.0, 0.0], [1.0, 0.0], [0.0, 2.0]]])
+    output = PeerOutput(logits, ensemble=logits[:, 0])
+    terms = METHODS["medians"]().loss(output)(output, torch.tensor([0])).terms
+    # The median is (1, 0): ((2² + 0²)/2 + 0 + (1² + 2²)/2) / T² = 4.5 / 9.
+    assert terms["distillation"].item() == pytest.approx(0.5)
+    composed = ["train", "--method", "online", "--network", "resnet8", *DIGITS, "--method.distillations"]
+    for wrong, line in (
+        ("[{source: medain}]", "unknown source of a distillation 'medain'; did you mean 'median' or 'mean'?"),
+        ("[{loss: sqared}]", "unknown loss of a distillation 'sqared'; did you mean 'squared'?"),
+    ):
+        assert line in refused(capsys, *composed, wrong)
 
 
 # Objects of one's own

@@ -139,6 +139,10 @@ _RENAMED: dict[str, dict[str, str]] = {
 }
 
 
+# Fields that 0.1.0 had not, and what they were, by the kind of part that has them.
+_ADDED: dict[str, dict[str, Any]] = {"Distillation": {"loss": "kl"}}
+
+
 def upgrade_options(method: Any, options: Any) -> Any:
     """A method's options under the names of this version; those of 0.1.0 differ.
 
@@ -150,10 +154,11 @@ def upgrade_options(method: Any, options: Any) -> Any:
 
     def upgrade(value: Any) -> Any:
         if isinstance(value, dict):
-            return {
+            values = {
                 renamed.get(name, name): renamed.get(item, item) if name == "kind" else upgrade(item)
                 for name, item in value.items()
             }
+            return _ADDED.get(str(values.get("kind")), {}) | values
         return [upgrade(item) for item in value] if isinstance(value, list) else value
 
     return upgrade(options) if renamed else options

@@ -2,6 +2,6 @@
 
 from coterie.functional.feature_distance import mean_squared_error
 from coterie.functional.labels import cross_entropy
-from coterie.functional.soft_targets import divergence, kl_divergence, ramp_up
+from coterie.functional.soft_targets import DIVERGENCES, divergence, kl_divergence, ramp_up
 
-__all__ = ["cross_entropy", "divergence", "kl_divergence", "mean_squared_error", "ramp_up"]
+__all__ = ["DIVERGENCES", "cross_entropy", "divergence", "kl_divergence", "mean_squared_error", "ramp_up"]

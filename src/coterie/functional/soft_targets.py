@@ -4,6 +4,7 @@ Shapes: B images, C classes, s students, t teachers.
 """
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn import functional
@@ -49,6 +50,11 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> 
         student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
         teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
         return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
+
+
+# How far students are from what they are taught, as :func:`divergence`. A name added here is an option of every
+# distillation of online methods.
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"kl": divergence}
 
 
 def ramp_up(progress: float, length: float) -> float:

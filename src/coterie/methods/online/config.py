@@ -6,16 +6,13 @@ from typing import Literal
 
 from coterie.bounds import NonNegative, NonNegativeInt, PositiveInt, Share, Temperature
 from coterie.checking import check_fields
-from coterie.errors import UserError
+from coterie.errors import UserError, unknown_name
+from coterie.functional.soft_targets import DIVERGENCES
 from coterie.methods.base import Edge
+from coterie.methods.online.aggregators import AGGREGATORS
 from coterie.methods.online.peers import Branched, Independent, Peers
 from coterie.methods.online.targets import TARGETS
-from coterie.peers.combine import GateForm
 
-Aggregator = Literal["gate", "gate-softmax", "mean", "fused-features", "fused-maps"]
-# What the gate of a branched network computes, for the aggregators that are a gate over branches.
-GATES: dict[Aggregator, GateForm] = {"gate": "relu-softmax", "gate-softmax": "softmax", "mean": "uniform"}
-Source = Literal["ensemble", "mean", "others", "each", "attention", "best", "linear", "min-logit", "validated"]
 Students = tuple[NonNegativeInt, ...] | Literal["all", "ensemble"]
 
 # Of 300 epochs of CIFAR in batches of 128, for which papers state the decay of their averages.
@@ -27,7 +24,7 @@ class Distillation:
     """Who teaches whom, and how strongly.
 
     Attributes:
-        source: What the soft targets are made of, see ``coterie.methods.online.targets``.
+        source: What the soft targets are made of, a name of ``coterie.methods.online.TARGETS``.
         teachers: The peers that they are made from, by number; None for all.
         students: Who learns: ``all`` peers, the ``ensemble``, or peers by number.
         temperature: T > 0; None for the method's.
@@ -36,9 +33,10 @@ class Distillation:
         detach: Whether the targets are held fixed; otherwise the distillation's gradient reaches the teachers too.
         scale_by_t2: Whether the distillation is multiplied by T².
         from_ema: Whether the teachers are the peers' moving averages.
+        loss: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``.
     """
 
-    source: Source = "ensemble"
+    source: str = "ensemble"
     teachers: tuple[NonNegativeInt, ...] | None = None
     students: Students = "all"
     temperature: Temperature | None = None
@@ -47,9 +45,14 @@ class Distillation:
     detach: bool = True
     scale_by_t2: bool = True
     from_ema: bool = False
+    loss: str = "kl"
 
     def __post_init__(self) -> None:
         check_fields(self, "method.distillations")
+        if self.source not in TARGETS:
+            raise unknown_name("source of a distillation", self.source, TARGETS)
+        if self.loss not in DIVERGENCES:
+            raise unknown_name("loss of a distillation", self.loss, DIVERGENCES)
 
 
 @dataclass(kw_only=True)
@@ -75,7 +78,7 @@ class OnlineConfig:
     """
 
     peers: Peers = field(default_factory=Branched)
-    aggregator: Aggregator = "gate"
+    aggregator: str = "gate"
     distillations: Sequence[Distillation] = (Distillation(),)
     temperature: Temperature = 3.0
     rampup: Share = 0.0
@@ -92,7 +95,9 @@ class OnlineConfig:
         if self.peers.count < 1:
             option = "num_branches" if isinstance(self.peers, Branched) else "num_peers"
             raise UserError(f"⟨method.{option}⟩ is {self.peers.count}; use 1 or more")
-        if self.aggregator.startswith("gate") and isinstance(self.peers, Independent):
+        if self.aggregator not in AGGREGATORS:
+            raise unknown_name("⟨method.aggregator⟩", self.aggregator, AGGREGATORS)
+        if AGGREGATORS[self.aggregator].make is None and isinstance(self.peers, Independent):
             raise UserError("a gate reads a shared trunk, and independent peers have none; use aggregator='mean'")
         if self.sequential and not (isinstance(self.peers, Independent) and self.aggregator == "mean"):
             raise UserError("peers are updated in turn only where they are independent and combined by their mean")
@@ -109,7 +114,7 @@ class OnlineConfig:
             )
         if distillation.from_ema and self.sequential:
             raise UserError("moving averages teach only where all peers learn at once; leave sequential out")
-        if distillation.source in ("others", "each") and len(self.teachers(distillation)) < 2:
+        if TARGETS[distillation.source].of_others and len(self.teachers(distillation)) < 2:
             raise UserError(f"'{distillation.source}' needs two peers or more; there is one")
 
     def students(self, distillation: Distillation) -> tuple[int, ...]:
@@ -126,7 +131,7 @@ class OnlineConfig:
         """The distillations as arrows between peers and what is made of them."""
         names = self.peers.names
         combined = (
-            any("ensemble" in (distillation.source, distillation.students) for distillation in self.distillations)
+            any("ensemble" in (TARGETS[each.source].reads, each.students) for each in self.distillations)
             or self.ensemble_ce_weight
         )
         arrows = [Edge(name, "ensemble", self.aggregator, teaches=False) for name in names if combined]
@@ -135,12 +140,12 @@ class OnlineConfig:
             sources = [names[peer] for peer in self.teachers(distillation)]
             temperature = self.temperature if distillation.temperature is None else distillation.temperature
             over_time = ", averaged over time" if distillation.from_ema else ""
-            label = f"{TARGETS[distillation.source].summary}{over_time}, T = {temperature:g}"
-            if distillation.source == "ensemble":
+            targets = TARGETS[distillation.source]
+            label = f"{targets.summary}{over_time}, T = {temperature:g}"
+            if targets.reads == "ensemble":
                 sources = ["ensemble"]
-            elif distillation.source not in ("each", "others") and len(sources) > 1:
-                made = TARGETS[distillation.source].summary
-                arrows += [Edge(source, made, teaches=False) for source in sources]
-                sources = [made]
+            elif not targets.of_others and len(sources) > 1:
+                arrows += [Edge(source, targets.summary, teaches=False) for source in sources]
+                sources = [targets.summary]
             arrows += [Edge(source, to, label) for to in students for source in sources if source != to]
         return arrows

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from coterie.bounds import Count, NonNegative, Temperature
-from coterie.methods.online.config import Distillation, OnlineConfig, Source
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Independent
 
-_SOURCES: dict[str, Source] = {
+_SOURCES: dict[str, str] = {
     "naive": "best",
     "linear": "linear",
     "min-logit": "min-logit",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.errors import UserError
-from coterie.functional.soft_targets import divergence, ramp_up
+from coterie.functional.soft_targets import DIVERGENCES, ramp_up
 from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.targets import TARGETS
 from coterie.outputs import LossTerms, PeerOutput, ensemble_of, without_autocast
@@ -62,6 +62,7 @@ def imitate(
     *,
     detach: bool = True,
     scale_by_t2: bool = True,
+    loss: str = "kl",
 ) -> Tensor:
     """What soft targets teach: w T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T)), a scalar.
 
@@ -72,6 +73,7 @@ def imitate(
         weight: w >= 0, the ramp's value included.
         detach: Whether the targets are held fixed; otherwise the gradient reaches what they are made of.
         scale_by_t2: Whether the term is multiplied by T².
+        loss: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Raises:
         UserError: The temperature or the weight is no number, or out of range.
@@ -82,7 +84,7 @@ def imitate(
     if not isinstance(weight, int | float) or not 0 <= weight < inf:
         raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
     scale = temperature**2 if scale_by_t2 else 1.0
-    return weight * scale * divergence(students, targets.detach() if detach else targets, temperature)
+    return weight * scale * DIVERGENCES[loss](students, targets.detach() if detach else targets, temperature)
 
 
 def check_labels(output: PeerOutput, labels: Tensor) -> None:
@@ -177,6 +179,7 @@ class Loss(nn.Module):
                 self._weight(distillation, progress),
                 detach=distillation.detach,
                 scale_by_t2=distillation.scale_by_t2,
+                loss=distillation.loss,
             )
         return LossTerms(terms)
 

@@ -20,7 +20,7 @@ test data.
 from dataclasses import dataclass
 
 from coterie.bounds import Count, Share, Temperature
-from coterie.methods.online.config import GATES, Distillation, OnlineConfig
+from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.method import OnlineMethod
 from coterie.methods.online.peers import Branched
 from coterie.networks.reinit import Init
@@ -65,7 +65,7 @@ class One(OnlineMethod):
         distillation = Distillation(source="ensemble", detach=self.detach_teacher)
         return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at, share=self.share, init=self.init),
-            aggregator=next(aggregator for aggregator, form in GATES.items() if form == self.gate),
+            aggregator={"relu-softmax": "gate", "softmax": "gate-softmax", "uniform": "mean"}[self.gate],
             distillations=(distillation,) if self.distill else (),
             temperature=self.temperature,
             rampup=self.rampup,

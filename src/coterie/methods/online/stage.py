@@ -7,15 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from coterie.methods.base import Hooks, Method, ParameterGroup, Stage, Task, Turn
-from coterie.methods.online.config import GATES, OnlineConfig
+from coterie.methods.online.aggregators import AGGREGATORS
+from coterie.methods.online.config import OnlineConfig
 from coterie.methods.online.loss import Loss
 from coterie.methods.online.peers import Independent
 from coterie.methods.online.targets import TARGETS
 from coterie.networks.moving_average import MovingAverage
 from coterie.networks.preserve import preserve_state
-from coterie.networks.shapes import layout
 from coterie.outputs import Batch, PeerOutput, StepResult
-from coterie.peers.combine import FusedFeatures, FusedMaps, MeanLogits
 from coterie.peers.independent import Group, Separate, freeze_statistics
 
 
@@ -58,24 +57,18 @@ def make_stage(method: Method, config: OnlineConfig, task: Task) -> Stage:
 
 def make_group(method: Method, config: OnlineConfig, task: Task) -> nn.Module:
     """The peers and what combines them: one view of the images, or one for each peer, to a PeerOutput."""
-    features = config.aggregator == "fused-features" or any(
+    aggregator = AGGREGATORS[config.aggregator]
+    features = aggregator.reads == "features" or any(
         TARGETS[distillation.source].reads == "features" for distillation in config.distillations
     )
-    maps = config.aggregator == "fused-maps"
+    maps = aggregator.reads == "maps"
     if isinstance(config.peers, Independent):
         peers: nn.Module = config.peers.build(method, task, features=features, maps=maps)
     else:
-        peers = config.peers.build(method, task, gate=GATES.get(config.aggregator, "uniform"), maps=maps)
-    if config.aggregator.startswith("gate"):
+        peers = config.peers.build(method, task, gate=aggregator.gate, maps=maps)
+    if aggregator.make is None:
         return peers  # the gate is part of the branched network
-    if config.aggregator == "mean":
-        return Group(peers, MeanLogits())
-    example = look(peers, task)
-    if maps and example.maps is not None:
-        combiner: nn.Module = FusedMaps(example, channels_last=layout(example.maps[0])[1])
-    else:
-        combiner = FusedMaps(example) if maps else FusedFeatures(example)
-    return Group(peers, combiner)
+    return Group(peers, aggregator.make(look(peers, task)))
 
 
 def make_average(group: nn.Module, config: OnlineConfig) -> MovingAverage | None:

@@ -26,7 +26,8 @@ class Targets(nn.Module):
     """
 
     summary: ClassVar[str]
-    reads: ClassVar[str] = "logits"  # or "features"
+    reads: ClassVar[str] = "logits"  # or "features", or the "ensemble"
+    of_others: ClassVar[bool] = False  # whether each student has targets of its own, made from the other peers
     needs_validation: ClassVar[bool] = False
 
     def __init__(self, teachers: tuple[int, ...], students: tuple[int, ...], example: PeerOutput) -> None:
@@ -50,6 +51,7 @@ class Ensemble(Targets):
     """The group's own ensemble, as its combiner makes it (ONE, FFL, PCL, OEM)."""
 
     summary = "the ensemble"
+    reads = "ensemble"
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, 1, 1, C)."""
@@ -70,6 +72,7 @@ class Others(Targets):
     """For each student the mean of the others' logits (CL-ILR)."""
 
     summary = "the mean of the others' logits"
+    of_others = True
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, 1, C)."""
@@ -81,6 +84,7 @@ class Each(Targets):
     """For each student every other peer, each a teacher of its own (DML, PCL)."""
 
     summary = "each of the others"
+    of_others = True
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, t, C), where each student has t others."""
