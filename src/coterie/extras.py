@@ -10,6 +10,11 @@ from coterie.errors import UserError
 Extra = Literal["data", "export", "prune", "ray", "report", "studies", "tensorboard"]
 
 
+def is_installed(library: str) -> bool:
+    """Whether a library is there; it is not imported."""
+    return find_spec(library) is not None
+
+
 def need(module: str, extra: Extra) -> ModuleType:
     """A library's module, imported.
 
@@ -21,6 +26,6 @@ def need(module: str, extra: Extra) -> ModuleType:
         UserError: The library is not installed; names the extra.
     """
     library = module.partition(".")[0]
-    if find_spec(library) is None:
+    if not is_installed(library):
         raise UserError(f"{library} is not installed; install it with: pip install 'coterie[{extra}]'")
     return import_module(module)

@@ -8,6 +8,7 @@ from coterie.console.interrupt import stop_signals
 from coterie.console.progress import Reporter
 from coterie.console.tensorboard import open_tensorboard
 from coterie.data import ImageData, keep_split
+from coterie.extras import is_installed, need
 from coterie.files import user_path
 from coterie.methods import Method, Task
 from coterie.networks.zoo import Backbone
@@ -43,7 +44,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     compile: bool = False,
     deterministic: bool = False,
     test_every: int = 1,
-    tensorboard: bool = True,
+    tensorboard: bool | None = None,
 ) -> Run:
     """Train ``method`` on ``data`` and give the Run.
 
@@ -81,6 +82,8 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         test_every=test_every,
         tensorboard=tensorboard,
     )
+    if options.tensorboard:
+        need("tensorboard", "tensorboard")
     path = user_path(out)
     accelerator = make_accelerator(options)
     reporter = Reporter(progress and accelerator.is_main_process)
@@ -118,7 +121,8 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
             return
     accelerator.wait_for_everyone()  # all have looked at the folder
     folder.begin(data, config)
-    tensorboard = open_tensorboard(folder.path, setting.options.tensorboard and folder.writes, say)
+    wanted = is_installed("tensorboard") if setting.options.tensorboard is None else setting.options.tensorboard
+    tensorboard = open_tensorboard(folder.path, wanted and folder.writes, say)
     with tensorboard as write_figures, stop_signals() as stop:
         session = Session(folder, method, setting, stop, write_figures, resume=previous is not None)
         session.run(chain([first], stages))

@@ -40,7 +40,7 @@ class TrainingOptions:
         compile: Whether the network goes through torch.compile.
         deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
-        tensorboard: Whether figures are also written for TensorBoard.
+        tensorboard: Whether figures are also written for TensorBoard; None where it is installed.
     """
 
     epochs: Annotated[int, Bounds(least=1, most=1_000_000)] = 30
@@ -53,7 +53,7 @@ class TrainingOptions:
     compile: bool = False
     deterministic: bool = False
     test_every: PositiveInt = 1
-    tensorboard: bool = True
+    tensorboard: bool | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "")
