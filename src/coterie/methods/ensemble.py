@@ -1,7 +1,7 @@
 """An ensemble of separately trained networks: the costly baseline of online methods, and the best of teachers.
 
 k networks of one architecture are trained one after the other, each alone with cross-entropy, from another random
-start, in another order and with other augmentations. With their logits z_i (B, C), i = 1..k, the ensemble says
+start, in another order and with other augmentations. With their logits z_i (B, C), i = 1..k, the ensemble answers
 
     p = 1/k Σ_i softmax(z_i)                                                                                     (B, C)
 
@@ -63,5 +63,5 @@ class Ensemble(Method):
         yield replace(make_plain_stage(last, members[-1]), deliver=deliver, group=self.stage_names())
 
     def teaching(self) -> Sequence[Edge]:
-        """Nobody anybody: the members' mean is the ensemble."""
+        """No member teaches another; their mean is the ensemble."""
         return [Edge(name, "ensemble", f"mean {self.average}", teaches=False) for name in self.stage_names()]

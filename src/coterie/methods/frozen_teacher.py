@@ -96,10 +96,10 @@ class Teacher(nn.Module):
     def __init__(self, networks: Sequence[nn.Module], remembers: bool = False) -> None:
         super().__init__()
         self.remembers = remembers
-        members = [each if isinstance(each, Adapted) else Adapted(each) for each in networks]
+        members = [network if isinstance(network, Adapted) else Adapted(network) for network in networks]
         # A tuple, not a ModuleList: see above.
-        self.members: tuple[Adapted, ...] = tuple(each.eval().requires_grad_(False) for each in members)
-        self.register_buffer("fingerprint", torch.tensor([_fingerprint(each) for each in self.members]))
+        self.members: tuple[Adapted, ...] = tuple(member.eval().requires_grad_(False) for member in members)
+        self.register_buffer("fingerprint", torch.tensor([_fingerprint(member) for member in self.members]))
         self._remembered: Tensor | None = None
         self.eval()
 
@@ -123,7 +123,7 @@ class Teacher(nn.Module):
         if self._remembered is not None:
             return self._remembered[batch.indices, chosen]
         with torch.no_grad():
-            return torch.stack([each(batch.images) for each in self.members[chosen]], 1)
+            return torch.stack([network(batch.images) for network in self.members[chosen]], 1)
 
     def remember(self, logits: Tensor | None) -> None:
         """Let :meth:`answers` look up instead of asking; right where the images of an index never change.

@@ -88,7 +88,7 @@ class Kd(OfflineMethod):
         yield Stage("student", [turn], network=student, deliver={"target": student}, teacher=teacher)
 
     def teaching(self) -> Sequence[Edge]:
-        """Every teacher the student."""
+        """Every teacher teaches the student."""
         return [Edge(name, "target", f"soft labels, T = {self.temperature:g}") for name in self.teacher_names()]
 
 

@@ -48,7 +48,7 @@ class OfflineMethod(Method):
         super().__post_init__()
         if isinstance(self.teacher, str):
             self.teacher = self.teacher.split(",")
-        self.teacher = [each.strip() for each in self.teacher] if self.teacher is not None else None
+        self.teacher = [source.strip() for source in self.teacher] if self.teacher is not None else None
         if self.teacher is not None and (not self.teacher or not all(self.teacher)):
             raise UserError("⟨method.teacher⟩ names no teacher; give a Run folder or a file, or leave it out")
         asked = self.teachers != type(self).teachers
@@ -87,7 +87,7 @@ class OfflineMethod(Method):
         return Teacher(trained, self.remember)
 
     def teaching(self) -> Sequence[Edge]:
-        """Every teacher the student."""
+        """Every teacher teaches the student."""
         return [Edge(name, "target", "soft labels") for name in self.teacher_names()]
 
     def deliverables(self, task: Task) -> Mapping[str, nn.Module]:

@@ -11,8 +11,7 @@ The last generation is deployed. Two published forms:
 - Allen-Zhu, Li, *Towards Understanding Ensemble, Knowledge Distillation and Self-Distillation in Deep Learning* (ICLR
   2023, arXiv 2012.09816): G = 1. The paper's theory uses another update (only upwards, on clipped logits: unverified);
   β = 0.1 and T = 4, the defaults here, are ordinary distillation, and no figures of the paper's. On a small instance of
-  its data (``docs/results/multiview.json``) it cannot be told whether this helps, and it gains less than an ensemble
-  of two does.
+  its data (``docs/results/multiview.json``) its gain is inconclusive, and smaller than that of an ensemble of two.
 - Furlanello, Lipton, Tschannen, Itti, Anandkumar, *Born-Again Neural Networks* (ICML 2018, arXiv 1805.04770): several
   generations, and their ensemble: ``--method.generations 3 --method.temperature 1 --method.label_weight 1
   --method.ensemble true`` (that labels and teacher weigh the same is unverified).
@@ -68,22 +67,22 @@ class SelfDistillation(Method):
         networks = {first: self.build_another(task)}
         yield make_plain_stage(first, networks[first])
         for name in later:
-            stage = self._taught(name, networks, self.build_another(task))
-            yield self._delivering(stage, networks) if name == later[-1] else stage
+            stage = self._make_stage(name, networks, self.build_another(task))
+            yield self._deliver(stage, networks) if name == later[-1] else stage
 
     def teaching(self) -> Sequence[Edge]:
-        """Every generation the next."""
+        """Every generation teaches the next."""
         names = (*self.stage_names()[:-1], "target")
         return [Edge(a, b, f"soft labels, T = {self.temperature:g}") for a, b in pairwise(names)]
 
-    def _taught(self, name: str, networks: dict[str, nn.Module], student: nn.Module) -> Stage:
+    def _make_stage(self, name: str, networks: dict[str, nn.Module], student: nn.Module) -> Stage:
         teacher = Teacher([list(networks.values())[-1]], self.remember)
         networks[name] = student
         step = DistillationStep(student, teacher, self.temperature, self.label_weight, 1.0)
         turn = Turn(step, tuple(student.parameters()))
         return Stage(name, [turn], network=student, peers=(name,), teacher=teacher)
 
-    def _delivering(self, stage: Stage, networks: dict[str, nn.Module]) -> Stage:
+    def _deliver(self, stage: Stage, networks: dict[str, nn.Module]) -> Stage:
         """The last stage: its network is the target, and a group's peer 0."""
         *earlier, last = networks
         deliver = {"target": networks[last], **{name: networks[name] for name in earlier}}

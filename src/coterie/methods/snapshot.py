@@ -5,7 +5,8 @@ step t = 1..T of the training (section 3, equation 2):
 
     α(t) = α_0 / 2 (cos(π mod(t - 1, ⌈T/M⌉) / ⌈T/M⌉) + 1)
 
-At the end of every cycle the network is kept. With h_i (B, C) the softmax output of snapshot i, the last m of them say
+At the end of every cycle the network is kept. With h_i (B, C) the softmax output of snapshot i, the last m are
+averaged:
 
     h = 1/m Σ_i h_{M-i},    i = 0..m-1                                                                           (B, C)
 
@@ -71,20 +72,20 @@ class Snapshot(Method):
         model = self.build(task)
         cycles = min(self.cycles, self.epochs.get("train", task.epochs))
         group = Ensemble([copy.deepcopy(model) for _ in range(min(self.last or cycles, cycles))], self.average)
-        collecting = _Collecting(model, group, cycles)
+        collector = _SnapshotCollector(model, group, cycles)
         yield replace(
             make_plain_stage("train", model),
             peers=("target",),
             deliver={"ensemble": group, "target": model},
-            schedule=collecting.schedule,
-            hooks=Hooks(after_step=collecting.after_step),
+            schedule=collector.schedule,
+            hooks=Hooks(after_step=collector.after_step),
             state={"snapshots": group},
             group=tuple(f"snapshot{cycles - len(group.members) + index + 1}" for index in range(len(group.members))),
             selects=False,  # an epoch in the middle would leave the later snapshots out
         )
 
 
-class _Collecting:
+class _SnapshotCollector:
     """Keeps the model's state at the end of every cycle."""
 
     def __init__(self, model: nn.Module, group: Ensemble, cycles: int) -> None:
@@ -97,7 +98,7 @@ class _Collecting:
 
     def after_step(self, done: float) -> None:
         step = round(done * self.steps)
-        cycle, before = (each * self.cycles // self.steps for each in (step, step - 1))
+        cycle, before = (now * self.cycles // self.steps for now in (step, step - 1))
         place = cycle - 1 - (self.cycles - len(self.group.members))
         if cycle > before and place >= 0:
             self.group.members[place].load_state_dict(self.model.state_dict())

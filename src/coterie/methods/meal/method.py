@@ -1,7 +1,7 @@
 """MEAL: adversarial distillation of an ensemble (Shen, He, Xue, AAAI 2019, arXiv 1812.02425; V2: arXiv 2009.08453).
 
-A student learns what trained teachers say, and no labels. Of each matched output j, block or logits, it gives a vector
-s_j and its teacher t_j, (B, d_j). A discriminator D_j learns to tell them apart by its loss L_D = Σ_j BCE_j, and
+A student learns the answers of trained teachers, and no labels. Of each matched output j, block or logits, it gives a
+vector s_j and its teacher t_j, (B, d_j). A discriminator D_j learns to tell them apart by its loss L_D = Σ_j BCE_j, and
 
     L_sim = Σ_j γ_j · -mean_B Σ_c softmax(t_j)_c log softmax(s_j)_c         at temperature 1, or an l1 or l2 distance
     joint        L_sim + L_D, one backward; of L_D the student gets β times the gradient: to differ (released code)
@@ -12,11 +12,11 @@ s_j and its teacher t_j, (B, d_j). A discriminator D_j learns to tell them apart
 D_j(s_j) is the probability that it is the teacher's. One teacher, drawn uniformly, teaches a batch (MEAL); or the mean
 of all: of softmax in L_sim, of logits in L_D (V2, whose student starts pretrained). As released: ``joint`` and
 ``final_relu``, and for V2 ``discriminator_divisor=8``. MEAL's released code leaves its teachers in training mode; here
-they are always in evaluation mode, as V2's are. No mode is better than another, or than none, as far as
-``benchmarks/meal_modes.json`` can tell (ResNet-8, 300 digits, six seeds, test error in %, mean ± standard deviation):
-joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default is the released one.
-How the journal version (arXiv 1908.08520) treats noisy labels is not public: see ``docs/guides/noisy-labels.md`` for
-MEAL soft-label refinement (reconstruction).
+they are always in evaluation mode, as V2's are. Which mode is best, or whether any is
+better than none, is inconclusive in ``benchmarks/meal_modes.json`` (ResNet-8, 300 digits, six seeds; test error in %,
+mean ± standard deviation): joint 3.30 ± 0.52, alternating 3.47 ± 0.70, grl 3.50 ± 0.56, none 3.43 ± 1.19. The default
+is the released one. How the journal version (arXiv 1908.08520) treats noisy labels is not public: see
+``docs/guides/noisy-labels.md`` for MEAL soft-label refinement (reconstruction).
 """
 
 from collections.abc import Iterator

@@ -130,12 +130,12 @@ class Oem(Method):
         return ("target", *(f"student{number}" for number in range(2, self.num_students + 1)))
 
     def teaching(self) -> Sequence[Edge]:
-        """The mean teaches every student, and the pseudo teacher's block outputs the slimmer ones."""
+        """The mean teaches every student; the pseudo teacher's block outputs teach the slimmer ones."""
         if self.alone is not None:
             return ()
-        made = [Edge(name, "ensemble", "mean", teaches=False) for name in self._names]
-        said = [Edge("ensemble", name, f"T = {self.temperature:g}") for name in self._names]
-        return [*made, *said, *(Edge("target", name, "block outputs") for name in self._names[1:])]
+        averaged = [Edge(name, "ensemble", "mean", teaches=False) for name in self._names]
+        taught = [Edge("ensemble", name, f"T = {self.temperature:g}") for name in self._names]
+        return [*averaged, *taught, *(Edge("target", name, "block outputs") for name in self._names[1:])]
 
 
 class _Step(nn.Module):

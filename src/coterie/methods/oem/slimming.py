@@ -103,10 +103,10 @@ def slim_network(
         at: The module with which the tail begins.
         example: Images of the shape that the model is for, as for :func:`~coterie.networks.branch.branch`.
         factory: Makes a newly initialised model; None re-initialises a copy layer by layer.
-        plan: What :func:`plan_slimming` says of this model, where several are made of it; None to ask it.
+        plan: Of :func:`plan_slimming`, where several networks are made of this model; None to make it here.
 
     Raises:
-        UserError: The model cannot be cut there, or a layer above the cut cannot be slimmed; names it.
+        UserError: The model cannot be split there, or a layer above the split cannot be slimmed; names it.
     """
     if not 0 < share <= 1:
         raise UserError(f"a network keeps a share of its channels above 0 and up to 1, not {share}")
@@ -134,7 +134,7 @@ def plan_slimming(model: nn.Module, at: str, example: Tensor) -> SlimmingPlan | 
         example: Images of the shape that the model is for.
 
     Raises:
-        UserError: The model cannot be cut there, or a layer above the cut cannot be slimmed; names it.
+        UserError: The model cannot be split there, or a layer above the split cannot be slimmed; names it.
     """
     if isinstance(model, Slimmable):
         return None

@@ -1,9 +1,9 @@
 """SRM: Knowledge Distillation by Sparse Representation Matching (Tran, Gabbouj, Iosifidis 2021, arXiv 2103.17012).
 
-The student first learns, without labels, what sparse codes say of the teacher's features, then from the teacher's
-answers. At matched places l the teacher's features are t (B, C, H, W), the student's s (B, C', H, W). Stages:
+The student first learns sparse codes of the teacher's features, without labels, and then from the teacher's answers. At
+matched places l the teacher's features are t (B, C, H, W), the student's s (B, C', H, W). Stages:
 
-1. ``dictionaries``: D (C, M) and one bias c a site code each place of the frozen teacher by its k most similar atoms,
+1. ``dictionaries``: D (C, M) and one bias c code every place of the frozen teacher's maps by its k most similar atoms,
 
        ψ = top-k of sigmoid(Dᵀ t + c),   L = Σ_l MSE(t, D ψ),   M = ⌊C μ⌋,   k = max(1, ⌊C λ μ⌋)
 
