@@ -7,7 +7,6 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_confusion_matrix
 
 from coterie.outputs import Batch, PeerOutput
 
@@ -94,6 +93,9 @@ def errors_and_nll(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """``error`` and ``top5_error`` in percent, ``nll`` in nats, ``ece``: expected calibration error of 15 bins."""
+    # torchmetrics takes half a second to import, and more where matplotlib is there.
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     classes = logits.shape[1]
     values = errors_and_nll(logits, labels)
     ece = multiclass_calibration_error(logits.softmax(1), labels, classes, n_bins=15)
@@ -106,6 +108,8 @@ def measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def confusion(logits: Tensor, labels: Tensor) -> Tensor:
     """Counts (C, C): rows are true classes, columns what was said."""
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     return multiclass_confusion_matrix(logits.argmax(1), labels, logits.shape[1])
 
 
