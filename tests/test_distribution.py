@@ -14,7 +14,7 @@ import coterie
 from coterie.methods import One
 from coterie.networks import Backbone
 from coterie.outputs import PeerOutput
-from coterie.training import checkpoint
+from coterie.training.folder import checkpoint
 from toys import comparable, go, plain, same, weights
 from two_processes import WRAPPERS, branched
 

@@ -98,7 +98,7 @@ def test_what_is_not_installed_is_asked_for_in_one_line_that_names_the_extra(mon
 
 
 WITHOUT = {
-    "report": ("matplotlib", "['report', RUN, '--out', OUT + '/report.html']"),
+    "report": ("jinja2", "['report', RUN, '--out', OUT + '/report.html']"),
     "export": ("onnx", "['export', RUN, '--format', 'onnx', '--out', OUT + '/m.onnx']"),
     "data": ("sklearn", "['train', '--network', 'resnet8', '--data', 'digits', '--out', OUT + '/r']"),
     "prune": ("torch_pruning", "['train', '--method', 'compact', '--network', 'resnet8', '--out', OUT + '/r', *FAST]"),

@@ -75,7 +75,7 @@ def test_kdcls_general_teacher_renews_its_weights_on_validation(digits, tmp_path
     stage = next(Kdcl(network="resnet8", teacher="general").stages(TASK))
     assert stage.hooks.after_validation is not None
     run = go(Kdcl(network="resnet8", teacher="general"), data, tmp_path / "run", epochs=2)
-    state = coterie.training.checkpoint.load(run.path / "checkpoints" / "last.safetensors")
+    state = coterie.training.folder.checkpoint.load(run.path / "checkpoints" / "last.safetensors")
     weights = state["modules"]["turn0"]["loss.targets.0.weights"]
     assert weights.sum().item() == pytest.approx(1, abs=1e-5)
     assert not torch.equal(weights, torch.full((2,), 0.5))

@@ -16,7 +16,7 @@ from coterie.methods import Hooks, Srm, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.methods.srm.matching import FeaturePair, pair_features
 from coterie.methods.srm.sparse_coding import image_loss, pixel_loss
-from coterie.networks.features import FeaturePlace
+from coterie.networks.observe.features import FeaturePlace
 from coterie.outputs import Batch
 from coterie.records import upgrade_options
 from coterie.training import Interrupted

@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.networks import build
-from coterie.networks.calls import last_layer, record
+from coterie.networks.observe.calls import last_layer, record
 
 
 class Mixed(nn.Module):

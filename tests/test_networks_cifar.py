@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from coterie import UserError
 from coterie.networks import NETWORKS, build
-from coterie.networks.features import describe_features
+from coterie.networks.observe.features import describe_features
 
 SMALL = ("resnet8", "resnet110-bottleneck12", "densenet-bc-100-12")
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from coterie import UserError
 from coterie.networks import build
-from coterie.networks.features import (
+from coterie.networks.observe.features import (
     FeaturePlace,
     Features,
     describe_features,

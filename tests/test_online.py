@@ -15,7 +15,8 @@ from coterie.methods.online.loss import Loss
 from coterie.methods.online.stage import SequentialStep
 from coterie.outputs import PeerOutput
 from coterie.peers.independent import Separate, freeze_statistics
-from coterie.training import Interrupted, checkpoint
+from coterie.training import Interrupted
+from coterie.training.folder import checkpoint
 from peers import LABELS, LOGITS
 from toys import comparable, go, same
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 import coterie
 from coterie.errors import UserError
 from coterie.files import read_text
+from coterie.metrics import read_metrics
 from coterie.records import read_card
-from coterie.run import Run, open_exported, read_metrics
+from coterie.run import Run, open_exported
 
 NOT_A_CARD = ["[]", "1", "null", "{}", '"x"', "{", "[" * 3000, "NaN", "\x00"]
 VALUES = [None, True, -1, 0, 10**9, 1e308, "", "x", "../../x", [], [1], {}, {"a": {"b": []}}, [[[]]], "2024-13-01"]

@@ -19,7 +19,7 @@ from coterie.cli.study import _left
 from coterie.console.interrupt import Worker
 from coterie.errors import UserError
 from coterie.methods import Hooks
-from coterie.run import read_metrics
+from coterie.metrics import read_metrics
 from coterie.studies import runner
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.pools import RayExecutor, describe_machine, make_process_pool

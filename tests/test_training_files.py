@@ -6,7 +6,8 @@ from safetensors.torch import load_file
 
 from coterie import UserError
 from coterie.files import replacing
-from coterie.training import Interrupted, checkpoint
+from coterie.training import Interrupted
+from coterie.training.folder import checkpoint
 from toys import Average, go, resumed
 
 

@@ -26,7 +26,7 @@ from typing import (
 )
 
 from coterie.bounds import Bounds
-from coterie.errors import UserError, option_of, unknown_name
+from coterie.errors import UserError, option_of, show_value, unknown_name
 from coterie.files import user_path
 
 T = TypeVar("T")
@@ -66,8 +66,7 @@ def check_fields(instance: Any, section: str | None = None, skip: Collection[str
 
     Args:
         instance: The object; changed in place where a value is converted.
-        section: Of the command line's options, whose fields these are, such as ``method``; empty for options without
-            one, None where they are no options.
+        section: Of the command line, such as ``method``; empty for options without one, None for what is no option.
         skip: Fields that are left alone.
 
     Raises:
@@ -155,16 +154,6 @@ def check_names(
     return content
 
 
-def show_value(value: Any) -> str:
-    """A value for an error's line: short, on one line."""
-    if value is None:
-        return "empty"
-    plain = isinstance(value, str | bytes | Real | list | tuple | Mapping)
-    text = repr(value) if plain else f"an object of class {type(value).__name__}"
-    text = " ".join(text.split())
-    return text if len(text) <= 60 else f"{text[:59]}…"
-
-
 def hints_of(owner: Any) -> dict[str, Any]:
     """The type hints of a class or function, bounds included."""
     hints = get_type_hints(owner, include_extras=True)
@@ -174,7 +163,7 @@ def hints_of(owner: Any) -> dict[str, Any]:
 def _needed(kind: type) -> list[str]:
     if is_typeddict(kind):
         return sorted(kind.__required_keys__)  # type: ignore[attr-defined]
-    return [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
+    return [field.name for field in fields(kind) if field.default is MISSING and field.default_factory is MISSING]
 
 
 def _default_of(field: "Field[Any]") -> str:

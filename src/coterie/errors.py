@@ -2,8 +2,10 @@
 
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from numbers import Real
+from typing import Any
 
 _OPTION = re.compile(r"⟨([\w.]+)(?: ([^⟩]*))?⟩")
 
@@ -65,3 +67,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     else:
         hint = "known: " + ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     return UserError(f"unknown {kind} '{name}'; {hint}")
+
+
+def show_value(value: Any) -> str:
+    """A value for an error's line: short, on one line."""
+    if value is None:
+        return "empty"
+    plain = isinstance(value, str | bytes | Real | list | tuple | Mapping)
+    text = repr(value) if plain else f"an object of class {type(value).__name__}"
+    text = " ".join(text.split())
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -88,7 +88,7 @@ class PeerOutput:
             object.__setattr__(self, "features", tuple(at_least_float32(feature) for feature in self.features))
 
     def __repr__(self) -> str:
-        there = {each.name: getattr(self, each.name) for each in fields(self)}
+        there = {field.name: getattr(self, field.name) for field in fields(self)}
         shown = (f"{name}={_shapes(value)}" for name, value in there.items() if value is not None)
         return f"PeerOutput({', '.join(shown)})"
 
@@ -100,7 +100,7 @@ class PeerOutput:
                 return tuple(each.detach() for each in value)
             return None if value is None else value.detach()
 
-        return PeerOutput(**{each.name: held(getattr(self, each.name)) for each in fields(self)})
+        return PeerOutput(**{field.name: held(getattr(self, field.name)) for field in fields(self)})
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
 """A Run is the folder of one training."""
 
 import copy
-import csv
-import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from os import PathLike
@@ -14,16 +12,15 @@ import torch
 from torch import nn
 
 from coterie import data as data_room
-from coterie.checking import check_value, show_value
-from coterie.errors import UserError, in_a_line, unknown_name
-from coterie.files import read_tensors, read_text, write_text
+from coterie.checking import check_value
+from coterie.errors import UserError, in_a_line, show_value, unknown_name
+from coterie.files import read_tensors
 from coterie.methods import Method, Task, make_method
+from coterie.metrics import Row, read_metrics
 from coterie.networks.prune.removal import resize_layers
 from coterie.networks.weights import portable
 from coterie.networks.zoo import Backbone, BackboneLike
 from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
-
-Row = dict[str, float | int | str]
 
 
 class Run:
@@ -219,19 +216,19 @@ def build_deliverable(
         raise UserError(f"{where}: describes no network that can be built ({in_a_line(error)})") from error
 
 
-def load_weights(network: nn.Module, path: Path, cut: bool = False) -> None:
+def load_weights(network: nn.Module, path: Path, pruned: bool = False) -> None:
     """Load a state dict strictly from a safetensors file.
 
     Args:
         network: Changed in place.
         path: The file.
-        cut: Whether the file's network is this one cut to fewer channels: the layers are then made as wide as it says.
+        pruned: Whether the file's network is this one with fewer channels: layers are then made as wide as it says.
 
     Raises:
         UserError: The file is missing, damaged, or another network's.
     """
     state, _ = read_tensors(path, "train the run again")
-    if cut:
+    if pruned:
         resize_layers(network, {name: tensor.shape for name, tensor in state.items()})
     try:
         network.load_state_dict(state)
@@ -251,50 +248,6 @@ def open_exported(path: Path) -> tuple[Card, nn.Module]:
     network = build_deliverable(card, task_of(card), card["student"], card["network"], f"the card in {path}")
     load_weights(network, path, card.get("pruned", False))
     return card, network.eval()
-
-
-def read_metrics(path: Path) -> list[Row]:
-    """The rows of a ``metrics.csv``, numbers as numbers; none where the file is missing.
-
-    Raises:
-        UserError: It is no such table.
-    """
-    if not path.is_file():
-        return []
-    mend = "train the run again"
-    try:
-        table = list(csv.DictReader(io.StringIO(read_text(path, mend))))
-    except csv.Error as error:
-        raise UserError(f"{path}: no table of comma-separated values ({error}); {mend}") from error
-    rows: list[Row] = []
-    for line, texts in enumerate(table, 2):
-        row = {key: _number(value) for key, value in texts.items() if key is not None and value}
-        for key, value in row.items():
-            if isinstance(value, str) != (key == "stage") or (key == "epoch" and not isinstance(value, int)):
-                raise UserError(f"{path}, line {line}: {key} is {show_value(value)}; {mend}")
-        if not {"stage", "epoch"} <= row.keys():
-            raise UserError(f"{path}, line {line}: 'stage' or 'epoch' is missing; {mend}")
-        rows.append(row)
-    return rows
-
-
-def write_metrics(path: Path, rows: Sequence[Mapping[str, float | int | str]]) -> None:
-    """Write rows, whole, with the union of their columns in the order of first appearance."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
-
-
-def _number(text: str) -> float | int | str:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def portable_state(module: nn.Module) -> dict[str, torch.Tensor]:

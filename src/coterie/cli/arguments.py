@@ -216,9 +216,9 @@ def _nearest(option: str, known: list[str]) -> str:
     short = {f"--{group}.name": f"--{group}" for group in _GROUPS}  # as people write them
     names = [short.get(each, each) for each in known if each.startswith("--")]
     part = option.lstrip("-")
-    same = [each for each in names if each.endswith((f".{part}", f"--{_ELSEWHERE.get(part)}"))]
+    same = [name for name in names if name.endswith((f".{part}", f"--{_ELSEWHERE.get(part)}"))]
     bare = {word: f"--{ours}" for word, ours in _ELSEWHERE.items() if f"--{ours}" in names}
-    bare |= {each.lstrip("-"): each for each in names}  # without the dashes, which all have
+    bare |= {name.lstrip("-"): name for name in names}  # without the dashes, which all have
     close = [bare[match] for match in get_close_matches(part, bare, n=2)]
     return " or ".join(same[:2] or close)
 

@@ -155,13 +155,13 @@ def print_study(measured: "Measured") -> None:
     from coterie.studies.verdicts import summarise
 
     table = Table("claim", "data", "network", "difference [95 %]", "p adjusted", "verdict")
-    for each in measured.verdicts:
-        found, metric = each.comparison, each.claim.metric
+    for verdict in measured.verdicts:
+        found, metric = verdict.comparison, verdict.claim.metric
         said = ("–", "–")
-        if found is not None and each.adjusted is not None:
+        if found is not None and verdict.adjusted is not None:
             difference = f"{format_signed(found.difference, metric)} {format_interval(found.low, found.high, metric)}"
-            said = difference, format_p(each.adjusted)
-        cells = (each.claim.says, each.data or "–", each.network or "–", *said, each.word)
+            said = difference, format_p(verdict.adjusted)
+        cells = (verdict.claim.says, verdict.data or "–", verdict.network or "–", *said, verdict.word)
         table.add_row(*(escape(printable(cell)) for cell in cells))
     table_console().print(table)
     say(summarise(measured.study, measured.results, measured.verdicts))

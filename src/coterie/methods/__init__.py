@@ -5,8 +5,8 @@ from dataclasses import fields, is_dataclass, replace
 from inspect import isabstract
 from typing import Any
 
-from coterie.checking import check_names, check_value, show_value
-from coterie.errors import UserError, unknown_name
+from coterie.checking import check_names, check_value
+from coterie.errors import UserError, show_value, unknown_name
 from coterie.methods.base import Edge, Hooks, Method, ParameterGroup, Stage, Task, Turn
 from coterie.methods.compact import Compact
 from coterie.methods.ensemble import Ensemble

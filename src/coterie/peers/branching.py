@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from coterie.bounds import Count
-from coterie.checking import check_arguments, show_value
-from coterie.errors import UserError, unknown_name
+from coterie.checking import check_arguments
+from coterie.errors import UserError, show_value, unknown_name
 from coterie.networks.logits import Logits, LogitsAt, find_answer
 from coterie.networks.preserve import preserve_state
 from coterie.networks.reinit import Init, reinitialise

@@ -25,8 +25,8 @@ def compare_to_baselines(experiments: Sequence[Experiment]) -> list[str]:
 
 
 def _pairs(ours: Experiment, alone: Experiment) -> list[tuple[Measured, Measured]]:
-    base = {each.run.config["seed"]: each for each in alone.runs}
-    return [(each, base[seed]) for each in ours.runs if (seed := each.run.config["seed"]) in base]
+    base = {run.run.config["seed"]: run for run in alone.runs}
+    return [(run, base[seed]) for run in ours.runs if (seed := run.run.config["seed"]) in base]
 
 
 def _line(

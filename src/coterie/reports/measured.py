@@ -70,7 +70,7 @@ class Experiment:
     @property
     def seen(self) -> list[tuple[Measured, Predictions]]:
         """The runs whose images could be had."""
-        return [(each, each.predictions) for each in self.runs if each.predictions is not None]
+        return [(run, run.predictions) for run in self.runs if run.predictions is not None]
 
     @property
     def named(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -152,8 +152,8 @@ def collect_curves(experiment: Experiment, prefix: str) -> dict[str, tuple[list[
     What several stages train has a curve for each.
     """
     values: dict[tuple[str, str], dict[float, list[float]]] = {}
-    for each in experiment.runs:
-        for row in each.run.metrics:
+    for run in experiment.runs:
+        for row in run.run.metrics:
             for key in row:
                 if key.startswith(prefix):
                     curve = values.setdefault((key.removeprefix(prefix), str(row["stage"])), {})

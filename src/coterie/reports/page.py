@@ -82,7 +82,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
 
 def _data(experiments: Sequence[Experiment]) -> list[ImageData]:
     """The data of the experiments whose images could be had."""
-    return [each.data for experiment in experiments for each in experiment.runs if each.data is not None]
+    return [run.data for experiment in experiments for run in experiment.runs if run.data is not None]
 
 
 def _facts(experiments: Sequence[Experiment]) -> list[str]:
@@ -118,7 +118,7 @@ def _students(experiments: Sequence[Experiment], options: Mapping[str, Any]) -> 
         if not delivers_students(experiment.first.run) or experiment.first.predictions is None:
             continue
         baseline = find_baseline(experiment.group, groups)
-        slimmer = [each for each in groups if each.default.endswith("-alone")]
+        slimmer = [group for group in groups if group.default.endswith("-alone")]
         alone = [run for each in [*([baseline[0]] if baseline else []), *slimmer] for run in each.by_seed.values()]
         sections.append(make_students_section(experiment.first.run, experiment.group.name, alone, **options))
     return sections
@@ -126,17 +126,21 @@ def _students(experiments: Sequence[Experiment], options: Mapping[str, Any]) -> 
 
 def _sections(experiments: Sequence[Experiment], palette: plots.Palette) -> list[Section]:
     sections = [*_teaching(experiments), _curves(experiments, palette)]
-    sections += [_gate(each, palette) for each in experiments if any(seen.weights is not None for _, seen in each.seen)]
+    sections += [
+        _gate(experiment, palette)
+        for experiment in experiments
+        if any(seen.weights is not None for _, seen in experiment.seen)
+    ]
     classes = [printable(name) for name in experiments[0].group.card["classes"]]
-    reliable = {name: pair for each in experiments for name, pair in each.named.items()}
+    reliable = {name: pair for experiment in experiments for name, pair in experiment.named.items()}
     if not reliable:
         return sections
     matrices = []
-    for each in experiments:
-        counts, name = counts_of(each), each.group.label(each.group.default)
+    for experiment in experiments:
+        counts, name = counts_of(experiment), experiment.group.label(experiment.group.default)
         if counts is not None:
             picture = plots.draw_confusions(counts, classes, f"Confusions of {name}")
-            matrices.append((f"Confusions of {name}{each.seeds}", picture))
+            matrices.append((f"Confusions of {name}{experiment.seeds}", picture))
     text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
     drawn = ("Reliability", plots.draw_reliability(_few(reliable, experiments), "Reliability", palette))
     sections.append(Section("Calibration and confusions", text, [drawn, *matrices]))
@@ -148,19 +152,25 @@ def _few(named: Mapping[str, Value], experiments: Sequence[Experiment]) -> Mappi
     """Names to draw: all, or of many those of what is deployed and of ensembles."""
     if len(named) <= _MOST_CURVES:
         return named
-    kept = {each.group.label(peer) for each in experiments for peer in (each.group.default, "ensemble")}
+    kept = {
+        experiment.group.label(peer) for experiment in experiments for peer in (experiment.group.default, "ensemble")
+    }
     return {name: value for name, value in named.items() if name in kept or name.split(", ")[0] in kept}
 
 
 def _curves(experiments: Sequence[Experiment], palette: plots.Palette) -> Section:
     pictures = []
     for split, caption in (("test", "Test error, %"), ("train", "Training error, %")):
-        named = {name: curve for each in experiments for name, curve in collect_curves(each, f"{split}_error_").items()}
+        named = {
+            name: curve
+            for experiment in experiments
+            for name, curve in collect_curves(experiment, f"{split}_error_").items()
+        }
         title = f"{caption.removesuffix(', %')} over epochs"
         pictures.append(
             (caption, plots.draw_curves(_few(named, experiments), title, caption.lower(), palette, log=True))
         )
-    several = any(len(each.runs) > 1 for each in experiments)
+    several = any(len(experiment.runs) > 1 for experiment in experiments)
     return Section(
         "While training",
         "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and "

@@ -75,15 +75,15 @@ def make_students_section(run: Run, name: str, runs: Sequence[Run], **data: Any)
     """The table for the page, of a run of the experiment of this name; see :func:`measure_students`."""
     rows = [
         (
-            each.name,
-            f"{each.size:.2f}",
-            f"{each.parameters:,}",
-            f"{each.flops:.3g}",
-            f"{each.milliseconds:.3f}",
-            f"{each.error:.2f}",
-            "–" if each.alone is None else f"{each.alone:.2f}",
+            student.name,
+            f"{student.size:.2f}",
+            f"{student.parameters:,}",
+            f"{student.flops:.3g}",
+            f"{student.milliseconds:.3f}",
+            f"{student.error:.2f}",
+            "–" if student.alone is None else f"{student.alone:.2f}",
         )
-        for each in measure_students(run, runs, **data)
+        for student in measure_students(run, runs, **data)
     ]
     return Section(
         f"The students of {name}",

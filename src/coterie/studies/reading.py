@@ -49,7 +49,7 @@ def _study(name: str, content: Any) -> Study:
     for scale in scales.values():
         for arm, own in scale.arms.items():  # scales may share arms, with budgets for the data of each
             _check_among(f"data set in budgets of arm '{arm}'", own.get("budgets", {}), _names("data", scales.values()))
-    claims = tuple(_claim(each, scales.values()) for each in _items("claims", content.get("claims") or [], Claim))
+    claims = tuple(_claim(item, scales.values()) for item in _items("claims", content.get("claims") or [], Claim))
     return Study(name, content["title"], content.get("source", ""), content.get("about", ""), claims, scales)
 
 
@@ -65,13 +65,13 @@ def _scale(name: str, content: Any) -> Scale:
         if "name" not in own.get("experiment", own.get("method", {})):
             raise UserError(f"{name}: arm '{arm}' names no method; write 'method: {{name: one}}'")
     tables = _items(f"{name}, tables", content.get("tables") or None, Table)
-    return replace(made, tables=tuple(_table(name, each, made) for each in tables))
+    return replace(made, tables=tuple(_table(name, table, made) for table in tables))
 
 
 def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:
     where = f"{name}, table '{content.get('name', '?')}'"
     items = _items(f"{where}, published", content.get("published") or [], Published)
-    published = [make_checked(Published, f"{where}, published", each) for each in items]
+    published = [make_checked(Published, f"{where}, published", item) for item in items]
     table = make_checked(Table, where, {**content, "published": tuple(published)})
     for kind in ("data", "networks", "arms"):
         if not getattr(table, kind):
@@ -80,12 +80,12 @@ def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:
     _check_among(f"arm of published in {where}", [each.arm for each in published], table.arms)
     _check_among(f"arm of minutes in {where}", table.minutes if isinstance(table.minutes, dict) else (), table.arms)
     _check_among(f"measure in {where}", table.measures, [*MEASURES, CURVES])
-    return Table(**{each.name: _tuple(getattr(table, each.name)) for each in fields(Table)})
+    return Table(**{field.name: _tuple(getattr(table, field.name)) for field in fields(Table)})
 
 
 def _claim(content: Mapping[str, Any], scales: Collection[Scale]) -> Claim:
     where = f"claim '{content.get('says', '?')}'"
-    check_names(where, content, [each.name for each in fields(Claim)], ("says", "by", "than"))
+    check_names(where, content, [field.name for field in fields(Claim)], ("says", "by", "than"))
     sides = {side: content[side] for side in ("by", "than")}
     for side, value in sides.items():
         if isinstance(value, Mapping):

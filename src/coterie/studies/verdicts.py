@@ -149,7 +149,7 @@ def _test_claim(claim: Claim, data: str, by: str, than: str, study: Study, resul
     sides = [(by, claim.by), *([(than, claim.than)] if isinstance(claim.than, Side) else [])]
     trials = [results.seeds(data, network, side.arm) for network, side in sides]
     values = [results.values(data, network, side.arm, side.part, claim.metric) for network, side in sides]
-    paired = sorted(set.intersection(*(set(each) for each in values)))
+    paired = sorted(set.intersection(*(set(value) for value in values)))
     expected = set(range(study.scale(results.scale).seeds)).union(*trials)
     absent: dict[int, str] = {}
     for seed in sorted(expected.difference(paired)):

@@ -14,12 +14,13 @@ from coterie.evaluation.predictions import measures
 from coterie.files import replacing, write_text
 from coterie.methods import Method, Stage
 from coterie.methods.frozen_teacher import Adapted
+from coterie.metrics import Row
 from coterie.networks.zoo import Backbone
 from coterie.outputs import answer
 from coterie.records import FORMAT
-from coterie.run import Row, portable_state
+from coterie.run import portable_state
 from coterie.training.distribution import predict_split
-from coterie.training.resume import method_options
+from coterie.training.folder.resume import method_options
 from coterie.training.stages import Setting
 from coterie.version import __version__
 
@@ -91,7 +92,7 @@ def _measured(
             figures.setdefault(peer, measures(logits, predictions.labels))
         costs["training"] = dict(vars(cost(stage.network, data.channels, data.image_size)))
         if stage.teacher is not None:
-            costs["training"]["flops"] += sum(_asking(each, data) for each in stage.teacher.members)
+            costs["training"]["flops"] += sum(_asking(member, data) for member in stage.teacher.members)
     return figures, costs
 
 

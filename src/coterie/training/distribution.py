@@ -29,14 +29,11 @@ from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, predict_batches
 from coterie.files import locked
 from coterie.outputs import Batch, StepResult
-from coterie.training.folder import RunFolder
+from coterie.training.folder.run_folder import LOCK, RunFolder
 from coterie.training.options import TrainingOptions
 
 # Steps between two questions whether a signal came to any process: each costs a wait for the slowest.
 _ASK_EVERY = 10
-
-# In the folder of a Run that is being trained; removed at the end.
-LOCK = ".lock"
 
 # What torch.distributed raises where another process is gone or silent: RuntimeErrors, known by their words alone.
 _LOST = re.compile(

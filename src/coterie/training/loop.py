@@ -15,12 +15,12 @@ from coterie.networks.zoo import Backbone
 from coterie.run import Run
 from coterie.teachers import open_teacher
 from coterie.training.distribution import make_accelerator, only_training, share_choice
-from coterie.training.folder import RunFolder
+from coterie.training.folder.resume import check_resumable, configuration, previous_configuration
+from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
 from coterie.training.preflight import check_first_stage, check_stage_names
 from coterie.training.recipes import Recipe
-from coterie.training.resume import check_resumable, configuration, previous_configuration
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.surroundings import keep_surroundings, set_switches

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, cast
 import torch
 
 from coterie.bounds import Bounds, NonNegativeInt, PositiveInt
-from coterie.checking import check_fields, check_value, show_value
+from coterie.checking import check_fields, check_value
 from coterie.data import ImageData
-from coterie.errors import UserError
+from coterie.errors import UserError, show_value
 from coterie.methods import Method
 from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice

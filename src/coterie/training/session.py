@@ -9,13 +9,14 @@ from coterie.console.interrupt import Interrupted
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method, Stage, Task
-from coterie.run import Row, Run
+from coterie.metrics import Row
+from coterie.run import Run
 from coterie.seeds import mix
 from coterie.training.answers import prepare
-from coterie.training.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.delivery import deliver
 from coterie.training.distribution import find_signal
-from coterie.training.folder import RunFolder
+from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
+from coterie.training.folder.run_folder import RunFolder
 from coterie.training.modules import load_modules, place, stage_modules, states_of
 from coterie.training.stages import Setting, StageRun
 

@@ -17,11 +17,11 @@ from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.methods import Stage, Turn
+from coterie.metrics import Row
 from coterie.outputs import StepResult
-from coterie.run import Row
 from coterie.seeds import mix
-from coterie.training.checkpoint import SavedStage, load_optimiser
 from coterie.training.distribution import predict_split, share_buffers, share_gradients, sum_over_processes
+from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
 from coterie.training.options import TrainingOptions
 from coterie.training.precision import autocast
@@ -84,7 +84,9 @@ class StageRun:
                 self.runners.append(share_gradients(turn.module, accelerator))
         self.optimisers = [(turn.optimiser or setting.recipe.make_optimiser)(turn.groups()) for turn in stage.turns]
         make_schedule = stage.schedule or setting.recipe.make_schedule
-        self.schedules: list[LRScheduler] = [make_schedule(each, self.total_steps) for each in self.optimisers]
+        self.schedules: list[LRScheduler] = [
+            make_schedule(optimiser, self.total_steps) for optimiser in self.optimisers
+        ]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -235,7 +237,7 @@ class StageRun:
             "stage": self.stage.name,
             "epoch": self.epoch + 1,
             # Of a method's small helpers, such as discriminators, the rate may be lower.
-            "learning_rate": max(group["lr"] for each in self.optimisers for group in each.param_groups),
+            "learning_rate": max(group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups),
             "seconds": round(self.seconds, 3),
             "images_per_second": round(images / max(self.seconds, 1e-9), 1),
             "loss": loss,

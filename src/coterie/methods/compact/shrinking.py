@@ -18,7 +18,7 @@ from coterie.methods.base import ParameterGroup, Stage, Turn
 from coterie.methods.compact.costs import ChannelCosts
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.vanilla import CrossEntropyStep
-from coterie.networks.calls import collect_calls
+from coterie.networks.observe.calls import collect_calls
 from coterie.networks.prune.channel_groups import ChannelGroups, Resource, find_blocks
 from coterie.outputs import Batch, LossTerms, StepResult, at_least_float32, without_autocast
 

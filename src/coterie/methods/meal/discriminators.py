@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.methods.frozen_teacher import Teacher
-from coterie.networks.features import Features
+from coterie.networks.observe.features import Features
 from coterie.outputs import Batch, answer, at_least_float32, without_autocast
 
 Pooling = Literal["avg", "max"]
@@ -107,7 +107,7 @@ def deception_loss(discriminator: nn.Module, student: Tensor) -> Tensor:
 class VectorReader:
     """A network that answers with vectors: aligned features of some modules, and last its logits.
 
-    No module, as :class:`~coterie.networks.features.Features`: whoever holds it holds the network.
+    No module, as :class:`~coterie.networks.observe.features.Features`: whoever holds it holds the network.
 
     Args:
         network: Maps images to logits or to a group's answer.

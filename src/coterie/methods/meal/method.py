@@ -34,7 +34,7 @@ from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.meal.adversarial import Adversarial, DiscriminatorStep, ImitationStep, Objective, Similarity
 from coterie.methods.meal.discriminators import Discriminator, Pooling, StudentTeacherPair, VectorReader
 from coterie.methods.offline import OfflineMethod
-from coterie.networks.features import describe_features
+from coterie.networks.observe.features import describe_features
 
 TeacherChoice = Literal["random", "mean"]
 # Of the released recipe for VGG-19: four blocks and the logits.

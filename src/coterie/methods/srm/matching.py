@@ -22,7 +22,7 @@ from coterie.methods.srm.sparse_coding import (
     pool_to,
     reconstruction_loss,
 )
-from coterie.networks.features import FeaturePlace, Features, describe_features, find_stage_ends, match_features
+from coterie.networks.observe.features import FeaturePlace, Features, describe_features, find_stage_ends, match_features
 from coterie.outputs import Batch, LossTerms, StepResult
 
 log = logging.getLogger("coterie")
@@ -57,7 +57,7 @@ def pair_features(
         teacher: Another.
         example: Images (B, channels, H, W) as the student is given them.
         features: Where the student is read; None for the teacher's by name, or where these are None too, for the ends
-            of both networks' stages (:func:`~coterie.networks.features.find_stage_ends`) of the same size.
+            of both networks' stages (:func:`~coterie.networks.observe.features.find_stage_ends`) of the same size.
         teacher_features: Where the teacher is read; None for the student's by name.
         pool: Whether maps of unequal size may meet.
 

@@ -42,7 +42,7 @@ from coterie.methods.srm.linear_probe import LinearProbe
 from coterie.methods.srm.matching import CodeTarget, DictionaryStep, InitialisationStep, pair_features
 from coterie.methods.srm.sparse_coding import PixelLogits
 from coterie.methods.vanilla import CrossEntropyStep, make_plain_stage
-from coterie.networks.features import find_classifier
+from coterie.networks.observe.features import find_classifier
 
 
 @dataclass(kw_only=True)

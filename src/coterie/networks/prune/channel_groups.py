@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.extras import need
-from coterie.networks.calls import record
+from coterie.networks.observe.calls import record
 from coterie.networks.preserve import preserve_state
 
 Resource = Literal["flops", "params"]

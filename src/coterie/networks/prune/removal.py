@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
-from coterie.networks.calls import record
+from coterie.networks.observe.calls import record
 from coterie.networks.preserve import preserve_state
 from coterie.networks.prune.channel_groups import ChannelGroups, Resource, build_dependency_graph, pad_alive
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from coterie.errors import UserError
-from coterie.networks.calls import Call, record
 from coterie.networks.layers import LAYERS
+from coterie.networks.observe.calls import Call, record
 from coterie.networks.protocols import NamesLastStage
 
 _SMALLEST_TAIL = 0.05  # of the FLOPs: a global pool and a classifier are no stage

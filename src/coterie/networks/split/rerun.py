@@ -25,6 +25,7 @@ from coterie.networks.logits import Answer
 from coterie.networks.preserve import read_generators, set_generators
 from coterie.networks.split.checkpointing import watch_checkpoints
 from coterie.networks.split.graph import Segment, SplitForward
+from coterie.networks.split.stand_in import StandIn
 from coterie.networks.split.tracing import find_parents
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -209,20 +210,20 @@ class _Play:
         return output
 
     def _keep(self, path: str, output: Any) -> None:
-        leaves, task = pytree.tree_flatten(output)
+        leaves, spec = pytree.tree_flatten(output)
         self.tensors += [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         fixed = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.calls.append((path, (task, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), read_generators()))
+        self.calls.append((path, (spec, fixed, [isinstance(leaf, Tensor) for leaf in leaves]), read_generators()))
         if path in self.taps[1:]:
             self.tapped[path] = output
 
     def _repeat(self, path: str) -> Any:
-        kept, (task, fixed, is_tensor), state = self.earlier[self.repeated]
+        kept, (spec, fixed, is_tensor), state = self.earlier[self.repeated]
         if kept != path:
             raise RuntimeError(f"the forward calls '{path}' where it called '{kept}' before")
         self.repeated += 1
         leaves = [next(self.given) if tensor else leaf for leaf, tensor in zip(fixed, is_tensor, strict=True)]
-        output = pytree.tree_unflatten(leaves, task)
+        output = pytree.tree_unflatten(leaves, spec)
         set_generators(state)
         if path in self.taps[1:]:
             self.tapped[path] = output
@@ -251,25 +252,7 @@ class _Play:
         return shell
 
     def _make_stand_in(self, path: str, module: nn.Module) -> Any:
-        return self._make_shell(path) if path in self.inside else _StandIn(module, path, self.call)
-
-
-class _StandIn:
-    """Stands for a module in a shell: a call goes to the run, all else to the module."""
-
-    def __init__(self, module: nn.Module, path: str, call: Callable[..., Any]) -> None:
-        self.__dict__.update(_module=module, _path=path, _call=call)
-
-    # Forwards ask isinstance(layer, nn.Linear) and the like.
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return type(self._module)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(self._path, args, kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_module"], name)
+        return self._make_shell(path) if path in self.inside else StandIn(module, path, self.call)
 
 
 class _Read(dict[str, Any]):

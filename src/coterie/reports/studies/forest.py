@@ -33,14 +33,15 @@ class ForestLine:
 def make_forest(verdicts: Sequence[Verdict]) -> list[ForestLine | None]:
     """A picture for each verdict that rests on figures; those of the same data and metric share a scale."""
     reaches = dict[tuple[str, str], list[float]]()
-    for each in verdicts:
-        if each.comparison is not None:
-            widest = max(abs(each.comparison.low), abs(each.comparison.high), each.claim.margin or 0.0)
-            reaches.setdefault((each.data, each.claim.metric), []).append(widest)
+    for verdict in verdicts:
+        if verdict.comparison is not None:
+            widest = max(abs(verdict.comparison.low), abs(verdict.comparison.high), verdict.claim.margin or 0.0)
+            reaches.setdefault((verdict.data, verdict.claim.metric), []).append(widest)
     # One interval that is far wider than the others would leave nothing to see of them.
     reach = {key: 1.1 * min(max(widths), 4 * median(widths)) or 1.0 for key, widths in reaches.items()}
     return [
-        None if each.comparison is None else _make_line(each, reach[each.data, each.claim.metric]) for each in verdicts
+        None if verdict.comparison is None else _make_line(verdict, reach[verdict.data, verdict.claim.metric])
+        for verdict in verdicts
     ]
 
 

@@ -123,7 +123,11 @@ class Measured:
         """What such a study can see and what it cannot, in sentences."""
         entries = [entry for table in self.tables for _, row, _ in table.lines for entry in row]
         said = _noise([each for each in entries if each.line.metric == "error"])
-        seen = [each.seen for each in self.verdicts if each.seen is not None and each.claim.metric.endswith("error")]
+        seen = [
+            verdict.seen
+            for verdict in self.verdicts
+            if verdict.seen is not None and verdict.claim.metric.endswith("error")
+        ]
         if seen:
             said.append(
                 "The smallest true difference that this study sees in four of five repetitions, corrected for all "

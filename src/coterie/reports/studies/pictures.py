@@ -83,7 +83,11 @@ def _points(trials: Sequence[Result], training: bool, arms: Sequence[str]) -> li
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
     for trial in trials:
         # One of several that are alike says no more than the network alone.
-        for part in (each for each in deployed_parts(trial) if not re.fullmatch(r"(member|peer|snapshot)\d+", each)):
+        for part in (
+            deployed_part
+            for deployed_part in deployed_parts(trial)
+            if not re.fullmatch(r"(member|peer|snapshot)\d+", deployed_part)
+        ):
             cost = trial.training_flops if training else trial.cost.get(part, {}).get("flops")
             error = trial.figure(part, "error")
             if cost and error is not None:
@@ -129,7 +133,7 @@ def _curves(trials: Sequence[Result]) -> dict[str, dict[str, dict[float, list[fl
     """Arm to metric to epoch to a value for each seed, of the part that is deployed."""
     found = dict[str, dict[str, dict[float, list[float]]]]()
     for trial in trials:
-        for part in [each for each in deployed_parts(trial) if each in trial.curves][:1]:
+        for part in [deployed_part for deployed_part in deployed_parts(trial) if deployed_part in trial.curves][:1]:
             named = found.setdefault(_label(trial.arm, trial.network, part, trials), {})
             for metric, curve in trial.curves[part].items():
                 for epoch, value in curve:
@@ -140,12 +144,12 @@ def _curves(trials: Sequence[Result]) -> dict[str, dict[str, dict[float, list[fl
 def _predictions(verdicts: Sequence[Verdict], results: Results) -> dict[str, list[Prediction]]:
     """By metric, what claims compare with a number."""
     rows = dict[str, list[Prediction]]()
-    for each in verdicts:
-        claim, found = each.claim, each.comparison
+    for verdict in verdicts:
+        claim, found = verdict.claim, verdict.comparison
         if found is not None and not isinstance(claim.than, Side):
             by = claim.by
-            seeds = results.values(each.data, each.network, by.arm, by.part, claim.metric)
+            seeds = results.values(verdict.data, verdict.network, by.arm, by.part, claim.metric)
             ends = claim.than + found.low, claim.than + found.high
-            label = f"{by.arm}, {by.part} ({each.data})"
+            label = f"{by.arm}, {by.part} ({verdict.data})"
             rows.setdefault(claim.metric, []).append(Prediction(label, list(seeds.values()), claim.than, *ends))
     return rows

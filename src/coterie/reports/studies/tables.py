@@ -121,7 +121,7 @@ class FilledTable:
     @property
     def statistics(self) -> list[tuple[str, ...]]:
         """A line for each comparison with the baseline."""
-        return [each.statistics for _, entries, _ in self.lines for each in entries if each.comparison is not None]
+        return [entry.statistics for _, entries, _ in self.lines for entry in entries if entry.comparison is not None]
 
 
 def fill_table(table: Table, scale: Scale, results: Results, published: Sequence[Published] = ()) -> FilledTable:
@@ -140,14 +140,14 @@ def fill_table(table: Table, scale: Scale, results: Results, published: Sequence
         trials = [trial for column in columns for trial in results.seeds(*column, arm).values()]
         lines += _list_lines(arm, trials) or [Line(arm, part, "error") for part in _published_parts(table, arm)]
     entries = [_make_figure(line, *column, baseline, results) for line in lines for column in columns]
-    compared = [each.comparison.p for each in entries if each.comparison is not None]
+    compared = [entry.comparison.p for entry in entries if entry.comparison is not None]
     adjusted = iter(holm(compared))
-    entries = [replace(each, adjusted=next(adjusted)) if each.comparison else each for each in entries]
+    entries = [replace(entry, adjusted=next(adjusted)) if entry.comparison else entry for entry in entries]
     width, beside = len(columns), _place_published(lines, table.published or published)
     rows = [(line, entries[place * width : (place + 1) * width], beside[line]) for place, line in enumerate(lines)]
     part = next((line.part for line in lines if line.arm == baseline), "target")
     return FilledTable(
-        table, columns, rows, f"{baseline}, {part}", not any(each.values or each.failed for each in entries)
+        table, columns, rows, f"{baseline}, {part}", not any(entry.values or entry.failed for entry in entries)
     )
 
 
@@ -226,11 +226,13 @@ def _place_published(lines: list[Line], published: Iterable[Published]) -> dict[
     read downwards.
     """
     found = {line: list[Published]() for line in lines}
-    for each in dict.fromkeys(published):
-        near = [line for line in lines if line.arm == each.arm]
+    for fromkey in dict.fromkeys(published):
+        near = [line for line in lines if line.arm == fromkey.arm]
         if near:
-            found[max(near, key=lambda line: (line.part == each.part, line.metric == each.metric))].append(each)
-    common = Counter(of for figures in found.values() for of in {each.of for each in figures})
+            found[max(near, key=lambda line: (line.part == fromkey.part, line.metric == fromkey.metric))].append(
+                fromkey
+            )
+    common = Counter(of for figures in found.values() for of in {figure.of for figure in figures})
     for line, figures in found.items():
         figures.sort(key=lambda each: (each.part != line.part, each.metric != line.metric, -common[each.of]))
     return found

@@ -162,7 +162,7 @@ def _compare(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) -
         own = kernels(index)
         predictions.append(_regress(own, target, size.ridge))
         total = {name: total.get(name, 0) + kernel / size.members for name, kernel in own.items()}
-    ensemble = {name: torch.stack([each[name] for each in predictions]).mean(0) for name in total}
+    ensemble = {name: torch.stack([prediction[name] for prediction in predictions]).mean(0) for name in total}
     parts = {
         "single": _stack(predictions),
         "ensemble": ensemble,
@@ -170,7 +170,7 @@ def _compare(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) -
     }
     students = [kernels(size.members + index) for index in range(size.students)]
     for name, taught in (("labels", target), ("kd", ensemble["train"])):
-        parts[name] = _stack([_regress(each, taught, size.ridge) for each in students])
+        parts[name] = _stack([_regress(student, taught, size.ridge) for student in students])
     errors = {name: problem.errors(logits) for name, logits in parts.items()}
     return {
         name: gain(metrics, errors["labels" if name == "kd" else "single"], errors["ensemble"])
@@ -180,4 +180,4 @@ def _compare(problem: Problem, size: Fixed, kernels: Callable[[int], Kernels]) -
 
 def _stack(predictions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Of each split, (K, n, k)."""
-    return {name: torch.stack([each[name] for each in predictions]) for name in predictions[0]}
+    return {name: torch.stack([prediction[name] for prediction in predictions]) for name in predictions[0]}

@@ -24,13 +24,13 @@ def read_options(kind: type[T], options: Mapping[str, Any], experiment: str) -> 
     defaults: Any = kind()
     values: dict[str, Any] = {}
     for name, value in options.items():
-        if name not in {each.name for each in fields(defaults)}:
-            raise unknown_name(f"option of {experiment}", name, [each.name for each in fields(defaults)])
+        if name not in {field.name for field in fields(defaults)}:
+            raise unknown_name(f"option of {experiment}", name, [field.name for field in fields(defaults)])
         default = getattr(defaults, name)
         if is_dataclass(default):
             if not isinstance(value, Mapping):
                 raise UserError(f"{experiment}: {name} is {value!r}; use a mapping of what differs")
-            inherited = {each.name: getattr(default, each.name) for each in fields(default)}
+            inherited = {field.name: getattr(default, field.name) for field in fields(default)}
             values[name] = read_options(type(default), {**inherited, **value}, f"{experiment}: {name}")
         else:
             values[name] = _plain(value, default, f"{experiment}: {name}")

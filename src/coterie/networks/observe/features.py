@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from coterie.errors import UserError, unknown_name
-from coterie.networks.calls import Call, collect_calls, last_layer, record
+from coterie.networks.observe.calls import Call, collect_calls, last_layer, record
 
 _INPUT = ":in"
 

@@ -11,7 +11,7 @@ from coterie.methods import Method
 from coterie.networks.zoo import Backbone
 from coterie.records import Configuration
 from coterie.run import Run
-from coterie.training.distribution import LOCK
+from coterie.training.folder.run_folder import LOCK
 from coterie.training.options import TrainingOptions
 from coterie.training.recipes import Recipe
 
@@ -38,7 +38,7 @@ def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return {
             "kind": type(value).__name__,
-            **{each.name: _plain(getattr(value, each.name)) for each in fields(value)},
+            **{field.name: _plain(getattr(value, field.name)) for field in fields(value)},
         }
     return [_plain(each) for each in value] if isinstance(value, (list, tuple)) else value
 

@@ -9,9 +9,12 @@ import yaml
 from coterie.data import ImageData, write_split
 from coterie.errors import UserError
 from coterie.files import write_text
-from coterie.run import Row, write_metrics
-from coterie.training import checkpoint
-from coterie.training.checkpoint import SavedStage
+from coterie.metrics import Row, write_metrics
+from coterie.training.folder import checkpoint
+from coterie.training.folder.checkpoint import SavedStage
+
+# In the folder of a Run that is being trained; removed at the end.
+LOCK = ".lock"
 
 
 class RunFolder:
