@@ -46,7 +46,7 @@ def train_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
     parser.add_class_arguments(TrainingOptions)
     for action in parser._actions:
-        if getattr(action, "_typehint", None) is bool and "." not in action.dest:
+        if getattr(action, "_typehint", None) in (bool, bool | None) and "." not in action.dest:
             action.nargs, action.const = "?", True  # `--compile` is short for `--compile true`
     return parser
 
