@@ -132,7 +132,7 @@ def test_lists(capsys):
     ):
         main(["list", what])
         assert expected in capsys.readouterr().out
-    main(["list", "splits", "--network", "resnet8", "image_size", "32"])
+    main(["list", "splits", "--network", "resnet8", "--data.image_size", "32"])
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("layer3 "))
     assert "of the FLOPs and" in line
     assert line.endswith("(default)")

@@ -136,7 +136,7 @@ def test_options_are_checked():
         ({"num_students": 1}, "num_students is 1"),
         ({"temperature": 0}, "temperature is 0"),
         ({"beta": -1}, "beta is -1"),
-        ({"alone": 6}, "--method.alone is 6; students count from 1 to 5"),
+        ({"alone": 6}, "alone is 6; students count from 1 to 5"),
     ):
         with pytest.raises(UserError, match=message):
             Oem(**options)

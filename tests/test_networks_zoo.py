@@ -234,7 +234,7 @@ def test_weights_of_timm_that_cannot_be_fetched(monkeypatch):
 
 
 def test_weights_that_were_never_published():
-    with pytest.raises(UserError, match="cannot be had .No pretrained weights exist"):
+    with pytest.raises(UserError, match="cannot be had .RuntimeError: No pretrained weights exist"):
         build("timm/cspresnet50d", pretrained=True)
 
 

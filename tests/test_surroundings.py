@@ -12,6 +12,7 @@ from coterie import UserError
 from coterie.methods import Vanilla
 from coterie.training import Interrupted
 from coterie.training.distribution import make_accelerator
+from coterie.training.options import TrainingOptions
 from coterie.training.surroundings import keep_surroundings, set_switches
 from resuming import resumes_exactly, stopping
 from toys import go, plain
@@ -131,7 +132,7 @@ def test_more_processes_than_cards_are_refused_in_each(variables, monkeypatch):
         with pytest.raises(
             UserError, match="2 processes share 1 CUDA device here; start 1 at most, or use device='cpu'"
         ):
-            make_accelerator(device, 1.0)
+            make_accelerator(TrainingOptions(device=device, timeout_minutes=1.0))
 
 
 def test_opening_a_run_leaves_the_users_module_as_it_is(digits, tmp_path):
@@ -151,6 +152,6 @@ def test_opening_a_run_leaves_the_users_module_as_it_is(digits, tmp_path):
 
 def test_a_process_may_train_on_another_device_than_before(monkeypatch):
     """Accelerate keeps the first device of a process; here it is told that this was a CUDA device."""
-    make_accelerator("cpu", 1.0)
+    make_accelerator(TrainingOptions(device="cpu", timeout_minutes=1.0))
     monkeypatch.setattr(PartialState(), "device", torch.device("cuda"))
-    assert make_accelerator("cpu", 1.0).device.type == "cpu"
+    assert make_accelerator(TrainingOptions(device="cpu", timeout_minutes=1.0)).device.type == "cpu"

@@ -40,7 +40,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     precision: PrecisionChoice = "auto",
     threads: int | None = None,
     device: DeviceChoice = "auto",
-    timeout_minutes: float = 30,
+    timeout_minutes: float = 30.0,
     compile: bool = False,
     deterministic: bool = False,
     test_every: int = 1,

@@ -49,7 +49,7 @@ class TrainingOptions:
     precision: PrecisionChoice = "auto"
     threads: Annotated[int, Bounds(least=1, most=1024)] | None = None
     device: DeviceChoice = "auto"
-    timeout_minutes: Annotated[float, Bounds(above=0, most=_WEEK)] = 30
+    timeout_minutes: Annotated[float, Bounds(above=0, most=_WEEK)] = 30.0
     compile: bool = False
     deterministic: bool = False
     test_every: PositiveInt = 1

@@ -21,6 +21,9 @@ from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.targets import TARGETS
 from coterie.outputs import LossTerms, PeerOutput, ensemble_of, without_autocast
 
+# PyTorch's own, -100, would leave an image with such a label out in silence.
+_NO_LABEL = -(2**62)
+
 
 def supervise(
     output: PeerOutput,
@@ -45,12 +48,28 @@ def supervise(
         UserError: The labels do not fit the logits.
     """
     check_labels(output, labels)
+    if torch.compiler.is_compiling():
+        return _supervise(output, labels, learners, ce_weight, ensemble_ce_weight)
+    try:
+        return _supervise(output, labels, learners, ce_weight, ensemble_ce_weight)
+    except IndexError as error:  # what a CPU raises; looking at every batch's labels would make a GPU wait
+        low, high, classes = labels.min().item(), labels.max().item(), output.logits.shape[2]
+        raise UserError(
+            f"labels go from {low} to {high}; with {classes} classes they go from 0 to {classes - 1}"
+        ) from error
+
+
+def _supervise(
+    output: PeerOutput, labels: Tensor, learners: tuple[int, ...] | None, ce_weight: float, ensemble_ce_weight: float
+) -> dict[str, Tensor]:
     peers = range(output.logits.shape[1]) if learners is None else learners
     with without_autocast(output.logits):
-        losses = [functional.cross_entropy(output.logits[:, peer], labels) for peer in peers]
+        losses = [functional.cross_entropy(output.logits[:, peer], labels, ignore_index=_NO_LABEL) for peer in peers]
         terms = {"cross_entropy": ce_weight * torch.stack(losses).sum()}
         if ensemble_ce_weight and output.ensemble is not None:
-            terms["cross_entropy_ensemble"] = ensemble_ce_weight * functional.cross_entropy(output.ensemble, labels)
+            terms["cross_entropy_ensemble"] = ensemble_ce_weight * functional.cross_entropy(
+                output.ensemble, labels, ignore_index=_NO_LABEL
+            )
     return terms
 
 
@@ -88,26 +107,19 @@ def imitate(
 
 
 def check_labels(output: PeerOutput, labels: Tensor) -> None:
-    """Check that labels fit an output.
-
-    Shape and type are checked always. The range is checked on a CPU alone: a GPU would have to be waited for, and
-    torch.compile would have to break its graph.
+    """Check that labels are those of an output: their shape and type.
 
     Raises:
-        UserError: There is no output of peers, or the labels are not class indices (B,) from 0 to C - 1.
+        UserError: There is no output of peers, or the labels are not class indices (B,).
     """
     if not isinstance(output, PeerOutput):
         raise UserError(f"the loss takes the output of peers, a PeerOutput; this is {type(output).__name__}")
-    batch, _, classes = output.logits.shape
+    batch = len(output.logits)
     if not isinstance(labels, Tensor):
         raise UserError(f"labels are {type(labels).__name__}; give a tensor of {batch} class indices")
     if labels.shape != (batch,) or labels.dtype != torch.int64:
         shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
         raise UserError(f"labels are {kind} of shape {shape}; give class indices, int64 of shape ({batch},)")
-    if type(labels) is Tensor and labels.device.type == "cpu" and not torch.compiler.is_compiling() and batch:
-        low, high = labels.min().item(), labels.max().item()
-        if low < 0 or high >= classes:
-            raise UserError(f"labels go from {low} to {high}; with {classes} classes they go from 0 to {classes - 1}")
 
 
 class Loss(nn.Module):
