@@ -400,7 +400,7 @@ SLOW = {"epochs": 5000, "batch_size": 80, "threads": 1}
 
 def half():
     """A study of one training."""
-    return {"seeds": 1, "tables": [{"name": "t", "data": ["digits"], "networks": ["resnet8"], "rows": ["alone"]}]}
+    return {"seeds": 1, "tables": [{"name": "t", "data": ["digits"], "networks": ["resnet8"], "arms": ["alone"]}]}
 
 
 # Several processes

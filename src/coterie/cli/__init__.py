@@ -1,6 +1,7 @@
 """The command line: ``coterie train | evaluate | predict | export | report | list | study``."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -86,6 +87,10 @@ def _answer(given: list[str]) -> None:
             _run(given[0], given[1:])
     except UserError as error:
         say(f"coterie: {' '.join(error.with_flags().split())}", sys.stderr)
+        if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+            # Threads of the connection to a process that is lost abort this one while Python ends.
+            sys.stderr.flush()
+            os._exit(2)
         sys.exit(2)
     except BrokenPipeError:
         sys.exit(141)

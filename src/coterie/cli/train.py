@@ -75,5 +75,9 @@ def run_train(given: Namespace) -> None:
         if PartialState().is_main_process:
             print_runs([run])
             say(f"{run.path}: done; next: coterie report {shlex.quote(str(run.path))} --out report.html")
-    finally:
+    except UserError:
+        raise  # the command ends at once, see coterie.cli.main: there may be no other process to take leave of
+    except BaseException:
         leave_processes()
+        raise
+    leave_processes()
