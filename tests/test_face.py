@@ -72,6 +72,14 @@ def test_no_function_has_the_name_of_the_module_it_lives_in_or_of_a_room():
     assert shadows == []
 
 
+def test_files_and_rooms_stay_small_enough_to_be_read():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in ROOT.rglob("*.py")}
+    assert {path.name: count for path, count in lines.items() if count >= 300} == {}
+    rooms = {room: sum(lines[path] for path in room.glob("*.py")) for room in {path.parent for path in lines} - {ROOT}}
+    large = {str(room.relative_to(ROOT)): count for room, count in rooms.items() if count > 1800}
+    assert {name.split("/")[0] for name in large} <= {"data", "methods", "studies"}, large
+
+
 def test_a_loop_of_ones_own_loads_nothing_but_torch():
     code = LOOP + f"print([name for name in {HEAVY!r} if name in sys.modules])"
     done = run(code)
