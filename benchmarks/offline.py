@@ -20,9 +20,9 @@ from coterie.console.progress import Reporter
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Kd, Meal, Method, One, SelfDistillation, Snapshot, Srm, Task, Vanilla
+from coterie.recipes import Recipe
 from coterie.teachers import open_teacher
 from coterie.training.options import TrainingOptions
-from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 
 RESULTS = Path(__file__).with_suffix(".json")

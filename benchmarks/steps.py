@@ -23,9 +23,9 @@ from coterie.console.progress import Reporter
 from coterie.evaluation import cost
 from coterie.files import write_text
 from coterie.methods import METHODS, Method, Oem, OnlineMethod, Task
+from coterie.recipes import Recipe
 from coterie.training.options import TrainingOptions
 from coterie.training.precision import resolve_precision
-from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 from throughput import images
 

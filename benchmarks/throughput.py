@@ -30,9 +30,9 @@ from coterie.losses import one
 from coterie.methods import Method, One, Task, Vanilla
 from coterie.networks import build
 from coterie.peers import branch
+from coterie.recipes import Recipe
 from coterie.training.options import TrainingOptions
 from coterie.training.precision import resolve_precision
-from coterie.training.recipes import Recipe
 from coterie.training.stages import Setting, StageRun
 
 RESULTS = Path(__file__).with_suffix(".json")

@@ -14,7 +14,7 @@ from coterie.bounds import Bounds, Positive, PositiveInt, Share
 from coterie.checking import check_arguments, check_fields, check_value, hints_of, make_checked
 from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
-from coterie.training.recipes import RECIPES
+from coterie.recipes import RECIPES
 
 
 @dataclass

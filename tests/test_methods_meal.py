@@ -20,9 +20,9 @@ from coterie.methods.meal.adversarial import DiscriminatorStep, ImitationStep, s
 from coterie.methods.meal.discriminators import deception_loss, discriminator_loss
 from coterie.networks import build
 from coterie.outputs import Batch
+from coterie.recipes import Recipe
 from coterie.training.folder.checkpoint import load
 from coterie.training.modules import only
-from coterie.training.recipes import Recipe
 from resuming import go, resumes_exactly
 
 MODES = ("joint", "grl", "alternating", "none")

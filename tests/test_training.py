@@ -11,9 +11,9 @@ import coterie
 from coterie import UserError
 from coterie.data import Resident
 from coterie.methods import Kdcl, One, Task, Vanilla
+from coterie.recipes import OfficialCode, Paper
 from coterie.training import Interrupted, Recipe
 from coterie.training.precision import resolve_precision
-from coterie.training.recipes import OfficialCode, Paper
 from resuming import stopping
 from toys import go, same, weights
 

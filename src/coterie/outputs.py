@@ -29,7 +29,7 @@ class Batch:
 
     Attributes:
         views: One or more augmentations of the same images, each (B, channels, height, width), normalised floats.
-        labels: Class indices (B,), int64.
+        labels: Class indices (B,), int64; or distributions (B, C), float32, where the recipe smooths or mixes them.
         indices: Which images of the split these are (B,), int64.
         progress: The share of the stage's epochs that are over, in [0, 1): epoch / epochs.
     """

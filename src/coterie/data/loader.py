@@ -4,7 +4,7 @@ Neither the number of processes nor the place of a resumed step changes what a b
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,12 +12,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.base import ImageData, Images, Streaming
+from coterie.data.mixing import Mixing, draw_mixtures, mix_images, partners, soften
 from coterie.data.transforms import augment, normalise, resized
 from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
 from coterie.seeds import mix
 
 Array = np.ndarray[Any, Any]
+
+NO_MIXING = Mixing()
 
 _PATIENCE = 600  # seconds that a batch may take to be decoded: nothing waits for ever
 
@@ -48,6 +51,7 @@ def training_batches(
     rank: int = 0,
     world: int = 1,
     progress: float = 0.0,
+    mixing: Mixing = NO_MIXING,
 ) -> Iterator[Batch]:
     """The augmented batches of an epoch.
 
@@ -61,7 +65,8 @@ def training_batches(
         start: Batches to leave out at the beginning, of a resumed epoch.
         rank: This process's index.
         world: How many processes share a step.
-        progress: Passed on to the batches.
+        progress: The share of the stage's epochs that are over; passed on to the batches.
+        mixing: How labels are smoothed and images mixed.
 
     Raises:
         UserError: A batch, or the whole training set, does not have two images for each process.
@@ -73,15 +78,46 @@ def training_batches(
             f"data '{data.name}' has {len(data.train)} training images; give {2 * world} or more, two for each process"
         )
     sequence = order(len(data.train), seed, stage, epoch)
-    parts = []
-    for step in range(start, batches_per_epoch(len(sequence), batch_size, world)):
-        whole = sequence[step * batch_size : (step + 1) * batch_size]
-        parts.append(np.array_split(whole, world)[rank])
+    steps = batches_per_epoch(len(sequence), batch_size, world)
+    mixtures = draw_mixtures(mixing, steps, data.image_size, seed, stage, epoch, progress)
+    places = [
+        _places(min(batch_size, len(sequence) - step * batch_size), rank, world, mixtures.kind[step] > 0)
+        for step in range(start, steps)
+    ]
+    parts = [sequence[step * batch_size + own.all] for step, own in zip(range(start, steps), places, strict=True)]
     keys = [mix(seed, stage, epoch, f"view{view}") for view in range(views)]
-    for indices, pixels in _fetch(data.train, parts):
+    for step, own, (indices, pixels) in zip(range(start, steps), places, _fetch(data.train, parts), strict=True):
         varied = (augment(pixels, indices, key, data.augment, data.image_size) for key in keys)
-        images = tuple(normalise(view, data.mean, data.std) for view in varied)
-        yield _batch(images, data.train, indices, progress)
+        normalised = (normalise(view, data.mean, data.std) for view in varied)
+        images = tuple(mix_images(view, own.others, mixtures, step) for view in normalised)
+        labels = torch.from_numpy(data.train.labels[indices])
+        mine = labels[: len(own.others)]
+        if mixing.softens:
+            share = float(mixtures.share[step])
+            mine = soften(mine, labels[own.others], share, len(data.classes), mixing.label_smoothing)
+        yield Batch(images, mine, torch.from_numpy(indices[: len(own.others)]), progress)
+
+
+class _Places(NamedTuple):
+    """Which images of a batch a process needs.
+
+    Attributes:
+        all: Their places in the batch of all processes: its own, then partners that are another process's.
+        others: Where among these the partner of each of its own is.
+    """
+
+    all: Array
+    others: Array
+
+
+def _places(count: int, rank: int, world: int, mixed: bool) -> _Places:
+    own = np.array_split(np.arange(count), world)[rank]
+    if not mixed:
+        return _Places(own, np.arange(len(own)))
+    wanted = partners(count)[own]
+    everything = np.concatenate([own, np.setdiff1d(wanted, own)])
+    # Its own are a range, and what is added is sorted: at most one before it and one after.
+    return _Places(everything, np.array([int(np.flatnonzero(everything == place)[0]) for place in wanted], int))
 
 
 def evaluation_batches(
@@ -91,11 +127,8 @@ def evaluation_batches(
     mine = np.array_split(np.arange(len(images)), world)[rank]
     parts = np.array_split(mine, range(batch_size, len(mine), batch_size)) if len(mine) else []
     for indices, pixels in _fetch(images, parts):
-        yield _batch((normalise(resized(pixels, data.image_size), data.mean, data.std),), images, indices, 0.0)
-
-
-def _batch(views: tuple[Tensor, ...], images: Images, indices: Array, progress: float) -> Batch:
-    return Batch(views, torch.from_numpy(images.labels[indices]), torch.from_numpy(indices), progress)
+        view = normalise(resized(pixels, data.image_size), data.mean, data.std)
+        yield Batch((view,), torch.from_numpy(images.labels[indices]), torch.from_numpy(indices))
 
 
 class _Decoded(Dataset[Array | str]):

@@ -14,10 +14,10 @@ from coterie.methods import Stage, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
+from coterie.recipes import Recipe
 from coterie.studies.check import check_data
 from coterie.studies.study import Key, Trial, locate_run
 from coterie.studies.trial import method_of, recipe_of
-from coterie.training.recipes import Recipe
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
 _LARGEST = 64  # pixels of a side, where the network takes them: for speed

@@ -14,6 +14,7 @@ from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
 from coterie.networks.zoo import Backbone
+from coterie.recipes import Recipe
 from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, collect_curves
 from coterie.studies.experiments import EXPERIMENTS
@@ -21,7 +22,6 @@ from coterie.studies.results import Figures, Result
 from coterie.studies.study import Trial, locate_run, locate_teachers
 from coterie.training import TrainingOptions, recipe_class, train
 from coterie.training.images import load_for
-from coterie.training.recipes import Recipe
 
 # What a configuration has beside options of training.
 _OBJECTS = ("method", "network", "data", "recipe")

@@ -1,9 +1,9 @@
 """The stage runner."""
 
 from coterie.console.interrupt import Interrupted
+from coterie.recipes import RECIPES, OfficialCode, Paper, Recipe, Transformer, recipe_class
 from coterie.training.loop import train
 from coterie.training.options import TrainingOptions
-from coterie.training.recipes import RECIPES, OfficialCode, Paper, Recipe, Transformer, recipe_class
 
 __all__ = [
     "RECIPES",

@@ -12,6 +12,7 @@ from coterie.extras import is_installed, need
 from coterie.files import user_path
 from coterie.methods import Method, Task
 from coterie.networks.zoo import Backbone
+from coterie.recipes import Recipe
 from coterie.run import Run
 from coterie.teachers import open_teacher
 from coterie.training.distribution import make_accelerator, only_training, share_choice
@@ -20,7 +21,6 @@ from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
 from coterie.training.preflight import check_first_stage, check_stage_names
-from coterie.training.recipes import Recipe
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.surroundings import keep_surroundings, set_switches

@@ -12,9 +12,9 @@ from coterie.checking import check_fields, check_value
 from coterie.data import ImageData
 from coterie.errors import UserError, show_value
 from coterie.methods import Method
+from coterie.recipes import Recipe
 from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice
-from coterie.training.recipes import Recipe
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
 

@@ -16,16 +16,17 @@ from coterie.console.progress import Reporter
 from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
+from coterie.functional import heaviest_labels
 from coterie.methods import Stage, Turn
 from coterie.metrics import Row
 from coterie.outputs import StepResult
+from coterie.recipes import Recipe
 from coterie.seeds import mix
 from coterie.training.distribution import predict_split, share_buffers, share_gradients, sum_over_processes
 from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
 from coterie.training.options import TrainingOptions
 from coterie.training.precision import autocast
-from coterie.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class StageRun:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
             progress=self.epoch / self.epochs,
+            mixing=setting.recipe.mixing,
         )
         for turn in self.stage.turns:
             turn.module.train()
@@ -200,7 +202,7 @@ class StageRun:
             prefix = "" if len(self.stage.turns) == 1 else f"turn{number}_"
             self.meter.add(f"loss_{prefix}{name}", term * count)
         if result.output is not None and number == 0:
-            wrong = (result.output.logits.argmax(2) != batch.labels[:, None]).sum(0)
+            wrong = (result.output.logits.argmax(2) != heaviest_labels(batch.labels)[:, None]).sum(0)
             for peer, errors in zip(self.stage.peers, wrong, strict=False):
                 self.meter.add(f"train_error_{peer}", 100 * errors)
         if number == 0:

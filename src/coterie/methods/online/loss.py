@@ -36,7 +36,7 @@ def supervise(
 
     Args:
         output: Logits (B, m, C), and the ensemble's (B, C) or none.
-        labels: Class indices (B,).
+        labels: Class indices (B,), or distributions (B, C).
         learners: The peers i, by number; None for all.
         ce_weight: a >= 0.
         ensemble_ce_weight: b >= 0.
@@ -110,14 +110,16 @@ def check_labels(output: PeerOutput, labels: Tensor) -> None:
     """Check that labels are those of an output: their shape and type.
 
     Raises:
-        UserError: There is no output of peers, or the labels are not class indices (B,).
+        UserError: There is no output of peers, or the labels are neither class indices (B,) nor distributions (B, C).
     """
     if not isinstance(output, PeerOutput):
         raise UserError(f"the loss takes the output of peers, a PeerOutput; this is {type(output).__name__}")
     batch = len(output.logits)
     if not isinstance(labels, Tensor):
         raise UserError(f"labels are {type(labels).__name__}; give a tensor of {batch} class indices")
-    if labels.shape != (batch,) or labels.dtype != torch.int64:
+    indices = labels.shape == (batch,) and labels.dtype == torch.int64
+    distributions = labels.shape == (batch, output.logits.shape[2]) and labels.is_floating_point()
+    if not (indices or distributions):
         shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
         raise UserError(f"labels are {kind} of shape {shape}; give class indices, int64 of shape ({batch},)")
 
@@ -163,7 +165,7 @@ class Loss(nn.Module):
 
         Args:
             output: Of the peers: logits (B, m, C), and the ensemble's (B, C).
-            labels: Class indices (B,).
+            labels: Class indices (B,), or distributions (B, C).
             progress: The share of the training that is over, from 0 to 1: weights rise with it.
             averaged: The output of the peers' moving averages, where they teach (PCL).
 

@@ -1,7 +1,7 @@
 """Soft targets: what peers are taught, made from what the peers say.
 
-Each maps a :class:`~coterie.outputs.PeerOutput` with logits z (B, m, C), and the labels y (B,), to the logits of t
-teachers for each of s students, (B, s, t, C); s is 1 where every student has the same. Nothing is detached here.
+Each maps a :class:`~coterie.outputs.PeerOutput` with logits z (B, m, C), and the labels y (B,) or (B, C), to the logits
+of t teachers for each of s students, (B, s, t, C); s is 1 where every student has the same. Nothing is detached here.
 """
 
 from itertools import combinations
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from coterie.errors import UserError
+from coterie.functional import label_mean
 from coterie.outputs import PeerOutput, at_least_float32, ensemble_of
 from coterie.peers.combine import pool
 
@@ -171,13 +172,13 @@ class Linear(Targets):
         for _ in range(self.SWEEPS if count > 2 else 1):
             for one, other in combinations(range(count), 2):
                 self._balance(weights, logits, labels, one, other)
-        worse = functional.cross_entropy((weights[:, None] @ logits)[:, 0], labels, reduction="none") > losses
+        worse = _losses(weights[:, None] @ logits, labels)[:, 0] > losses
         return torch.where(worse[:, None], alone, weights)
 
     def _balance(self, weights: Tensor, logits: Tensor, labels: Tensor, one: int, other: int) -> None:
         """Share out what two peers weigh between them, in place, so that the loss is lowest."""
         apart = logits[:, one] - logits[:, other]
-        wanted = apart.gather(1, labels[:, None])[:, 0]
+        wanted = label_mean(apart, labels)
         both = weights[:, one] + weights[:, other]
         rest = (weights[:, None] @ logits)[:, 0] - weights[:, one, None] * apart
         low, high = torch.zeros_like(both), both.clone()
@@ -193,7 +194,8 @@ class Linear(Targets):
 class MinLogit(Targets):
     """For each class the lowest margin over the true class that any peer gives it (KDCL-MinLogit).
 
-    z^c = min_i (z_i^c − z_i^y): the true class stands at 0, and no wrong class higher than in any peer.
+    z^c = min_i (z_i^c − z_i^y): the true class stands at 0, and no wrong class higher than in any peer. Where labels y
+    are distributions, which the paper does not treat, z_i^y is Σ_c y_c z_i^c.
     """
 
     summary = "the lowest margin of each class"
@@ -201,8 +203,8 @@ class MinLogit(Targets):
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, 1, 1, C)."""
         logits = self.read(output)
-        true = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))
-        return (logits - true).amin(1)[:, None, None]
+        true = torch.stack([label_mean(peer, labels) for peer in logits.unbind(1)], 1)
+        return (logits - true[:, :, None]).amin(1)[:, None, None]
 
 
 class Validated(Targets):
@@ -238,8 +240,10 @@ class Validated(Targets):
 
 
 def _losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Every peer's cross-entropy on every image: logits (B, n, C) to (B, n)."""
-    spread = labels[:, None].expand(logits.shape[:2])
+    """Every peer's cross-entropy on every image: logits (B, n, C) and labels (B,) or (B, C) to (B, n)."""
+    spread = (labels[:, None] if labels.dim() == 1 else labels[:, :, None]).expand(
+        logits.shape[:2] if labels.dim() == 1 else (-1, -1, logits.shape[1])
+    )
     return functional.cross_entropy(logits.transpose(1, 2), spread, reduction="none")
 
 

@@ -9,11 +9,11 @@ from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
 from coterie.networks.zoo import Backbone
+from coterie.recipes import Recipe
 from coterie.records import Configuration
 from coterie.run import Run
 from coterie.training.folder.run_folder import LOCK
 from coterie.training.options import TrainingOptions
-from coterie.training.recipes import Recipe
 
 
 def configuration(method: Method, data: ImageData, recipe: Recipe, options: TrainingOptions) -> dict[str, Any]:
@@ -65,8 +65,13 @@ def previous_configuration(path: Path, resume: bool, say: Callable[[str], None])
 # device, sums are rounded in another order.
 _FREE = ("data.root", "data.workers", "data.memory_gb", "data.download", "timeout_minutes", "tensorboard")
 _ROUNDING = ("threads", "device", "deterministic")
-# What Runs of 0.1.0 did where they have not written the option, if that is not null.
-_UNWRITTEN = {"deterministic": False, "method.discriminator_divisor": 2}
+# What Runs did that were trained before there was the option, if that is not null. A recipe that gained a field does by
+# its base's default what it did without.
+_UNWRITTEN = {
+    "deterministic": False,
+    "method.discriminator_divisor": 2,
+    **{f"recipe.{name}": value for name, value in asdict(Recipe()).items()},
+}
 
 
 def check_resumable(path: Path, now: Mapping[str, Any], before: Mapping[str, Any], say: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""How weights are updated: optimiser, learning-rate schedule, weight decay. Named presets, each field overridable."""
+"""What a recipe is: how weights are updated, how labels and images are varied, how weights are averaged."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,11 +10,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.bounds import Bounds, Positive, Share
+from coterie.bounds import Bounds, NonNegative, Positive, PositiveShare, Share
 from coterie.checking import check_fields
-from coterie.errors import unknown_name
+from coterie.data.mixing import Mixing
 from coterie.methods.base import parameter_groups
 
+Policy = Literal["none", "trivial-augment", "rand-augment"]
 # Beyond it nothing is trained: one step would undo the weights.
 Decay = Annotated[float, Bounds(least=0, most=100)]
 
@@ -34,6 +35,19 @@ class Recipe:
         weight_decay: L2 strength (decoupled with adamw).
         decay_everything: False spares biases and the scales of norms, which weight decay does not help.
         clip_norm: Largest gradient norm; None for no clipping.
+        label_smoothing: ε; labels become (1 − ε) y + ε / C (Szegedy et al. 2016).
+        mixup: α of Beta(α, α), from which mixup draws the share λ of an image (Zhang et al. 2018); 0 for none.
+        cutmix: α of Beta(α, α), from which cutmix draws it (Yun et al. 2019); 0 for none. Where both are on, half of
+            the mixed batches take each.
+        mix_probability: Share of the batches that are mixed.
+        mix_until: Share of a stage's epochs after which no batch is mixed.
+        policy: ``trivial-augment`` or ``rand-augment``, beside what the data's ``augment`` does; or ``none``.
+        policy_strength: How far the policy goes, from 0 to 1, the published range.
+        jitter: How far brightness, contrast, saturation and hue are changed, from 0 to 1.
+        erasing: Share of the images of which a box is erased.
+        average: What is averaged over time: ``ema``, the weights of all steps, the older the less; ``tail``, those of
+            the last epochs' ends alike; or ``none``.
+        average_window: Share of a stage that the average looks back on.
     """
 
     name: ClassVar[str] = "short"
@@ -47,9 +61,25 @@ class Recipe:
     weight_decay: Decay = 5e-4
     decay_everything: bool = True
     clip_norm: Positive | None = None
+    label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.0
+    mixup: NonNegative = 0.0
+    cutmix: NonNegative = 0.0
+    mix_probability: Share = 1.0
+    mix_until: Share = 1.0
+    policy: Policy = "none"
+    policy_strength: Share = 1.0
+    jitter: Share = 0.0
+    erasing: Share = 0.0
+    average: Literal["none", "ema", "tail"] = "none"
+    average_window: PositiveShare = 0.05
 
     def __post_init__(self) -> None:
         check_fields(self, "recipe")
+
+    @property
+    def mixing(self) -> Mixing:
+        """How labels are smoothed and images mixed."""
+        return Mixing(self.label_smoothing, self.mixup, self.cutmix, self.mix_probability, self.mix_until)
 
     def make_optimiser(self, parameters: Iterable[Any]) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
@@ -80,52 +110,6 @@ class Recipe:
 
     def _step(self, done: float) -> float:
         return 1 / 10 ** sum(done >= drop for drop in self.drops)
-
-
-@dataclass(kw_only=True)
-class Paper(Recipe):
-    """ONE's protocol as the paper words it: Nesterov SGD, step schedule, weight decay 1e-4.
-
-    The Nesterov wording and the paper's own weight decay are unverified; 1e-4 is the released scripts'.
-    """
-
-    name = "paper"
-    schedule: Literal["one-cycle", "cosine", "step", "constant"] = "step"
-    weight_decay: Decay = 1e-4
-
-
-@dataclass(kw_only=True)
-class OfficialCode(Paper):
-    """ONE's protocol as its released scripts run it: like ``paper``, without Nesterov."""
-
-    name = "official-code"
-    nesterov: bool = False
-
-
-@dataclass(kw_only=True)
-class Transformer(Recipe):
-    """AdamW for vision transformers and fine-tuning: small rate, no decay of norms and biases, clipped gradients."""
-
-    name = "transformer"
-    optimiser: Literal["sgd", "adam", "adamw"] = "adamw"
-    learning_rate: Positive = 5e-4
-    weight_decay: Decay = 0.05
-    decay_everything: bool = False
-    clip_norm: Positive | None = 1.0
-
-
-RECIPES: dict[str, type[Recipe]] = {recipe.name: recipe for recipe in (Recipe, Paper, OfficialCode, Transformer)}
-
-
-def recipe_class(name: str) -> type[Recipe]:
-    """The recipe of this name.
-
-    Raises:
-        UserError: There is none; names the nearest.
-    """
-    if name not in RECIPES:
-        raise unknown_name("recipe", name, RECIPES)
-    return RECIPES[name]
 
 
 def _one_cycle(done: float) -> float:
