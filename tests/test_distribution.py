@@ -16,7 +16,7 @@ from coterie.networks import Backbone
 from coterie.outputs import PeerOutput
 from coterie.training.folder import checkpoint
 from toys import comparable, go, plain, same, weights
-from two_processes import WRAPPERS, branched
+from two_processes import WRAPPERS, branched, mixed
 
 TESTS = Path(__file__).parent
 
@@ -49,12 +49,13 @@ def trained(tmp_path_factory):
     return place, said
 
 
-def test_two_processes_train_the_same_weights_as_one(trained, tmp_path):
+@pytest.mark.parametrize(("name", "recipe"), [("plain", None), ("mixed", mixed())])
+def test_two_processes_train_the_same_weights_as_one(name, recipe, trained, tmp_path):
     place, _ = trained
     # No batch norm, whose statistics are each process's own; 165 images: the last batch is 3 and 2.
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
-    alone = go(One(network=plain(), at="1", gate="uniform"), digits, tmp_path / "one", batch_size=40)
-    both = coterie.Run(place / "plain", plain())
+    alone = go(One(network=plain(), at="1", gate="uniform"), digits, tmp_path / "one", batch_size=40, recipe=recipe)
+    both = coterie.Run(place / name, plain())
     ours, theirs = weights(alone), weights(both)
     assert ours.keys() == theirs.keys()
     for key in ours:

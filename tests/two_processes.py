@@ -9,6 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 import coterie
 from coterie import cli
 from coterie.methods import Kd, One, Pcl
+from coterie.recipes import Recipe
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
 
@@ -61,10 +62,16 @@ def gradients(place):
         torch.save([parameter.grad for parameter in net.parameters()], place / f"gradients-{name}{rank}.pt")
 
 
+def mixed():
+    """A recipe that mixes most batches, whose partners may be the other process's images."""
+    return Recipe(label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_probability=0.8)
+
+
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
     go(One(network=plain(), at="1", gate="uniform"), digits, place / "plain", batch_size=40)
+    go(One(network=plain(), at="1", gate="uniform"), digits, place / "mixed", batch_size=40, recipe=mixed())
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     averaged(digits, place)

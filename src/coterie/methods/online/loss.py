@@ -121,7 +121,10 @@ def check_labels(output: PeerOutput, labels: Tensor) -> None:
     distributions = labels.shape == (batch, output.logits.shape[2]) and labels.is_floating_point()
     if not (indices or distributions):
         shape, kind = tuple(labels.shape), str(labels.dtype).removeprefix("torch.")
-        raise UserError(f"labels are {kind} of shape {shape}; give class indices, int64 of shape ({batch},)")
+        raise UserError(
+            f"labels are {kind} of shape {shape}; give class indices, int64 of shape ({batch},), or distributions, "
+            f"floats of shape ({batch}, {output.logits.shape[2]})"
+        )
 
 
 class Loss(nn.Module):
