@@ -1,5 +1,6 @@
 """Mixed and smoothed labels: by their formulas, of their place in the training alone, the same for all views."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional
 
 import coterie
-from coterie.data import training_batches
+from coterie.data import read_ahead, training_batches
 from coterie.data.mixing import Mixing, draw_mixtures, mix_images, partners, soften
 from coterie.functional import cross_entropy, heaviest_labels, label_mean
 from coterie.methods import Vanilla
@@ -174,3 +175,27 @@ def test_a_loss_says_what_labels_it_takes():
     output = coterie.outputs.PeerOutput(torch.randn(4, 2, 3))
     with pytest.raises(coterie.UserError, match=r"^labels are float32 of shape \(4, 2\); give class indices"):
         coterie.losses.dml(output, torch.rand(4, 2))
+
+
+def test_batches_read_ahead_are_the_same_and_stop_where_their_reader_does(digits):
+    options = {"batch_size": 33, "seed": 0, "stage": 0, "epoch": 1, "mixing": BOTH}
+    plain = list(training_batches(digits, **options))
+    ahead = list(read_ahead(training_batches(digits, **options)))
+    assert len(ahead) == len(plain)
+    for mine, other in zip(ahead, plain, strict=True):
+        assert torch.equal(mine.images, other.images)
+        assert torch.equal(mine.labels, other.labels)
+    threads = threading.active_count()
+    reader = read_ahead(training_batches(digits, **options))
+    next(reader)
+    reader.close()
+    assert threading.active_count() == threads
+
+    def broken():
+        yield plain[0]
+        raise coterie.UserError("no such file")
+
+    reader = read_ahead(broken())
+    next(reader)
+    with pytest.raises(coterie.UserError, match="no such file"):
+        next(reader)

@@ -4,6 +4,7 @@ Neither the number of processes nor the place of a resumed step changes what a b
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,6 +130,18 @@ def evaluation_batches(
     for indices, pixels in _fetch(images, parts):
         view = normalise(resized(pixels, data.image_size), data.mean, data.std)
         yield Batch((view,), torch.from_numpy(images.labels[indices]), torch.from_numpy(indices))
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, each made in a thread while the one before it is used.
+
+    For devices that compute while the processor waits; where the processor computes too, both would share its cores.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 class _Decoded(Dataset[Array | str]):

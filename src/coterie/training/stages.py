@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.console.progress import Reporter
-from coterie.data import Batch, ImageData, batches_per_epoch, training_batches
+from coterie.data import Batch, ImageData, Resident, batches_per_epoch, read_ahead, training_batches
 from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.functional import heaviest_labels
@@ -156,6 +156,8 @@ class StageRun:
             progress=self.epoch / self.epochs,
             mixing=setting.recipe.mixing,
         )
+        if accelerator.device.type == "cuda" and isinstance(setting.data.train, Resident):  # others have their workers
+            batches = read_ahead(batches)
         for turn in self.stage.turns:
             turn.module.train()
         started = time.perf_counter()
