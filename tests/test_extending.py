@@ -184,7 +184,7 @@ def test_an_installed_online_method_brings_a_soft_target_an_aggregator_and_a_los
     composed = ["train", "--method", "online", "--network", "resnet8", *DIGITS, "--method.distillations"]
     for wrong, line in (
         ("[{source: medain}]", "unknown source of a distillation 'medain'; did you mean 'median' or 'mean'?"),
-        ("[{loss: sqared}]", "unknown loss of a distillation 'sqared'; did you mean 'squared'?"),
+        ("[{loss: sqared}]", "unknown loss of a distillation 'sqared'; did you mean 'squared' or 'standardised'?"),
     ):
         assert line in refused(capsys, *composed, wrong)
 

@@ -17,7 +17,8 @@ buffers, and lets the weight rise by itself:
     loss = method.loss(net(images[:2]))
     loss(net(images), labels, progress=0.5).total.backward()
 
-Shapes: B images, m peers, C classes. Labels are class indices (B,), int64. Values are means over the batch, in nats.
+Shapes: B images, m peers, C classes. Labels are class indices (B,), int64, or distributions
+(B, C). Values are means over the batch, in nats.
 """
 
 from typing import Literal
@@ -44,6 +45,7 @@ def one(
     *,
     detach_teacher: bool = True,
     distill: bool = True,
+    divergence: str = "kl",
 ) -> LossTerms:
     """ONE's loss: Σ_i CE(z_i, y) + CE(z_e, y) + w T² Σ_i KL(softmax(z_e / T) ‖ softmax(z_i / T)).
 
@@ -56,6 +58,7 @@ def one(
         weight: w >= 0, the ramp's value.
         detach_teacher: Whether the ensemble is held fixed inside the KL, as in the official code.
         distill: False drops the KL (the paper's ablation "without online distillation").
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy`` (sum over branches), ``cross_entropy_ensemble``, and ``distillation``.
@@ -66,11 +69,15 @@ def one(
     teacher = ensemble_of(output)[:, None, None]
     terms = supervise(output, labels)
     if distill:
-        terms["distillation"] = imitate(output.logits, teacher, temperature, weight, detach=detach_teacher)
+        terms["distillation"] = imitate(
+            output.logits, teacher, temperature, weight, detach=detach_teacher, loss=divergence, labels=labels
+        )
     return LossTerms(terms)
 
 
-def dml(output: PeerOutput, labels: Tensor, temperature: float = 1.0, weight: float = 1.0) -> LossTerms:
+def dml(
+    output: PeerOutput, labels: Tensor, temperature: float = 1.0, weight: float = 1.0, *, divergence: str = "kl"
+) -> LossTerms:
     """DML's loss: Σ_k [ CE(z_k, y) + w T² / (m - 1) Σ_{j≠k} KL(softmax(z_j / T) ‖ softmax(z_k / T)) ].
 
     All peers learn at once. The paper updates one after another: give each its own loss,
@@ -82,6 +89,7 @@ def dml(output: PeerOutput, labels: Tensor, temperature: float = 1.0, weight: fl
         labels: y (B,).
         temperature: T > 0.
         weight: w >= 0.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy`` and ``distillation``, each summed over peers.
@@ -90,11 +98,15 @@ def dml(output: PeerOutput, labels: Tensor, temperature: float = 1.0, weight: fl
         UserError: There is one peer, the labels do not fit the output, or a number is out of range.
     """
     terms = supervise(output, labels, ensemble_ce_weight=0.0)
-    terms["distillation"] = imitate(output.logits, _make(Each, output, labels), temperature, weight)
+    terms["distillation"] = imitate(
+        output.logits, _make(Each, output, labels), temperature, weight, loss=divergence, labels=labels
+    )
     return LossTerms(terms)
 
 
-def cl_ilr(output: PeerOutput, labels: Tensor, temperature: float = 2.0, beta: float = 0.5) -> LossTerms:
+def cl_ilr(
+    output: PeerOutput, labels: Tensor, temperature: float = 2.0, beta: float = 0.5, *, divergence: str = "kl"
+) -> LossTerms:
     """CL-ILR's loss: Σ_h [ β CE(z_h, y) + (1 - β) KL(softmax(1/(m-1) Σ_{j≠h} z_j / T) ‖ softmax(z_h / T)) ].
 
     Branch with ``rescale=True``, as the method does. (Song, Chai 2018; see :mod:`coterie.methods.online.cl_ilr`, whose
@@ -105,6 +117,7 @@ def cl_ilr(output: PeerOutput, labels: Tensor, temperature: float = 2.0, beta: f
         labels: y (B,).
         temperature: T > 0.
         beta: β, from 0 to 1.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy`` and ``distillation``, each summed over heads.
@@ -116,7 +129,9 @@ def cl_ilr(output: PeerOutput, labels: Tensor, temperature: float = 2.0, beta: f
         raise UserError(f"beta is {beta!r}; use a number from 0 to 1")
     terms = supervise(output, labels, ce_weight=beta, ensemble_ce_weight=0.0)
     teachers = _make(Others, output, labels)
-    terms["distillation"] = imitate(output.logits, teachers, temperature, 1 - beta, scale_by_t2=False)
+    terms["distillation"] = imitate(
+        output.logits, teachers, temperature, 1 - beta, scale_by_t2=False, loss=divergence, labels=labels
+    )
     return LossTerms(terms)
 
 
@@ -127,6 +142,7 @@ def kdcl(
     weight: float = 1.0,
     *,
     teacher: Literal["naive", "linear", "min-logit"] = "min-logit",
+    divergence: str = "kl",
 ) -> LossTerms:
     """KDCL's loss: Σ_i [ CE(z_i, y) + λ T² KL(softmax(z_t / T) ‖ softmax(z_i / T)) ], z_t made of all z_i.
 
@@ -139,6 +155,7 @@ def kdcl(
         temperature: T > 0.
         weight: λ >= 0.
         teacher: How z_t is made: ``naive``, ``linear`` or ``min-logit``.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy`` and ``distillation``, each summed over peers.
@@ -151,11 +168,15 @@ def kdcl(
     if teacher not in _KDCL:
         raise unknown_name("teacher", str(teacher), _KDCL)
     terms = supervise(output, labels, ensemble_ce_weight=0.0)
-    terms["distillation"] = imitate(output.logits, _make(_KDCL[teacher], output, labels), temperature, weight)
+    terms["distillation"] = imitate(
+        output.logits, _make(_KDCL[teacher], output, labels), temperature, weight, loss=divergence, labels=labels
+    )
     return LossTerms(terms)
 
 
-def ffl(output: PeerOutput, labels: Tensor, temperature: float = 3.0, weight: float = 1.0) -> LossTerms:
+def ffl(
+    output: PeerOutput, labels: Tensor, temperature: float = 3.0, weight: float = 1.0, *, divergence: str = "kl"
+) -> LossTerms:
     """FFL's loss, with f the logits of the fused classifier and z̄ the mean of the sub-networks' z_k.
 
     Σ_k CE(z_k, y) + CE(f, y) + w T² [ Σ_k KL(softmax(f / T) ‖ softmax(z_k / T)) + KL(softmax(z̄ / T) ‖ softmax(f / T)) ]
@@ -168,6 +189,7 @@ def ffl(output: PeerOutput, labels: Tensor, temperature: float = 3.0, weight: fl
         labels: y (B,).
         temperature: T > 0.
         weight: w >= 0, the ramp's value.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy``, ``cross_entropy_ensemble``, ``distillation1_ensemble`` (to the sub-networks) and
@@ -178,13 +200,23 @@ def ffl(output: PeerOutput, labels: Tensor, temperature: float = 3.0, weight: fl
     """
     fused = ensemble_of(output)
     terms = supervise(output, labels)
-    terms["distillation1_ensemble"] = imitate(output.logits, _make(Ensemble, output, labels), temperature, weight)
-    terms["distillation2_mean"] = imitate(fused[:, None], _make(Mean, output, labels), temperature, weight)
+    terms["distillation1_ensemble"] = imitate(
+        output.logits, _make(Ensemble, output, labels), temperature, weight, loss=divergence, labels=labels
+    )
+    terms["distillation2_mean"] = imitate(
+        fused[:, None], _make(Mean, output, labels), temperature, weight, loss=divergence, labels=labels
+    )
     return LossTerms(terms)
 
 
 def pcl(
-    output: PeerOutput, labels: Tensor, averaged: PeerOutput, temperature: float = 3.0, weight: float = 1.0
+    output: PeerOutput,
+    labels: Tensor,
+    averaged: PeerOutput,
+    temperature: float = 3.0,
+    weight: float = 1.0,
+    *,
+    divergence: str = "kl",
 ) -> LossTerms:
     """PCL's loss, with e the ensemble's logits and z̄_k those of peer k's moving average.
 
@@ -201,6 +233,7 @@ def pcl(
         averaged: The moving averages' output, logits z̄ (B, m, C).
         temperature: T > 0.
         weight: w >= 0, the ramp's value; the averages' weight does not rise.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy``, ``cross_entropy_ensemble``, ``distillation1_ensemble`` and ``distillation2_each``.
@@ -210,12 +243,16 @@ def pcl(
     """
     teacher = ensemble_of(output)[:, None, None]
     terms = supervise(output, labels)
-    terms["distillation1_ensemble"] = imitate(output.logits, teacher, temperature, weight)
-    terms["distillation2_each"] = imitate(output.logits, _make(Each, averaged, labels), temperature)
+    terms["distillation1_ensemble"] = imitate(
+        output.logits, teacher, temperature, weight, loss=divergence, labels=labels
+    )
+    terms["distillation2_each"] = imitate(
+        output.logits, _make(Each, averaged, labels), temperature, loss=divergence, labels=labels
+    )
     return LossTerms(terms)
 
 
-def okddip(example: PeerOutput, temperature: float = 3.0, *, rampup: float = 80 / 300) -> Loss:
+def okddip(example: PeerOutput, temperature: float = 3.0, *, rampup: float = 80 / 300, divergence: str = "kl") -> Loss:
     """OKDDip's loss as a module: its attention has parameters, to be given to the optimiser with the network's.
 
     Call it as ``loss(output, labels, progress=…)``. (Chen et al. 2020; see :mod:`coterie.methods.online.okddip`.)
@@ -224,6 +261,7 @@ def okddip(example: PeerOutput, temperature: float = 3.0, *, rampup: float = 80 
         example: An output of the peers, for its number of peers and the widths of their features.
         temperature: T > 0.
         rampup: Share of the training over which the distillation's weight rises; 0 for none.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         A module whose terms are ``cross_entropy``, ``distillation1_attention`` (the auxiliaries) and
@@ -232,7 +270,8 @@ def okddip(example: PeerOutput, temperature: float = 3.0, *, rampup: float = 80 
     Raises:
         UserError: There are fewer than three peers, they give no features of one width, or a number is out of range.
     """
-    return OkdDip(num_peers=example.logits.shape[1], temperature=temperature, rampup=rampup).loss(example)
+    peers = example.logits.shape[1]
+    return OkdDip(num_peers=peers, temperature=temperature, rampup=rampup, divergence=divergence).loss(example)
 
 
 def _make(kind: type[Targets], output: PeerOutput, labels: Tensor) -> Tensor:

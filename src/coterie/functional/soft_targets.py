@@ -4,7 +4,6 @@ Shapes: B images, C classes, s students, t teachers.
 """
 
 import math
-from collections.abc import Callable
 
 from torch import Tensor
 from torch.nn import functional
@@ -33,7 +32,7 @@ def kl_divergence(student_logits: Tensor, teacher_logits: Tensor, temperature: f
         return functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
-def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> Tensor:
+def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0, labels: Tensor | None = None) -> Tensor:
     """Σ_s mean_t KL(teacher_st ‖ student_s) of the softened distributions, in nats, mean over the batch.
 
     As :func:`kl_divergence` for many students of many teachers at once.
@@ -42,6 +41,7 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> 
         students: Logits (B, s, C).
         teachers: Logits (B, s, t, C), or (B, 1, t, C) where all students have the same.
         temperature: T > 0.
+        labels: Not used.
 
     Returns:
         A scalar, in float32 at least; neither side is detached and it is not multiplied by T².
@@ -50,11 +50,6 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0) -> 
         student = functional.log_softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
         teacher = functional.log_softmax(at_least_float32(teachers) / temperature, dim=-1)
         return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
-
-
-# How far students are from what they are taught, as :func:`divergence`. A name added here is an option of every
-# distillation of online methods.
-DIVERGENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"kl": divergence}
 
 
 def ramp_up(progress: float, length: float) -> float:

@@ -8,7 +8,8 @@ temperature T:
 
 The cross-entropy is taken at temperature 1. T² keeps the soft targets' share of the gradient the same at any T. The
 teachers are frozen. Logits may be averaged instead of probabilities: p = softmax(1/t Σ_i z_i / T). A teacher may itself
-be an ensemble (``--method.teacher RUN:ensemble``), which answers by its own rule.
+be an ensemble (``--method.teacher RUN:ensemble``), which answers by its own rule. KL may give way to another of
+``coterie.functional.DIVERGENCES`` (``divergence``).
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from coterie.bounds import Share, Temperature
-from coterie.functional import cross_entropy, kl_divergence
+from coterie.functional import check_divergence, cross_entropy, distil
 from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.offline import OfflineMethod
@@ -33,23 +34,28 @@ def kd_loss(
     label_weight: float = 0.1,
     soft_weight: float = 0.9,
     average: Average = "probabilities",
+    divergence: str = "kl",
 ) -> LossTerms:
     """The loss of a student that learns from labels and from teachers, by terms.
 
     Args:
         logits: The student's (B, C).
         teacher_logits: (B, t, C); no gradient reaches them.
-        labels: Class indices (B,).
+        labels: Class indices (B,), or distributions (B, C).
         temperature: T > 0.
         label_weight: Of the cross-entropy: 1 - α. At 0 the term is left out.
         soft_weight: Of T² KL: α.
         average: What of several teachers is averaged.
+        divergence: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
 
     Returns:
         ``cross_entropy`` and ``distillation``.
+
+    Raises:
+        UserError: There is no such divergence, or it does not take such labels.
     """
     soft = average_logits(teacher_logits.detach(), average, temperature)
-    distillation = soft_weight * temperature**2 * kl_divergence(logits, soft, temperature)
+    distillation = soft_weight * temperature**2 * distil(logits, soft, temperature, labels, divergence)
     if label_weight == 0:
         return LossTerms({"distillation": distillation})
     return LossTerms({"cross_entropy": label_weight * cross_entropy(logits, labels), "distillation": distillation})
@@ -66,6 +72,8 @@ class Kd(OfflineMethod):
         temperature: T of the soft targets.
         alpha: α, the share of the soft targets, from 0 to 1; at 1 the labels are not used.
         average: Of several teachers, the mean of ``probabilities`` or of ``logits``.
+        divergence: How far the student is from its teachers, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "kd"
@@ -74,6 +82,11 @@ class Kd(OfflineMethod):
     temperature: Temperature = 4.0
     alpha: Share = 0.9
     average: Average = "probabilities"
+    divergence: str = "kl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_divergence(self.divergence)
 
     def stage_names(self) -> tuple[str, ...]:
         """The teachers', if they are trained first, and ``student``."""
@@ -83,7 +96,8 @@ class Kd(OfflineMethod):
         """The teachers', if they are trained first, and ``student``; it delivers ``target``, the student."""
         teacher = yield from self.teacher_stages(task)
         student = self.build(task)
-        step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha, self.average)
+        settings = self.temperature, 1 - self.alpha, self.alpha, self.average, self.divergence
+        step = DistillationStep(student, teacher, *settings)
         turn = Turn(step, tuple(student.parameters()))
         yield Stage("student", [turn], network=student, deliver={"target": student}, teacher=teacher)
 
@@ -103,10 +117,11 @@ class DistillationStep(nn.Module):
         label_weight: float,
         soft_weight: float,
         average: Average = "probabilities",
+        divergence: str = "kl",
     ) -> None:
         super().__init__()
         self.student, self.teacher = student, teacher
-        self.settings = (temperature, label_weight, soft_weight, average)
+        self.settings = (temperature, label_weight, soft_weight, average, divergence)
 
     def forward(self, batch: Batch) -> StepResult:
         """A batch to the student's loss and logits."""

@@ -26,6 +26,7 @@ from itertools import pairwise
 from torch import nn
 
 from coterie.bounds import Count, NonNegative, Temperature
+from coterie.functional import check_divergence
 from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
@@ -46,6 +47,8 @@ class SelfDistillation(Method):
         ensemble: Whether the mean probabilities of all generations are delivered too, as ``ensemble``.
         remember: Whether a generation is asked once an image, and not once an epoch, where images are not augmented
             (``--data.augment none``); the result is the same.
+        divergence: How far a generation is from the one before, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "self-distillation"
@@ -56,6 +59,11 @@ class SelfDistillation(Method):
     label_weight: NonNegative = 0.1
     ensemble: bool = False
     remember: bool = True
+    divergence: str = "kl"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_divergence(self.divergence)
 
     def stage_names(self) -> tuple[str, ...]:
         """One for each generation."""
@@ -78,7 +86,8 @@ class SelfDistillation(Method):
     def _make_stage(self, name: str, networks: dict[str, nn.Module], student: nn.Module) -> Stage:
         teacher = Teacher([list(networks.values())[-1]], self.remember)
         networks[name] = student
-        step = DistillationStep(student, teacher, self.temperature, self.label_weight, 1.0)
+        settings = self.temperature, self.label_weight, 1.0
+        step = DistillationStep(student, teacher, *settings, divergence=self.divergence)
         turn = Turn(step, tuple(student.parameters()))
         return Stage(name, [turn], network=student, peers=(name,), teacher=teacher)
 

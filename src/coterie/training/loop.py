@@ -20,7 +20,7 @@ from coterie.training.folder.resume import check_resumable, configuration, previ
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
-from coterie.training.preflight import check_first_stage, check_stage_names
+from coterie.training.preflight import check_first_stage, check_soft_targets, check_stage_names
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.surroundings import keep_surroundings, set_switches
@@ -105,6 +105,7 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
         options = options.take_over(previous)
     set_switches(options.threads, options.deterministic)
     check_stage_names(method)
+    check_soft_targets(method, setting.recipe)
     task = Task(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
     )

@@ -5,8 +5,10 @@ import numpy as np
 from coterie.data import ImageData
 from coterie.data.transforms import normalise, resized
 from coterie.errors import unknown_name
-from coterie.methods import Method, Stage
+from coterie.functional import check_soft_labels
+from coterie.methods import Method, OnlineMethod, Stage
 from coterie.networks.fitting import check_logits, check_writable
+from coterie.recipes import Recipe
 
 _IMAGES = 4
 
@@ -29,6 +31,21 @@ def check_first_stage(stage: Stage, data: ImageData) -> None:
         check_logits(stage.network, normalise(pixels, data.mean, data.std), len(data.classes))
     for network in stage.deliver.values():
         check_writable(network)
+
+
+def check_soft_targets(method: Method, recipe: Recipe) -> None:
+    """Refuse a distillation that needs one true class an image under a recipe that smooths or mixes labels.
+
+    Raises:
+        UserError: Names the options of both.
+    """
+    if not recipe.mixing.softens:
+        return
+    names = [getattr(method, "divergence", "kl")]
+    if isinstance(method, OnlineMethod):
+        names = [distillation.loss for distillation in method.config().distillations]
+    for name in names:
+        check_soft_labels(name)
 
 
 def check_stage_names(method: Method) -> None:

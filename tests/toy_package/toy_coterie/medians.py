@@ -34,13 +34,14 @@ class Surest(nn.Module):
         return output.logits[torch.arange(len(surest), device=surest.device), surest]
 
 
-def squared_distance(students: Tensor, teachers: Tensor, temperature: float) -> Tensor:
+def squared_distance(students: Tensor, teachers: Tensor, temperature: float, labels: Tensor) -> Tensor:
     """A distillation loss: Σ_s mean_t mean_c ((q_st - z_s) / T)², mean over the batch.
 
     Args:
         students: Logits z (B, s, C).
         teachers: Logits q (B, s, t, C), or (B, 1, t, C) where all students have the same.
         temperature: T > 0.
+        labels: The images' classes (B,), or distributions over them (B, C); not used.
     """
     return ((teachers - students.unsqueeze(2)) / temperature).square().mean((0, 2, 3)).sum()
 

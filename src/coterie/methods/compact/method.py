@@ -31,6 +31,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import NonNegative, PositiveInt, PositiveShare, Share, Temperature
 from coterie.errors import UserError
+from coterie.functional import check_divergence
 from coterie.methods.base import Edge, Hooks, Stage, Task, Turn
 from coterie.methods.compact.costs import ChannelCosts
 from coterie.methods.compact.shrinking import (
@@ -82,6 +83,8 @@ class Compact(OfflineMethod):
         distil: The stages in which the teacher is heard: ``both``, ``shrink``, ``finetune`` or ``neither``.
         temperature: T of the soft targets.
         alpha: a, the share of the soft targets.
+        divergence: How far the student is from its teacher, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "compact"
@@ -105,9 +108,11 @@ class Compact(OfflineMethod):
     distil: Literal["both", "shrink", "finetune", "neither"] = "both"
     temperature: Temperature = 4.0
     alpha: Share = 0.5
+    divergence: str = "kl"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_divergence(self.divergence)
         if self.flops is not None and self.params is not None:
             raise UserError("⟨method.flops⟩ and ⟨method.params⟩ are both given; give one budget")
         if self.blockwise == "matched" and self.teacher_network is not None:
@@ -192,7 +197,8 @@ class Compact(OfflineMethod):
 
     def _make_step(self, student: nn.Module, teacher: Teacher, stage: str) -> nn.Module:
         if self.distil in ("both", stage):
-            return DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
+            settings = self.temperature, 1 - self.alpha, self.alpha
+            return DistillationStep(student, teacher, *settings, divergence=self.divergence)
         return CrossEntropyStep(student)
 
     def _select(self, values: Tensor, groups: ChannelGroups) -> Tensor:

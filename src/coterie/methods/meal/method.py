@@ -53,7 +53,8 @@ class Meal(OfflineMethod):
         teacher_choice: ``random`` draws one for each batch (each process its own); ``mean`` takes all (MEAL V2).
         adversarial: ``joint`` (released code; no other measured better), ``grl``, ``alternating`` or ``none``.
         adversarial_weight: β: what of the discriminators' loss reaches the student.
-        similarity: ``ce``, or ``l1``, ``l2``, ``l1_soft``, ``l2_soft``.
+        similarity: ``ce``, or ``l1``, ``l2``, ``l1_soft``, ``l2_soft``. The losses of other methods' ``divergence``
+            are of logits over classes, and blocks' vectors are compared here too: none of these stands here.
         label_weight: Of the labels' cross-entropy beside it; at 0 (paper) labels are not used.
         blocks: Modules of the student whose outputs are matched beside the logits, by path.
         teacher_blocks: The teachers' modules that answer to these, one each; None for the same paths.

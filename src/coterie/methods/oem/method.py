@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from coterie.bounds import Bounds, NonNegative, PositiveInt, Temperature
 from coterie.errors import UserError
-from coterie.functional import cross_entropy, kl_divergence, mean_squared_error
+from coterie.functional import check_divergence, cross_entropy, distil, mean_squared_error
 from coterie.methods.base import Edge, Method, Stage, Task, Turn
 from coterie.methods.oem.slimmable import Adapters, BaseGradient, Maps, SlimmableEnsemble, make_slimmable_ensemble
 from coterie.methods.vanilla import make_plain_stage
@@ -48,7 +48,7 @@ def oem_loss(output: PeerOutput, labels: Tensor, adapted: Sequence[Maps], option
     Args:
         output: Logits (B, S, C), their mean, the ensemble (B, C), and the outputs of blocks; the pseudo teacher's are
             the first, (B, c, H, W) each.
-        labels: Class indices (B,).
+        labels: Class indices (B,), or distributions (B, C).
         adapted: For each student 2..S its blocks' outputs behind the adapters, of the pseudo teacher's shapes.
         options: The weights and the temperature; None for the paper's.
 
@@ -60,13 +60,13 @@ def oem_loss(output: PeerOutput, labels: Tensor, adapted: Sequence[Maps], option
     assert output.blocks is not None
     students, teacher, wide = output.logits.unbind(1), output.ensemble.detach(), output.blocks[0]
     errors = [mean_squared_error(o, w.detach()) for own in adapted for o, w in zip(own, wide, strict=True)]
-    divergence = torch.stack([kl_divergence(logits, teacher, method.temperature) for logits in students]).sum()
+    apart = [distil(logits, teacher, method.temperature, labels, method.divergence) for logits in students]
     scale = method.temperature**2 if method.temperature_squared else 1.0
     return LossTerms(
         {
             "cross_entropy": method.alpha * torch.stack([cross_entropy(logits, labels) for logits in students]).sum(),
             "intermediate": method.beta * torch.stack(errors).sum(),
-            "distillation": method.gamma * scale * divergence,
+            "distillation": method.gamma * scale * torch.stack(apart).sum(),
         }
     )
 
@@ -85,6 +85,8 @@ class Oem(Method):
         beta: Weight of the block outputs' errors (paper: 0.15).
         gamma: Weight of the distillation (paper: 0.15).
         temperature: T of the soft targets (paper: 2).
+        divergence: How far every student is from the ensemble, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
         temperature_squared: True multiplies the distillation by T² (official code; not in the paper's equation 6).
         base_gradient: ``all`` lets every student's gradient reach the base (the official ResNet code's default);
             ``pseudo-teacher`` only that of student 1 (the official DenseNet code's).
@@ -101,11 +103,13 @@ class Oem(Method):
     gamma: NonNegative = 0.15
     temperature: Temperature = 2.0
     temperature_squared: bool = False
+    divergence: str = "kl"
     base_gradient: BaseGradient = "all"
     alone: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_divergence(self.divergence)
         if self.alone is not None and self.alone > self.num_students:
             raise UserError(f"⟨method.alone⟩ is {self.alone}; students count from 1 to {self.num_students}")
 

@@ -37,6 +37,8 @@ class ClIlr(OnlineMethod):
         rampup: Share of the training over which OKDDip's code's KL weight rises (80 of 300 epochs).
         rescale: Whether gradients are divided where the tree branches.
         detach_teacher: False lets the distillation's gradient reach the other heads.
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "cl-ilr"
@@ -50,6 +52,7 @@ class ClIlr(OnlineMethod):
     rampup: Share = 80 / 300
     rescale: bool = True
     detach_teacher: bool = True
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """Rescaled branches, each taught by the others' mean."""
@@ -59,7 +62,13 @@ class ClIlr(OnlineMethod):
             peers=Branched(num=self.num_branches, at=self.at, rescale=self.rescale),
             aggregator="mean",
             distillations=(
-                Distillation(source="others", weight=weight, scale_by_t2=squared, detach=self.detach_teacher),
+                Distillation(
+                    source="others",
+                    weight=weight,
+                    scale_by_t2=squared,
+                    detach=self.detach_teacher,
+                    loss=self.divergence,
+                ),
             ),
             temperature=self.temperature,
             rampup=self.rampup if okddip else 0.0,

@@ -7,7 +7,7 @@ from typing import Literal
 from coterie.bounds import NonNegative, NonNegativeInt, PositiveInt, Share, Temperature
 from coterie.checking import check_fields
 from coterie.errors import UserError, unknown_name
-from coterie.functional.soft_targets import DIVERGENCES
+from coterie.functional import check_divergence
 from coterie.methods.base import Edge
 from coterie.methods.online.aggregators import AGGREGATORS
 from coterie.methods.online.peers import Branched, Independent, Peers
@@ -51,8 +51,7 @@ class Distillation:
         check_fields(self, "method.distillations")
         if self.source not in TARGETS:
             raise unknown_name("source of a distillation", self.source, TARGETS)
-        if self.loss not in DIVERGENCES:
-            raise unknown_name("loss of a distillation", self.loss, DIVERGENCES)
+        check_divergence(self.loss, "loss of a distillation")
 
 
 @dataclass(kw_only=True)

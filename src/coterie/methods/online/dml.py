@@ -30,6 +30,8 @@ class Dml(OnlineMethod):
         temperature: T of the soft targets (paper: 1).
         updates: ``sequential`` (paper) or ``simultaneous``.
         view_per_peer: Whether every network sees an augmentation of its own.
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "dml"
@@ -40,13 +42,14 @@ class Dml(OnlineMethod):
     temperature: Temperature = 1.0
     updates: Literal["sequential", "simultaneous"] = "sequential"
     view_per_peer: bool = False
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """Independent peers, each taught by each of the others."""
         return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",
-            distillations=(Distillation(source="each"),),
+            distillations=(Distillation(source="each", loss=self.divergence),),
             temperature=self.temperature,
             ensemble_ce_weight=0.0,
             view_per_peer=self.view_per_peer,

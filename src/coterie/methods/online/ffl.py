@@ -38,6 +38,8 @@ class Ffl(OnlineMethod):
         temperature: T of the soft targets (official code: 3).
         rampup: Share of the training over which the distillation's weight rises (official code: 80 of 300 epochs).
         fusion_weight_decay: The fusion module's weight decay, as a multiple of the networks' (official code: 0.1).
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "ffl"
@@ -49,6 +51,7 @@ class Ffl(OnlineMethod):
     temperature: Temperature = 3.0
     rampup: Share = 80 / 300
     fusion_weight_decay: NonNegative = 0.1
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """The mean teaches the fused classifier, the fused classifier every sub-network."""
@@ -57,7 +60,10 @@ class Ffl(OnlineMethod):
         return OnlineConfig(
             peers=Branched(num=self.num_peers, at=self.at) if self.share else Independent(num=self.num_peers),
             aggregator="fused-maps",
-            distillations=(Distillation(source="ensemble"), Distillation(source="mean", students="ensemble")),
+            distillations=(
+                Distillation(source="ensemble", loss=self.divergence),
+                Distillation(source="mean", students="ensemble", loss=self.divergence),
+            ),
             temperature=self.temperature,
             rampup=self.rampup,
             combiner_weight_decay=self.fusion_weight_decay,

@@ -43,6 +43,8 @@ class Kdcl(OnlineMethod):
         temperature: T of the soft targets (2).
         weight: λ of the distillation (1).
         view_per_peer: Whether every network sees an augmentation of its own (paper: yes).
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "kdcl"
@@ -54,13 +56,14 @@ class Kdcl(OnlineMethod):
     temperature: Temperature = 2.0
     weight: NonNegative = 1.0
     view_per_peer: bool = True
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """Independent peers with views of their own, all taught by the one teacher."""
         return OnlineConfig(
             peers=Independent(num=self.num_peers, networks=self.networks),
             aggregator="mean",
-            distillations=(Distillation(source=_SOURCES[self.teacher], weight=self.weight),),
+            distillations=(Distillation(source=_SOURCES[self.teacher], weight=self.weight, loss=self.divergence),),
             temperature=self.temperature,
             ensemble_ce_weight=0.0,
             view_per_peer=self.view_per_peer,

@@ -5,6 +5,7 @@ q (B, s, t, C) of t teachers for each of s students:
 
     L = a Σ_i CE(z_i, y) + b CE(e, y) + Σ_distillations w(t) T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T))
 
+KL stands for whichever of ``coterie.functional.DIVERGENCES`` the distillation names.
 Sums are over peers and students, means over the batch. :func:`supervise` computes the first two terms and
 :func:`imitate` one of the third; :class:`Loss` puts them together as a method's configuration says.
 """
@@ -15,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.errors import UserError
-from coterie.functional.soft_targets import DIVERGENCES, ramp_up
+from coterie.errors import UserError, unknown_name
+from coterie.functional import DIVERGENCES, ramp_up
 from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.targets import TARGETS
 from coterie.outputs import LossTerms, PeerOutput, ensemble_of, without_autocast
@@ -82,6 +83,7 @@ def imitate(
     detach: bool = True,
     scale_by_t2: bool = True,
     loss: str = "kl",
+    labels: Tensor,
 ) -> Tensor:
     """What soft targets teach: w T² Σ_s mean_t KL(softmax(q_st / T) ‖ softmax(z_s / T)), a scalar.
 
@@ -93,9 +95,11 @@ def imitate(
         detach: Whether the targets are held fixed; otherwise the gradient reaches what they are made of.
         scale_by_t2: Whether the term is multiplied by T².
         loss: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
+        labels: Class indices (B,), or distributions (B, C), for losses that ask for them.
 
     Raises:
-        UserError: The temperature or the weight is no number, or out of range.
+        UserError: The temperature or the weight is no number, or out of range; or the loss is unknown, or takes no such
+            labels.
     """
     # Plain comparisons, which torch.compile looks through; NaN fails them.
     if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
@@ -103,7 +107,10 @@ def imitate(
     if not isinstance(weight, int | float) or not 0 <= weight < inf:
         raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
     scale = temperature**2 if scale_by_t2 else 1.0
-    return weight * scale * DIVERGENCES[loss](students, targets.detach() if detach else targets, temperature)
+    if loss not in DIVERGENCES:
+        raise unknown_name("divergence", loss, DIVERGENCES)
+    targets = targets.detach() if detach else targets
+    return weight * scale * DIVERGENCES[loss](students, targets, temperature, labels)
 
 
 def check_labels(output: PeerOutput, labels: Tensor) -> None:
@@ -197,6 +204,7 @@ class Loss(nn.Module):
                 detach=distillation.detach,
                 scale_by_t2=distillation.scale_by_t2,
                 loss=distillation.loss,
+                labels=labels,
             )
         return LossTerms(terms)
 

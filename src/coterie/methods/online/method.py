@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from coterie.checking import check_value, make_checked
 from coterie.errors import UserError, unknown_name
+from coterie.functional import check_divergence
 from coterie.methods.base import Edge, Method, Stage, Task
 from coterie.methods.online.config import Distillation, OnlineConfig
 from coterie.methods.online.loss import Loss
@@ -33,6 +34,7 @@ class OnlineMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_divergence(getattr(self, "divergence", "kl"))
         self.config()  # which checks itself
 
     @abstractmethod

@@ -18,6 +18,7 @@ block.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from coterie.bounds import Count, Share, Temperature
 from coterie.errors import UserError
@@ -39,6 +40,8 @@ class OkdDip(OnlineMethod):
         temperature: T of the soft targets (official code: 3).
         rampup: Share of the training over which the distillation's weight rises (official code: 80 of 300 epochs).
         detach_teacher: True holds the soft targets fixed; then the attention stays as it was initialised.
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "okddip"
@@ -50,19 +53,20 @@ class OkdDip(OnlineMethod):
     temperature: Temperature = 3.0
     rampup: Share = 80 / 300
     detach_teacher: bool = False
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """Auxiliaries taught by attention among them, the leader by their mean."""
         if self.num_peers < 3:
             raise UserError(f"⟨method.num_peers⟩ is {self.num_peers}; use 3 or more, a leader and two auxiliaries")
         auxiliaries = tuple(range(1, self.num_peers))
-        detach = self.detach_teacher
+        how: dict[str, Any] = {"teachers": auxiliaries, "detach": self.detach_teacher, "loss": self.divergence}
         return OnlineConfig(
             peers=Branched(num=self.num_peers, at=self.at) if self.share else Independent(num=self.num_peers),
             aggregator="mean",
             distillations=(
-                Distillation(source="attention", teachers=auxiliaries, students=auxiliaries, detach=detach),
-                Distillation(source="mean", teachers=auxiliaries, students=(0,), detach=detach),
+                Distillation(source="attention", students=auxiliaries, **how),
+                Distillation(source="mean", students=(0,), **how),
             ),
             temperature=self.temperature,
             rampup=self.rampup,

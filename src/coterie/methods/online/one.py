@@ -45,6 +45,8 @@ class One(OnlineMethod):
         detach_teacher: False lets the distillation's gradient reach the ensemble.
         init: How auxiliary branches start: ``fresh``, as a ``copy`` with a fresh classifier, or as a ``clone``; None
             for fresh, or copy of a network with weights.
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "one"
@@ -59,10 +61,11 @@ class One(OnlineMethod):
     share: bool = True
     detach_teacher: bool = True
     init: Init | None = None
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """Branches over a shared trunk, their gated ensemble teaching every branch; it delivers ONE and ONE-E."""
-        distillation = Distillation(source="ensemble", detach=self.detach_teacher)
+        distillation = Distillation(source="ensemble", detach=self.detach_teacher, loss=self.divergence)
         return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at, share=self.share, init=self.init),
             aggregator={"relu-softmax": "gate", "softmax": "gate-softmax", "uniform": "mean"}[self.gate],

@@ -37,6 +37,8 @@ class Pcl(OnlineMethod):
         ema_steps: In a training of another length, their window is the same share of the training (300 epochs of
             CIFAR in batches of 128); None for ``ema_decay`` as it stands, whatever the length.
         view_per_peer: Whether every peer sees an augmentation of its own (paper: yes).
+        divergence: How far students are from their targets, a name of ``coterie.functional.DIVERGENCES``: ``kl``,
+            ``dkd``, ``dist`` or ``standardised``.
     """
 
     name = "pcl"
@@ -49,6 +51,7 @@ class Pcl(OnlineMethod):
     ema_decay: Share = 0.999
     ema_steps: PositiveInt | None = EMA_STEPS
     view_per_peer: bool = True
+    divergence: str = "kl"
 
     def config(self) -> OnlineConfig:
         """The fused ensemble teaches every peer, and each peer's moving average the others."""
@@ -57,7 +60,10 @@ class Pcl(OnlineMethod):
         return OnlineConfig(
             peers=Branched(num=self.num_branches, at=self.at),
             aggregator="fused-features",
-            distillations=(Distillation(source="ensemble"), Distillation(source="each", from_ema=True, rampup=0.0)),
+            distillations=(
+                Distillation(source="ensemble", loss=self.divergence),
+                Distillation(source="each", from_ema=True, rampup=0.0, loss=self.divergence),
+            ),
             temperature=self.temperature,
             rampup=self.rampup,
             view_per_peer=self.view_per_peer,

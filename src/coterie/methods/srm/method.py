@@ -34,6 +34,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import NonNegative, Positive, PositiveShare, Share, Temperature
 from coterie.errors import UserError
+from coterie.functional import check_divergence
 from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
@@ -67,6 +68,8 @@ class Srm(OfflineMethod):
             classifier, by cross-entropy).
         temperature: T of the soft targets (the middle of the official code's grid).
         alpha: α, the share of the soft targets, from 0 to 1 (the middle of the official code's grid).
+        divergence: How far the student is from its teacher in the last stage, a name of
+            ``coterie.functional.DIVERGENCES``: ``kl``, ``dkd``, ``dist`` or ``standardised``.
         dictionary_rate: Adam's learning rate in stage ``dictionaries``.
         initial_rate: Adam's learning rate in stage ``initialisation`` (over few epochs 1e-2 learns more).
         initial_decay: Its weight decay (L2).
@@ -88,6 +91,7 @@ class Srm(OfflineMethod):
     last: Literal["distillation", "fine-tuning", "probe"] = "distillation"
     temperature: Temperature = 4.0
     alpha: Share = 0.5
+    divergence: str = "kl"
     dictionary_rate: Positive = 1e-3
     initial_rate: Positive = 1e-3
     initial_decay: NonNegative = 1e-4
@@ -95,6 +99,7 @@ class Srm(OfflineMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_divergence(self.divergence)
         self.features, self.teacher_features = _split_paths(self.features), _split_paths(self.teacher_features)
         if self.teachers > 1 or (self.teacher is not None and len(self.teacher) > 1):
             raise UserError("method 'srm' reads one teacher's features; name one, and leave ⟨method.teachers⟩ out")
@@ -130,7 +135,8 @@ class Srm(OfflineMethod):
             probe = LinearProbe(student, find_classifier(student, example))
             turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))
             return Stage(self.last, [turn], network=probe)
-        step = DistillationStep(student, teacher, self.temperature, 1 - self.alpha, self.alpha)
+        settings = self.temperature, 1 - self.alpha, self.alpha
+        step = DistillationStep(student, teacher, *settings, divergence=self.divergence)
         return Stage(self.last, [Turn(step, tuple(student.parameters()))], network=student, teacher=teacher)
 
     def _falling(self, *shares: float) -> Callable[[Optimizer, int], LambdaLR] | None:

@@ -70,6 +70,7 @@ _ROUNDING = ("threads", "device", "deterministic")
 _UNWRITTEN = {
     "deterministic": False,
     "method.discriminator_divisor": 2,
+    "method.divergence": "kl",
     **{f"recipe.{name}": value for name, value in asdict(Recipe()).items()},
 }
 
