@@ -22,7 +22,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "policy": {"policy": "none"},
     "jitter": {"jitter": 0.0},
     "erasing": {"erasing": 0.0},
-    "average": {"average": "none"},
+    "average": {"average": "none", "deliver": "last"},
 }
 
 
@@ -128,7 +128,10 @@ def make(cell: Cell) -> tuple[Any, Any]:
     from coterie.recipes import recipe_class
 
     method = BY_NAME[cell["method"]](network=cell["network"])
-    return method, recipe_class(cell["recipe"])(**PARTS.get(cell.get("without", ""), {}))
+    kind = recipe_class(cell["recipe"])
+    there = {field.name for field in fields(kind)}
+    without = PARTS.get(cell.get("without", ""), {})
+    return method, kind(**{name: value for name, value in without.items() if name in there})
 
 
 def flops_of_step(root: Path, data: str, network: str, method: str) -> float:
