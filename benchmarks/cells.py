@@ -96,9 +96,9 @@ def run_cells(
                 longest[kind(cell)] = max(longest.get(kind(cell), 0.0), seconds)
                 try:
                     measured = future.result()
-                except Exception:
+                except Exception as error:
                     failed += 1
-                    print(f"FAILED {key(cell)}\n{traceback.format_exc(limit=-3)}", flush=True)
+                    print(f"FAILED {key(cell)}: {type(error).__name__}: {error}\n{_where(error)}", flush=True)
                     continue
                 if measured is not None:
                     finished += 1
@@ -106,6 +106,12 @@ def run_cells(
                     print(f"{seconds:6.1f} s  {key(cell)}  {measured.get('says', '')}", flush=True)
     left = len(cells) - len(done & {key(cell) for cell in cells}) - finished
     print(f"{finished} cells trained, {failed} failed, {left} left; {(time.monotonic() - begun) / 60:.1f} minutes")
+
+
+def _where(error: Exception) -> str:
+    """The last lines of what the other process said of its error."""
+    told = str(error.__cause__) if error.__cause__ is not None else "".join(traceback.format_exception(error))
+    return "\n".join(told.strip().strip('"').strip().splitlines()[-4:])
 
 
 def _one_thread() -> None:
