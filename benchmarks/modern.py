@@ -375,7 +375,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
     parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
-    parser.add_argument("--gflops", type=float, default=35.0, help="of a core, for the plan's hours")
+    parser.add_argument("--gflops", type=float, default=80.0, help="of a core, for the plan's hours")
     parser.add_argument("--plan", action="store_true", help="say what would be trained")
     parser.add_argument("--report", action="store_true", help="say what was found")
     arguments = parser.parse_args()
