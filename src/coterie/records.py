@@ -25,6 +25,7 @@ class NetworkRecord(TypedDict):
     name: str
     pretrained: NotRequired[bool]
     weights: NotRequired[str | None]
+    drop_path: NotRequired[float | None]
 
 
 class Configuration(TypedDict):

@@ -17,9 +17,9 @@ from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.networks import NETWORKS, names
+from coterie.recipes import RECIPES
 from coterie.reports.numbers import format_interval, format_p, format_signed
 from coterie.reports.table import describe_means, make_rows
-from coterie.training import RECIPES
 
 if TYPE_CHECKING:
     from coterie.reports.studies.page import Measured

@@ -14,7 +14,8 @@ from coterie.data.loading import own_options
 from coterie.errors import UserError
 from coterie.methods import METHODS
 from coterie.networks import Backbone
-from coterie.training import RECIPES, TrainingOptions, recipe_class, train
+from coterie.recipes import RECIPES, default_recipe, recipe_class
+from coterie.training import TrainingOptions, train
 from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
 
@@ -23,7 +24,7 @@ def train_parser(given: list[str]) -> ArgumentParser:
     """Its options are those of the method and the recipe that ``given`` names."""
     parser = new_parser()
     method = find_method(value_of(given, "method.name") or "one")
-    recipe = recipe_class(value_of(given, "recipe.name") or "short")
+    recipe = recipe_class(value_of(given, "recipe.name") or _default_recipe(given))
     parser.add_argument("--config", help="YAML file of options; a Run's config.yaml repeats that run")
     about = f"one of: {', '.join(METHODS)}; or package.module:Class, a method of your own; short: --method"
     parser.add_argument("--method.name", type=str, default="one", help=about)
@@ -39,7 +40,10 @@ def train_parser(given: list[str]) -> ArgumentParser:
         others: set[str | int] = {name for name in entry.parameters() if name not in own}
         parser.add_function_arguments(entry.read, "data", as_group=False, skip=others)
     parser.add_argument(
-        "--recipe.name", type=str, default="short", help=f"one of: {', '.join(RECIPES)}; short: --recipe"
+        "--recipe.name",
+        type=str,
+        default=recipe.name,
+        help=f"one of: {', '.join(RECIPES)}; finetune where the network starts from trained weights; short: --recipe",
     )
     parser.add_class_arguments(recipe, "recipe")
     parser.add_argument("--out", type=str, help="the Run's folder; default runs/METHOD-NETWORK-DATA-SEED")
@@ -49,6 +53,11 @@ def train_parser(given: list[str]) -> ArgumentParser:
         if getattr(action, "_typehint", None) in (bool, bool | None) and "." not in action.dest:
             action.nargs, action.const = "?", True  # `--compile` is short for `--compile true`
     return parser
+
+
+def _default_recipe(given: list[str]) -> str:
+    pretrained = (value_of(given, "network.pretrained") or "false").lower() in ("true", "yes")
+    return default_recipe(pretrained or value_of(given, "network.weights") not in (None, "null"))
 
 
 def run_train(given: Namespace) -> None:

@@ -6,6 +6,7 @@ they are first needed, since together they take seconds.
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,13 @@ def published_classes(library: str, name: str) -> int | None:
 
 
 def make(
-    library: str, name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool
+    library: str,
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] | None,
+    pretrained: bool,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """Build a known network.
 
@@ -93,11 +100,12 @@ def make(
         in_channels: Channels of the images; the first convolution is adapted where they are not three.
         image_size: (height, width) in pixels, for networks of a fixed input size; None for the library's default.
         pretrained: Start from the library's published weights, downloaded unless cached.
+        drop_path: Share of the images that skip the last residual block in training, where the network has that.
 
     Raises:
         UserError: The network cannot be built for images of this size, or the weights cannot be had.
     """
-    build = _timm if library == "timm" else _torchvision
+    build = partial(_timm, drop_path=drop_path) if library == "timm" else _torchvision
     try:
         network = build(name, num_classes, in_channels, image_size, pretrained)
     except UserError:
@@ -135,12 +143,22 @@ def _wrong_size(library: str, name: str, image_size: tuple[int, int], error: Exc
 
 
 def _timm(
-    name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None, pretrained: bool
+    name: str,
+    num_classes: int,
+    in_channels: int,
+    image_size: tuple[int, int] | None,
+    pretrained: bool,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     import timm
 
     options: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_channels, "pretrained": pretrained}
-    network = _timm_of_size(name, image_size, options)
+    try:
+        network = _timm_of_size(name, image_size, options | ({"drop_path_rate": drop_path} if drop_path else {}))
+    except TypeError as error:  # it has none
+        if "drop_path_rate" not in str(error):
+            raise
+        network = _timm_of_size(name, image_size, options)
     config = timm.get_pretrained_cfg(name)
     if pretrained and config is not None:
         _say_replaced(config.num_classes, num_classes)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 from torch import nn
 
-from coterie.bounds import PositiveInt
+from coterie.bounds import Bounds, PositiveInt
 from coterie.checking import check_arguments, check_fields
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
@@ -87,11 +87,14 @@ class Backbone:
             with ``num_classes`` and ``in_channels``.
         pretrained: Start from the library's published weights.
         weights: Start from a safetensors file; a classifier of another class count is left fresh, and said.
+        drop_path: Share of the images that skip the last residual block while the network is trained; None for the
+            recipe's. Networks of timm that take ``drop_path_rate`` have it, others go without.
     """
 
     source: str | nn.Module | Callable[..., nn.Module]
     pretrained: bool = False
     weights: str | None = None
+    drop_path: Annotated[float, Bounds(least=0, below=1)] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "network", skip=("source",))
@@ -104,13 +107,19 @@ class Backbone:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Backbone":
         """The backbone that a file names, see :class:`~coterie.records.NetworkRecord`."""
-        return cls(record["name"], record.get("pretrained", False), record.get("weights"))
+        return cls(record["name"], record.get("pretrained", False), record.get("weights"), record.get("drop_path"))
 
     def to_record(self) -> dict[str, Any] | None:
         """How a file names it; None for a module or factory of the user's own, which cannot be written down."""
         if not isinstance(self.source, str):
             return None
-        return {"name": self.source, "pretrained": self.pretrained, "weights": self.weights}
+        record = {"name": self.source, "pretrained": self.pretrained, "weights": self.weights}
+        return record if self.drop_path is None else {**record, "drop_path": self.drop_path}
+
+    @property
+    def starts_trained(self) -> bool:
+        """Whether it starts from weights that were trained before, published ones or a file's."""
+        return self.pretrained or self.weights is not None
 
     def build(self, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None) -> nn.Module:
         """The network, with its weights where it has some. A module of the user's own is given as it is.
@@ -174,7 +183,9 @@ class Backbone:
             )
         if isinstance(self.source, str) and self.source not in NETWORKS:
             library, name = _library_and_name(self.source)
-            return libraries.make(library, name, num_classes, in_channels, image_size, pretrained)
+            return libraries.make(
+                library, name, num_classes, in_channels, image_size, pretrained, self.drop_path or 0.0
+            )
         if pretrained:
             raise UserError(f"network '{self.source}' has no published weights; use ⟨network.weights FILE.safetensors⟩")
         if self.source in NETWORKS.own:

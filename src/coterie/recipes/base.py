@@ -1,6 +1,6 @@
 """What a recipe is: how weights are updated, how labels and images are varied, how weights are averaged."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from typing import Annotated, Any, ClassVar, Literal
@@ -20,6 +20,31 @@ Policy = Literal["none", "trivial-augment", "rand-augment"]
 Decay = Annotated[float, Bounds(least=0, most=100)]
 
 
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a recipe may be fitted to.
+
+    Attributes:
+        images: How many there are to train on.
+        epochs: The length of a stage.
+        batch_size: Images in a step, over all processes.
+        parameters: Of the network.
+    """
+
+    images: int
+    epochs: int
+    batch_size: int
+    parameters: int
+
+
+def scaled_rate(rate: float, batch_size: int) -> float:
+    """A peak rate that is stated for batches of 128, for batches of another size: it grows with the square root.
+
+    Twice the images halve the variance of a step's gradient; its noise stays the same with √2 times the rate.
+    """
+    return round(rate * (batch_size / 128) ** 0.5, 6)
+
+
 @dataclass(kw_only=True)
 class Recipe:
     """One-cycle SGD for short budgets: the default.
@@ -27,7 +52,7 @@ class Recipe:
     Attributes:
         optimiser: ``sgd`` (momentum), ``adam`` or ``adamw``.
         learning_rate: The schedule's peak.
-        schedule: ``one-cycle`` (linear rise over the first 20 %, cosine to 0), ``cosine`` (from the peak to 0),
+        schedule: ``one-cycle`` (linear rise over ``warm_up``, cosine to 0), ``cosine`` (from the peak to 0),
             ``step`` (x0.1 at each of ``drops``) or ``constant``.
         drops: Shares of a stage after which ``step`` divides the rate by 10 (ONE: 50 and 75 %).
         momentum: Of SGD.
@@ -48,6 +73,12 @@ class Recipe:
         average: What is averaged over time: ``ema``, the weights of all steps, the older the less; ``tail``, those of
             the last epochs' ends alike; or ``none``.
         average_window: Share of a stage that the average looks back on.
+        deliver: Which weights are delivered first, and go on into later stages: the ``last``, or the ``average``.
+        warm_up: Share of a stage in which ``one-cycle`` rises.
+        first_layer_rate: The peak rate of the layer next to the images as a share of the classifier's; those between
+            lie geometrically in between, by their depth (:func:`coterie.networks.depth.find_depths`).
+        drop_path: Share of the images that skip a residual block (Huang et al. 2016), the last one's; in networks of
+            timm that have it.
     """
 
     name: ClassVar[str] = "short"
@@ -72,27 +103,40 @@ class Recipe:
     erasing: Share = 0.0
     average: Literal["none", "ema", "tail"] = "none"
     average_window: PositiveShare = 0.05
+    deliver: Literal["last", "average"] = "last"
+    warm_up: Share = 0.2
+    first_layer_rate: PositiveShare = 1.0
+    drop_path: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
     def __post_init__(self) -> None:
         check_fields(self, "recipe")
+
+    def fit_to(self, facts: TrainingFacts) -> "Recipe":
+        """The recipe for this training, with nothing left open: what a subclass leaves at None is chosen here."""
+        return self
 
     @property
     def mixing(self) -> Mixing:
         """How labels are smoothed and images mixed."""
         return Mixing(self.label_smoothing, self.mixup, self.cutmix, self.mix_probability, self.mix_until)
 
-    def make_optimiser(self, parameters: Iterable[Any]) -> Optimizer:
+    def make_optimiser(
+        self, parameters: Iterable[Any], depths: Mapping[nn.Parameter, float] | None = None
+    ) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
 
         Args:
             parameters: Parameters, or groups with a peak ``lr`` or a ``decay_factor`` of their own, see
                 :class:`~coterie.methods.base.ParameterGroup`. What needs no gradient is left out.
+            depths: How deep parameters lie, from 0 next to the images to 1 next to the answer, for
+                ``first_layer_rate``; those that are not named count as 1.
         """
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for group in parameter_groups(parameters):
             for parameter in group["params"]:
                 factor = group.get("decay_factor", 1.0)
-                rate = group.get("lr", self.learning_rate)
+                depth = 1.0 if depths is None else depths.get(parameter, 1.0)
+                rate = group.get("lr", self.learning_rate) * self.first_layer_rate ** (1 - depth)
                 decay = self.weight_decay * factor if self.decay_everything or parameter.dim() > 1 else 0.0
                 alike.setdefault((rate, decay), []).append(parameter)
         groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]
@@ -105,26 +149,23 @@ class Recipe:
 
     def make_schedule(self, optimiser: Optimizer, steps: int) -> LambdaLR:
         """The schedule over a stage of so many steps, stepped once a batch."""
-        shape = self._step if self.schedule == "step" else _SHAPES[self.schedule]
+        shapes: dict[str, Callable[[float], float]] = {
+            "one-cycle": self._one_cycle,
+            "cosine": _cosine,
+            "step": self._step,
+            "constant": lambda done: 1.0,
+        }
+        shape = shapes[self.schedule]
         return LambdaLR(optimiser, lambda step: shape(step / steps))
 
     def _step(self, done: float) -> float:
         return 1 / 10 ** sum(done >= drop for drop in self.drops)
 
-
-def _one_cycle(done: float) -> float:
-    rise = 0.2
-    if done < rise:
-        return 0.04 + 0.96 * done / rise
-    return _cosine((done - rise) / (1 - rise))
+    def _one_cycle(self, done: float) -> float:
+        if done < self.warm_up:
+            return 0.04 + 0.96 * done / self.warm_up
+        return _cosine((done - self.warm_up) / (1 - self.warm_up)) if self.warm_up < 1 else 1.0
 
 
 def _cosine(done: float) -> float:
     return 0.5 * (1 + cos(pi * min(done, 1.0)))
-
-
-_SHAPES: dict[str, Callable[[float], float]] = {
-    "one-cycle": _one_cycle,
-    "cosine": _cosine,
-    "constant": lambda done: 1.0,
-}

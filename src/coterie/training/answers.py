@@ -52,7 +52,8 @@ def prepare(teacher: Teacher, setting: Setting, folder: Path, begun: bool) -> No
                 said += f", together {errors_and_nll(found.ensemble, found.labels)['error']:.2f}"
             setting.reporter.say(said)
         size = 4 * len(data.train) * len(teacher.members) * len(data.classes)
-        if teacher.remembers and data.augment == "none" and isinstance(data.train, Resident) and size <= _LARGEST:
+        fixed = data.augment == "none" and not setting.recipe.mixing.mixes  # of a mixed image no answer was remembered
+        if teacher.remembers and fixed and isinstance(data.train, Resident) and size <= _LARGEST:
             teacher.remember(_answers(teacher, data, data.train, setting, folder).to(accelerator.device))
 
 

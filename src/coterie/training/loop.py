@@ -12,7 +12,7 @@ from coterie.extras import is_installed, need
 from coterie.files import user_path
 from coterie.methods import Method, Task
 from coterie.networks.zoo import Backbone
-from coterie.recipes import Recipe
+from coterie.recipes import RECIPES, Recipe, TrainingFacts, default_recipe
 from coterie.run import Run
 from coterie.teachers import open_teacher
 from coterie.training.distribution import make_accelerator, only_training, share_choice
@@ -20,7 +20,13 @@ from coterie.training.folder.resume import check_resumable, configuration, previ
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
-from coterie.training.preflight import check_first_stage, check_soft_targets, check_stage_names
+from coterie.training.preflight import (
+    check_first_stage,
+    check_soft_targets,
+    check_stage_names,
+    count_parameters,
+    with_drop_path,
+)
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.surroundings import keep_surroundings, set_switches
@@ -59,7 +65,8 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         method: What is trained, with its network and options.
         data: As made by :func:`coterie.data.load`.
         out: The Run's folder, which must not exist yet unless ``resume``.
-        recipe: Optimiser and schedule; None for one-cycle SGD.
+        recipe: How weights, labels and images are treated; None for ``finetune`` where the network starts from
+            published weights or a file's, else ``short``.
         resume: Go on from the folder's last checkpoint; from the beginning where there is none.
         progress: Whether anything is printed.
 
@@ -88,7 +95,11 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     accelerator = make_accelerator(options)
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
-    setting = Setting(data, accelerator, recipe or Recipe(), options.fit_to(data, reporter.say), reporter)
+    if recipe is None:
+        recipe = RECIPES[default_recipe(Backbone.of(method.network).starts_trained)]()
+        if recipe.name != Recipe.name:
+            reporter.say(f"recipe '{recipe.name}': the network starts from trained weights; see ⟨recipe⟩ for others")
+    setting = Setting(data, accelerator, recipe, options.fit_to(data, reporter.say), reporter)
     with only_training(path, accelerator) as folder, keep_surroundings(method):
         _train(method, setting, folder, resume)
     source = Backbone.of(method.network).source  # a module or factory of the user's own: no name can bring it back
@@ -100,12 +111,12 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
 def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) -> None:
     """What ``train`` does in a folder that no other command trains into."""
     data, options, accelerator, say = setting.data, setting.options, setting.accelerator, setting.reporter.say
+    method = with_drop_path(method, setting.recipe)
     previous = previous_configuration(folder.path, resume, say)
     if previous is not None:
         options = options.take_over(previous)
     set_switches(options.threads, options.deterministic)
     check_stage_names(method)
-    check_soft_targets(method, setting.recipe)
     task = Task(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
     )
@@ -113,7 +124,9 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     first = next(stages)
     check_first_stage(first, data)
     precision = share_choice(choose_precision(options.precision, first, method, task, data, accelerator.device))
-    setting = replace(setting, options=options.settle(precision))
+    facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first))
+    setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
+    check_soft_targets(method, setting.recipe)
     config = configuration(method, data, setting.recipe, setting.options)
     if previous is not None:
         check_resumable(folder.path, config, previous, say)

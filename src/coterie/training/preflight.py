@@ -1,5 +1,7 @@
 """What is found before a training begins rather than in it, or at its end."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from coterie.data import ImageData
@@ -8,6 +10,7 @@ from coterie.errors import unknown_name
 from coterie.functional import check_soft_labels
 from coterie.methods import Method, OnlineMethod, Stage
 from coterie.networks.fitting import check_logits, check_writable
+from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe
 
 _IMAGES = 4
@@ -57,3 +60,17 @@ def check_stage_names(method: Method) -> None:
     for name in method.epochs:
         if name not in method.stage_names():
             raise unknown_name(f"stage in ⟨method.epochs⟩ (of method '{method.name}')", name, method.stage_names())
+
+
+def count_parameters(stage: Stage) -> int:
+    """Of the network that a stage delivers, or trains where it delivers none."""
+    network = next(iter(stage.deliver.values()), stage.network)
+    return 0 if network is None else sum(parameter.numel() for parameter in network.parameters())
+
+
+def with_drop_path(method: Method, recipe: Recipe) -> Method:
+    """The method, its network with the recipe's drop path where the user has not said another."""
+    network = Backbone.of(method.network)
+    if recipe.drop_path == 0 or network.drop_path is not None or not isinstance(network.source, str):
+        return method
+    return replace(method, network=replace(network, drop_path=recipe.drop_path))

@@ -4,21 +4,25 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.console.progress import Reporter
 from coterie.data import Batch, ImageData, Resident, batches_per_epoch, read_ahead, training_batches
+from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.functional import heaviest_labels
 from coterie.methods import Stage, Turn
 from coterie.metrics import Row
+from coterie.networks.depth import find_depths
 from coterie.outputs import StepResult
 from coterie.recipes import Recipe
 from coterie.seeds import mix
@@ -76,6 +80,7 @@ class StageRun:
         self.meter = Meter()
         accelerator = setting.accelerator
         place(stage, accelerator.device)
+        make_optimiser = partial(setting.recipe.make_optimiser, depths=self._find_depths())
         if setting.options.compile and stage.network is not None:
             stage.network.compile()
         self.parameters = [turn.trainable() for turn in stage.turns]
@@ -83,11 +88,19 @@ class StageRun:
         for turn, parameters in zip(stage.turns, self.parameters, strict=True):
             with only(turn.module, parameters):  # distribution looks at what requires gradients now
                 self.runners.append(share_gradients(turn.module, accelerator))
-        self.optimisers = [(turn.optimiser or setting.recipe.make_optimiser)(turn.groups()) for turn in stage.turns]
+        self.optimisers = [(turn.optimiser or make_optimiser)(turn.groups()) for turn in stage.turns]
         make_schedule = stage.schedule or setting.recipe.make_schedule
         self.schedules: list[LRScheduler] = [
             make_schedule(optimiser, self.total_steps) for optimiser in self.optimisers
         ]
+
+    def _find_depths(self) -> dict[nn.Parameter, float] | None:
+        """How deep the network's parameters lie, where rates depend on it."""
+        network, data, device = self.stage.network, self.setting.data, self.setting.accelerator.device
+        if self.setting.recipe.first_layer_rate == 1 or network is None:
+            return None
+        pixels = resized(data.train.pixels(np.arange(min(2, len(data.train)))), data.image_size)
+        return find_depths(network, normalise(pixels, data.mean, data.std).to(device))
 
     @property
     def steps_per_epoch(self) -> int:
