@@ -108,6 +108,7 @@ class ImageData:
         options: The arguments of :func:`coterie.data.load` that make it again.
         pixel_range: The values that are black and white, of pixels of more than 8 bits; None where there are none.
         drawn: Which images coterie drew for what, of a folder's; None where the data set says it.
+        flip: Whether half of the training images are mirrored; None where ``augment`` says it.
     """
 
     name: str
@@ -123,6 +124,7 @@ class ImageData:
     options: dict[str, Any]
     pixel_range: tuple[float, float] | None = None
     drawn: Split | None = None
+    flip: bool | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self.classes[:3])) + (", …" if len(self.classes) > 3 else "")

@@ -3,8 +3,9 @@
 Neither the number of processes nor the place of a resumed step changes what a batch holds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.base import ImageData, Images, Streaming
 from coterie.data.mixing import Mixing, draw_mixtures, mix_images, partners, soften
+from coterie.data.policies import Variation, erase, vary
 from coterie.data.transforms import augment, normalise, resized
 from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
@@ -22,6 +24,9 @@ from coterie.seeds import mix
 Array = np.ndarray[Any, Any]
 
 NO_MIXING = Mixing()
+NO_VARIATION = Variation()
+# The views of a batch of these images, of their pixels.
+_Views = Callable[[Tensor, Array], tuple[Tensor, ...]]
 
 _PATIENCE = 600  # seconds that a batch may take to be decoded: nothing waits for ever
 
@@ -53,6 +58,7 @@ def training_batches(
     world: int = 1,
     progress: float = 0.0,
     mixing: Mixing = NO_MIXING,
+    variation: Variation = NO_VARIATION,
 ) -> Iterator[Batch]:
     """The augmented batches of an epoch.
 
@@ -68,6 +74,7 @@ def training_batches(
         world: How many processes share a step.
         progress: The share of the stage's epochs that are over; passed on to the batches.
         mixing: How labels are smoothed and images mixed.
+        variation: How images are varied beside the data's ``augment``; not at all where that is ``none``.
 
     Raises:
         UserError: A batch, or the whole training set, does not have two images for each process.
@@ -87,9 +94,14 @@ def training_batches(
     ]
     parts = [sequence[step * batch_size + own.all] for step, own in zip(range(start, steps), places, strict=True)]
     keys = [mix(seed, stage, epoch, f"view{view}") for view in range(views)]
-    for step, own, (indices, pixels) in zip(range(start, steps), places, _fetch(data.train, parts), strict=True):
-        varied = (augment(pixels, indices, key, data.augment, data.image_size) for key in keys)
-        normalised = (normalise(view, data.mean, data.std) for view in varied)
+    variation = NO_VARIATION if data.augment == "none" else variation
+    make_views = partial(_make_views, keys, data.augment, data.image_size, data.flip, variation)
+    fetched = _fetch(data.train, parts, make_views)
+    for step, own, (indices, varied) in zip(range(start, steps), places, fetched, strict=True):
+        normalised = (
+            erase(normalise(view, data.mean, data.std), indices, key, variation.erasing)
+            for view, key in zip(varied, keys, strict=True)
+        )
         images = tuple(mix_images(view, own.others, mixtures, step) for view in normalised)
         labels = torch.from_numpy(data.train.labels[indices])
         mine = labels[: len(own.others)]
@@ -97,6 +109,19 @@ def training_batches(
             share = float(mixtures.share[step])
             mine = soften(mine, labels[own.others], share, len(data.classes), mixing.label_smoothing)
         yield Batch(images, mine, torch.from_numpy(indices[: len(own.others)]), progress)
+
+
+def _make_views(
+    keys: list[int],
+    how: str,
+    size: tuple[int, int],
+    flip: bool | None,
+    variation: Variation,
+    pixels: Tensor,
+    indices: Array,
+) -> tuple[Tensor, ...]:
+    """An augmentation of a batch for each key, all of it that is done in 8 bits."""
+    return tuple(vary(augment(pixels, indices, key, how, size, flip), indices, key, variation) for key in keys)
 
 
 class _Places(NamedTuple):
@@ -127,8 +152,8 @@ def evaluation_batches(
     """A split in order, not augmented, every image exactly once over all processes."""
     mine = np.array_split(np.arange(len(images)), world)[rank]
     parts = np.array_split(mine, range(batch_size, len(mine), batch_size)) if len(mine) else []
-    for indices, pixels in _fetch(images, parts):
-        view = normalise(resized(pixels, data.image_size), data.mean, data.std)
+    for indices, (pixels,) in _fetch(images, parts, partial(_resized, data.image_size)):
+        view = normalise(pixels, data.mean, data.std)
         yield Batch((view,), torch.from_numpy(images.labels[indices]), torch.from_numpy(indices))
 
 
@@ -144,18 +169,26 @@ def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-class _Decoded(Dataset[Array | str]):
-    """Whole batches of a streaming split, for worker processes; what is wrong with a file comes back as its line."""
+def _resized(size: tuple[int, int], pixels: Tensor, indices: Array) -> tuple[Tensor, ...]:
+    return (resized(pixels, size),)
 
-    def __init__(self, images: Images, parts: list[Array]) -> None:
-        self.images, self.parts = images, parts
+
+class _Decoded(Dataset[list[Array] | str]):
+    """The views of whole batches of a streaming split, for worker processes.
+
+    What is wrong with a file comes back as its line.
+    """
+
+    def __init__(self, images: Images, parts: list[Array], make_views: _Views) -> None:
+        self.images, self.parts, self.make_views = images, parts, make_views
 
     def __len__(self) -> int:
         return len(self.parts)
 
-    def __getitem__(self, step: int) -> Array | str:
+    def __getitem__(self, step: int) -> list[Array] | str:
+        indices = self.parts[step]
         try:
-            return self.images.pixels(self.parts[step]).numpy()
+            return [view.numpy() for view in self.make_views(self.images.pixels(indices), indices)]
         except UserError as error:
             return str(error)
 
@@ -164,14 +197,15 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]:
+def _fetch(images: Images, parts: list[Array], make_views: _Views) -> Iterator[tuple[Array, tuple[Tensor, ...]]]:
+    """The views of these parts of a split, made by the processes that decode where there are any."""
     workers = images.workers if isinstance(images, Streaming) else 0
     if workers == 0:
         for indices in parts:
-            yield indices, images.pixels(indices)
+            yield indices, make_views(images.pixels(indices), indices)
         return
     loader = DataLoader(
-        _Decoded(images, parts),
+        _Decoded(images, parts, make_views),
         batch_size=None,
         num_workers=min(workers, max(len(parts), 1)),
         generator=torch.Generator(),  # else each epoch draws its workers' seed from the network's random numbers
@@ -182,13 +216,13 @@ def _fetch(images: Images, parts: list[Array]) -> Iterator[tuple[Array, Tensor]]
     )
     decoded = _lines(loader)
     for indices in parts:
-        pixels = next(decoded)
-        if isinstance(pixels, str):
-            raise UserError(pixels)
-        yield indices, torch.from_numpy(pixels)
+        views = next(decoded)
+        if isinstance(views, str):
+            raise UserError(views)
+        yield indices, tuple(map(torch.from_numpy, views))
 
 
-def _lines(loader: DataLoader[Array | str]) -> Iterator[Array | str]:
+def _lines(loader: DataLoader[list[Array] | str]) -> Iterator[list[Array] | str]:
     """What the workers decode; what becomes of the workers themselves is one line too."""
     mend = "give fewer with ⟨data.workers⟩, or 0"
     try:

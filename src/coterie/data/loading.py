@@ -34,6 +34,7 @@ def load(
     image_size: Side | tuple[Side, Side] | None = None,
     channels: Literal[1, 3] | None = None,
     augment: Augmentation | None = None,
+    flip: bool | None = None,
     validation: Annotated[float, Bounds(least=0, below=1)] = 0.0,
     train_samples: PositiveInt | None = None,
     test_samples: PositiveInt | None = None,
@@ -61,8 +62,11 @@ def load(
         channels: 1 for grey, 3 for colour; None for its own.
         augment: ``crop-flip`` and ``crop`` move the image by up to an eighth of its side; ``random-resized-crop`` takes
             8 to 100 % of its area (and mirrors half of them), from training images kept at 8/7 of the size; or
-            ``none``. None for the data set's own; a ``folder`` of more than 64 pixels takes random-resized-crop,
-            a smaller one crop-flip.
+            ``none``, which shows the same views in every epoch and switches off the recipe's policy, jitter and erasing
+            too. None for the data set's own; a ``folder`` of more than 64 pixels takes random-resized-crop, a smaller
+            one crop-flip.
+        flip: Whether half of the training images are mirrored; False where left and right are different classes, as of
+            letters. None for what ``augment`` says.
         validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
@@ -143,6 +147,8 @@ def _check_together(name: str, entry: DataEntry, given: Mapping[str, Any]) -> No
     for option in _OF_SOME:
         if given[option] != _DEFAULTS[option] and option not in entry.parameters():
             raise UserError(f"⟨data.{option}⟩: data '{name}' has no such option; leave it out")
+    if given["flip"] and given["augment"] == "none":
+        raise UserError("⟨data.flip⟩: ⟨data.augment none⟩ shows the images as they are; leave one of the two out")
     span = given["pixel_range"]
     if span is not None and not span[0] < span[1]:
         raise UserError(
@@ -214,6 +220,7 @@ def make(
         options=_repeatable(entry, given, image_size=size, channels=depth, augment=how),
         pixel_range=source.pixel_range,
         drawn=split or record_parts(source, given, train, held_out, test),
+        flip=given["flip"],
     )
 
 

@@ -35,7 +35,14 @@ def roomy(size: tuple[int, int]) -> tuple[int, int]:
     return ceil(size[0] * 8 / 7), ceil(size[1] * 8 / 7)
 
 
-def augment(pixels: Tensor, indices: Array, key: int, how: str, size: tuple[int, int] | None = None) -> Tensor:
+def augment(
+    pixels: Tensor,
+    indices: Array,
+    key: int,
+    how: str,
+    size: tuple[int, int] | None = None,
+    flip: bool | None = None,
+) -> Tensor:
     """Vary a batch of images.
 
     ``crop`` pads each image with black and crops it back at a random place; ``crop-flip`` also mirrors half of them;
@@ -48,14 +55,16 @@ def augment(pixels: Tensor, indices: Array, key: int, how: str, size: tuple[int,
         how: One of :data:`AUGMENTATIONS`.
         size: (height, width) of what comes out of ``random-resized-crop``; None for the images' own. The others leave
             the size as it is.
+        flip: Whether half of the images are mirrored; None for what ``how`` says. ``none`` never mirrors.
 
     Returns:
         uint8 (B, height, width, channels).
     """
     if how == "none":
         return pixels
+    flip = how != "crop" if flip is None else flip
     if how == "random-resized-crop":
-        return _random_resized(pixels, indices, key, size or (pixels.shape[1], pixels.shape[2]))
+        return _random_resized(pixels, indices, key, size or (pixels.shape[1], pixels.shape[2]), flip)
     count, height, width, channels = pixels.shape
     down, right = padding(height), padding(width)
     bits = random_bits(key, indices)
@@ -65,7 +74,7 @@ def augment(pixels: Tensor, indices: Array, key: int, how: str, size: tuple[int,
     padded[:, down : down + height, right : right + width] = pixels.numpy()
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
     cropped = torch.from_numpy(windows[np.arange(count), top.astype(np.int64), left.astype(np.int64), 0])
-    if how == "crop-flip":
+    if flip:
         _mirror(cropped, np.flatnonzero((bits >> np.uint64(40)) & np.uint64(1)))
     return cropped
 
@@ -78,7 +87,7 @@ def _mirror(images: Tensor, chosen: Array) -> None:
     flat.index_copy_(0, places, mirrored.flatten(1))
 
 
-def _random_resized(pixels: Tensor, indices: Array, key: int, size: tuple[int, int]) -> Tensor:
+def _random_resized(pixels: Tensor, indices: Array, key: int, size: tuple[int, int], flip: bool) -> Tensor:
     boxes = random_boxes(indices, key, (pixels.shape[1], pixels.shape[2]))
     images = pixels.permute(0, 3, 1, 2)
     out = torch.empty(len(pixels), *size, pixels.shape[3], dtype=torch.uint8)
@@ -86,7 +95,8 @@ def _random_resized(pixels: Tensor, indices: Array, key: int, size: tuple[int, i
         part = images[place : place + 1, :, top : top + height, left : left + width]
         resized = functional.interpolate(part, size, mode="bilinear", antialias=True)
         out[place] = resized[0].permute(1, 2, 0)
-    _mirror(out, np.flatnonzero(random_bits(key, _counters(indices, _TRIES)) >> np.uint64(63)))
+    if flip:
+        _mirror(out, np.flatnonzero(random_bits(key, _counters(indices, _TRIES)) >> np.uint64(63)))
     return out
 
 

@@ -13,9 +13,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from coterie.bounds import Bounds, NonNegative, Positive, PositiveShare, Share
 from coterie.checking import check_fields
 from coterie.data.mixing import Mixing
+from coterie.data.policies import Policy, Variation
 from coterie.methods.base import parameter_groups
 
-Policy = Literal["none", "trivial-augment", "rand-augment"]
 # Beyond it nothing is trained: one step would undo the weights.
 Decay = Annotated[float, Bounds(least=0, most=100)]
 
@@ -119,6 +119,11 @@ class Recipe:
     def mixing(self) -> Mixing:
         """How labels are smoothed and images mixed."""
         return Mixing(self.label_smoothing, self.mixup, self.cutmix, self.mix_probability, self.mix_until)
+
+    @property
+    def variation(self) -> Variation:
+        """How images are varied beside what the data's ``augment`` does."""
+        return Variation(self.policy, self.policy_strength, self.jitter, self.erasing)
 
     def make_optimiser(
         self, parameters: Iterable[Any], depths: Mapping[nn.Parameter, float] | None = None

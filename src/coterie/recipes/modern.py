@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from coterie.bounds import Bounds, NonNegative, Positive, Share
-from coterie.recipes.base import Policy, Recipe, TrainingFacts, scaled_rate
+from coterie.data.policies import Policy
+from coterie.recipes.base import Recipe, TrainingFacts, scaled_rate
 
 # Of batches of 128.
 _RATE = 0.2

@@ -168,6 +168,7 @@ class StageRun:
             world=accelerator.num_processes,
             progress=self.epoch / self.epochs,
             mixing=setting.recipe.mixing,
+            variation=setting.recipe.variation,
         )
         if accelerator.device.type == "cuda" and isinstance(setting.data.train, Resident):  # others have their workers
             batches = read_ahead(batches)
