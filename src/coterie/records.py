@@ -15,6 +15,7 @@ from coterie.files import parse_json, read_json, read_yaml
 _AGAIN = "train the run again"
 Side = Annotated[int, Bounds(least=1, most=4096)]
 FORMAT = 2  # of the cards that this version writes
+AVERAGE = "-average"  # ends the name of a deliverable whose weights are the average of the one named before it
 # A loss may be infinite where a network is sure of what is wrong.
 Figure = Annotated[float, Bounds(finite=False)]
 

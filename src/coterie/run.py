@@ -20,7 +20,7 @@ from coterie.metrics import Row, read_metrics
 from coterie.networks.prune.removal import resize_layers
 from coterie.networks.weights import portable
 from coterie.networks.zoo import Backbone, BackboneLike
-from coterie.records import Card, Configuration, parse_card, read_card, read_configuration
+from coterie.records import AVERAGE, Card, Configuration, parse_card, read_card, read_configuration
 
 
 class Run:
@@ -196,7 +196,7 @@ def build_deliverable(
     Args:
         card: Of the Run or the exported file.
         task: The task.
-        student: The deliverable's name.
+        student: The deliverable's name; an average's network is that of the one that it is the average of.
         network: The backbone.
         where: Names the card in the error's line.
         method: The user's own, where the card's is not known by name.
@@ -206,10 +206,12 @@ def build_deliverable(
     """
     try:
         with torch.inference_mode(False):  # the network may be trained on, wherever it was asked for
-            if student == "target" and not isinstance(network, nn.Module):
+            averaged = student.removesuffix(AVERAGE)
+            if averaged == "target" and not isinstance(network, nn.Module):
                 return Backbone.of(network).build(task.num_classes, task.channels, task.image_size)
             made = make_method({"name": card["method"], **card["options"]}, network, f"{where}, options", method)
-            return made.deliverables(task)[student]
+            networks = made.deliverables(task)
+            return networks[student if student in networks else averaged]
     except UserError as error:
         raise error if str(error).startswith(where) else UserError(f"{where}: {error}") from error
     except Exception as error:  # a library's network of a wrong shape raises whatever it meets

@@ -14,6 +14,7 @@ from coterie.bounds import Bounds, NonNegative, Positive, PositiveShare, Share
 from coterie.checking import check_fields
 from coterie.data.mixing import Mixing
 from coterie.data.policies import Policy, Variation
+from coterie.errors import UserError
 from coterie.methods.base import parameter_groups
 
 # Beyond it nothing is trained: one step would undo the weights.
@@ -73,7 +74,8 @@ class Recipe:
         average: What is averaged over time: ``ema``, the weights of all steps, the older the less; ``tail``, those of
             the last epochs' ends alike; or ``none``.
         average_window: Share of a stage that the average looks back on.
-        deliver: Which weights are delivered first, and go on into later stages: the ``last``, or the ``average``.
+        deliver: What is deployed by default, and what later stages go on from: the ``last`` weights, or their
+            ``average``. Where a validation split chooses the epoch it chooses among these two as well.
         warm_up: Share of a stage in which ``one-cycle`` rises.
         first_layer_rate: The peak rate of the layer next to the images as a share of the classifier's; those between
             lie geometrically in between, by their depth (:func:`coterie.networks.depth.find_depths`).
@@ -110,6 +112,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self, "recipe")
+        if self.deliver == "average" and self.average == "none":
+            raise UserError(
+                "⟨recipe.deliver average⟩: there is no average; give ⟨recipe.average ema⟩, or ⟨recipe.deliver last⟩"
+            )
 
     def fit_to(self, facts: TrainingFacts) -> "Recipe":
         """The recipe for this training, with nothing left open: what a subclass leaves at None is chosen here."""

@@ -1,7 +1,8 @@
 """What a run hands over at its end: the deliverables' weights, and the card that says what they are."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,61 @@ from coterie.methods.frozen_teacher import Adapted
 from coterie.metrics import Row
 from coterie.networks.zoo import Backbone
 from coterie.outputs import answer
-from coterie.records import FORMAT
+from coterie.records import AVERAGE, FORMAT
 from coterie.run import portable_state
 from coterie.training.distribution import predict_split
 from coterie.training.folder.resume import method_options
 from coterie.training.stages import Setting
+from coterie.training.stages.averaging import Averages
 from coterie.version import __version__
 
 
-def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Sequence[Row], best: int | None) -> None:
+@dataclass(frozen=True)
+class Delivery:
+    """What the last stage of a run hands over.
+
+    Attributes:
+        stage: The stage.
+        averages: Its averaged weights, if there are any.
+        prefers_average: Whether these are the default.
+    """
+
+    stage: Stage
+    averages: Averages | None
+    prefers_average: bool
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Name to network of what can be deployed, averages behind; but the first is the default."""
+        averaged = {} if self.averages is None else self.averages.deliver
+        networks = {**self.stage.deliver, **averaged}
+        default = next(iter(self.stage.deliver))
+        if self.prefers_average and default + AVERAGE in averaged:
+            default += AVERAGE
+        return {default: networks[default], **networks}
+
+    @property
+    def trained(self) -> list[tuple[str, nn.Module]]:
+        """The network that was trained and its average, each with what its peers' names end with."""
+        networks = {"": self.stage.network, AVERAGE: None if self.averages is None else self.averages.network}
+        return [(ending, network) for ending, network in networks.items() if network is not None]
+
+
+def deliver(
+    path: Path, method: Method, delivery: Delivery, setting: Setting, rows: Sequence[Row], best: int | None
+) -> None:
     """Measure the deliverables in float32 and write them; ``model.json`` comes last, and says all is there.
 
     Args:
         path: The Run's folder.
         method: What was trained.
-        stage: Its last stage.
+        delivery: What its last stage hands over.
         setting: The run's.
         rows: One an epoch.
         best: The epoch that was chosen on the validation split; None for the last one.
     """
-    networks = stage.deliver
-    figures, costs = _measured(networks, stage, setting)
+    networks, stage = delivery.networks, delivery.stage
+    figures, costs = _measured(delivery, setting)
     if not setting.accelerator.is_main_process:
         return
     for number, (name, network) in enumerate(networks.items()):
@@ -71,25 +106,25 @@ def deliver(path: Path, method: Method, stage: Stage, setting: Setting, rows: Se
     write_text(path / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def _measured(
-    networks: Mapping[str, nn.Module], stage: Stage, setting: Setting
-) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
+def _measured(delivery: Delivery, setting: Setting) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Test figures and costs, of every deliverable and of what was trained."""
-    data = setting.data
+    data, stage = setting.data, delivery.stage
     figures: dict[str, dict[str, float]] = {}
     costs: dict[str, Any] = {}
-    for student, network in networks.items():
+    for student, network in delivery.networks.items():
         predictions = predict_split(network, data, "test", setting.accelerator)
         logits = answer(predictions)
         figures[student] = measures(logits, predictions.labels)
         if predictions.logits.shape[1] > 1:
+            ending = AVERAGE if student.endswith(AVERAGE) else ""
             for peer, logits in predictions.by_name(stage.group).items():
-                figures.setdefault(peer, measures(logits, predictions.labels))
+                figures.setdefault(peer + ending, measures(logits, predictions.labels))
         costs[student] = vars(cost(network, data.channels, data.image_size))
-    if stage.network is not None:
-        predictions = predict_split(stage.network, data, "test", setting.accelerator)
+    for ending, network in delivery.trained:
+        predictions = predict_split(network, data, "test", setting.accelerator)
         for peer, logits in predictions.by_name(stage.peers).items():
-            figures.setdefault(peer, measures(logits, predictions.labels))
+            figures.setdefault(peer + ending, measures(logits, predictions.labels))
+    if stage.network is not None:
         costs["training"] = dict(vars(cost(stage.network, data.channels, data.image_size)))
         if stage.teacher is not None:
             costs["training"]["flops"] += sum(_asking(member, data) for member in stage.teacher.members)

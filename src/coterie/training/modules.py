@@ -1,6 +1,6 @@
 """The modules of a stage: where they are, what they hold, and which of their parameters a turn trains."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,9 +20,9 @@ def stage_modules(stage: Stage) -> dict[str, nn.Module]:
     return modules | dict(stage.state)
 
 
-def states_of(stage: Stage) -> dict[str, dict[str, Any]]:
-    """The states of all of a stage's modules, for a checkpoint."""
-    return {name: module.state_dict() for name, module in stage_modules(stage).items()}
+def states_of(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
+    """The states of modules, for a checkpoint."""
+    return {name: module.state_dict() for name, module in modules.items()}
 
 
 def place(stage: Stage, device: torch.device) -> None:

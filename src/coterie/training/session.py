@@ -1,6 +1,7 @@
 """The stages of one training, in order."""
 
 from collections.abc import Callable, Iterable, Iterator
+from math import inf
 from typing import Any
 
 import torch
@@ -10,15 +11,17 @@ from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method, Stage, Task
 from coterie.metrics import Row
+from coterie.records import AVERAGE
 from coterie.run import Run
 from coterie.seeds import mix
 from coterie.training.answers import prepare
-from coterie.training.delivery import deliver
+from coterie.training.delivery import Delivery, deliver
 from coterie.training.distribution import find_signal
 from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.modules import load_modules, place, stage_modules, states_of
 from coterie.training.stages import Setting, StageRun
+from coterie.training.stages.averaging import Averages, Earlier, make_averages
 
 
 def make_stages(method: Method, task: Task, data: ImageData, seed: int) -> Iterator[Stage]:
@@ -66,6 +69,7 @@ class Session:
         self.images = describe_data(setting.data)
         self.saved = folder.load_last() if resume else None
         self.best: dict[str, Any] = {}
+        self.earlier = Earlier()
         self.rows: list[Row] = []
         if self.saved is not None:
             check_data(self.saved, setting.data, folder.path)
@@ -76,17 +80,32 @@ class Session:
         """Train every stage, or load it where an earlier session has finished it; then deliver the last one."""
         for index, stage in enumerate(stages):
             if self.saved is not None and index < self.saved["stage"]:
-                place(stage, self.setting.accelerator.device)
-                load_modules(stage_modules(stage), self.folder.load_states(f"stage{index}"))
+                self._load_stage(stage, index)
             else:
-                self._train_stage(stage, index)
+                averages = self._train_stage(stage, index)
         self.folder.check()
-        deliver(self.folder.path, self.method, stage, self.setting, self.rows, self.best.get("epoch"))
+        delivery = Delivery(stage, averages, self._prefers_average())
+        deliver(self.folder.path, self.method, delivery, self.setting, self.rows, self.best.get("epoch"))
 
-    def _train_stage(self, stage: Stage, index: int) -> None:
+    def _prefers_average(self) -> bool:
+        """Whether averaged weights are the ones to go on from: the validation split's choice, or the recipe's."""
+        if "average" in self.best:
+            return bool(self.best["average"])
+        return self.setting.recipe.deliver == "average"
+
+    def _load_stage(self, stage: Stage, index: int) -> None:
+        """Load a stage that an earlier session finished."""
+        place(stage, self.setting.accelerator.device)
+        averages = make_averages(stage, self.setting.recipe, self.earlier)
+        modules = stage_modules(stage) | ({} if averages is None else averages.modules())
+        load_modules(modules, self.folder.load_states(f"stage{index}"))
+        if averages is not None:
+            averages.hand_on(self.earlier)
+
+    def _train_stage(self, stage: Stage, index: int) -> Averages | None:
         setting, names = self.setting, self.method.stage_names()
         epochs = self.method.epochs.get(stage.name, stage.epochs or setting.options.epochs)
-        running = StageRun(stage, index, epochs, setting)
+        running = StageRun(stage, index, epochs, setting, self.earlier)
         if self.saved is not None and self.saved["stage"] == index:
             running.load(self.saved)
         else:
@@ -99,8 +118,13 @@ class Session:
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
-            load_modules(stage_modules(stage), self.folder.load_states("best"))
-        self.folder.save(f"stage{index}", states_of(stage))
+            load_modules(running.modules(), self.folder.load_states("best"))
+        if running.averages is not None:
+            if index + 1 < len(names) and self._prefers_average():
+                running.averages.load_into_stage()
+            running.averages.hand_on(self.earlier)
+        self.folder.save(f"stage{index}", states_of(running.modules()))
+        return running.averages
 
     def _train_epoch(self, running: StageRun) -> None:
         for _ in running.run_epoch():
@@ -133,9 +157,9 @@ class Session:
         if self.setting.data.validation is not None:
             row |= self._validate(running)
             if running.stage.selects:
-                self._keep_best(running, float(row[f"validation_error_{running.stage.peers[0]}"]))
+                self._keep_best(running, row)
         if running.epoch % self.setting.options.test_every == 0 or running.epoch == running.epochs:
-            row |= running.measure("test", running.predict("test"))
+            row |= running.measure("test", running.predict("test")) | running.measure_average("test")
         return row
 
     def _validate(self, running: StageRun) -> Row:
@@ -144,12 +168,15 @@ class Session:
         learn = running.stage.hooks.after_validation
         if learn is not None:
             learn(predictions.logits, predictions.labels)
-        return running.measure("validation", predictions)
+        return running.measure("validation", predictions) | running.measure_average("validation")
 
-    def _keep_best(self, running: StageRun, error: float) -> None:
-        if not self.best or error < self.best["error"]:
-            self.best = {"error": error, "epoch": running.epoch}
-            self.folder.save("best", states_of(running.stage))
+    def _keep_best(self, running: StageRun, row: Row) -> None:
+        name = f"validation_error_{running.stage.peers[0]}"
+        error, averaged = float(row[name]), float(row.get(name + AVERAGE, inf))
+        if not self.best or min(error, averaged) < self.best["error"]:
+            chosen = {"average": float(averaged < error)} if running.averages is not None else {}
+            self.best = {"error": min(error, averaged), "epoch": running.epoch, **chosen}
+            self.folder.save("best", states_of(running.modules()))
 
     def _save(self, running: StageRun) -> None:
         self.folder.save("last", running.state() | {"best": self.best, "data": self.images})

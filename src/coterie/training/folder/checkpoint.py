@@ -53,7 +53,8 @@ class SavedStage(TypedDict):
     """What ``checkpoints/last.safetensors`` holds: a stage in training, see ``StageRun.state``.
 
     Attributes:
-        best: The epoch that the validation split chose, and its error; empty without one.
+        best: The epoch that the validation split chose, its error, and whether (1 or 0) it is the average's, where
+            there is one; empty without a validation split.
         data: Which images are trained and measured on, see :func:`describe_data`.
     """
 

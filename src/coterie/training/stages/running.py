@@ -3,19 +3,16 @@
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.flop_counter import FlopCounterMode
 
-from coterie.console.progress import Reporter
-from coterie.data import Batch, ImageData, Resident, batches_per_epoch, read_ahead, training_batches
+from coterie.data import Batch, Resident, batches_per_epoch, read_ahead, training_batches
 from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
 from coterie.evaluation.predictions import Predictions, errors_and_nll
@@ -24,42 +21,14 @@ from coterie.methods import Stage, Turn
 from coterie.metrics import Row
 from coterie.networks.depth import find_depths
 from coterie.outputs import StepResult
-from coterie.recipes import Recipe
+from coterie.records import AVERAGE
 from coterie.seeds import mix
 from coterie.training.distribution import predict_split, share_buffers, share_gradients, sum_over_processes
 from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
-from coterie.training.options import TrainingOptions
 from coterie.training.precision import autocast
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What every stage of a run has in common."""
-
-    data: ImageData
-    accelerator: Accelerator
-    recipe: Recipe
-    options: TrainingOptions
-    reporter: Reporter
-
-    @property
-    def batch_size(self) -> int:
-        """Images in a step, over all processes."""
-        assert self.options.batch_size is not None  # it is fitted to the data before anything is trained
-        return self.options.batch_size
-
-
-class Meter:
-    """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add a scalar to a sum."""
-        value = value.detach().double() if value.device.type != "mps" else value.detach().float()
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
+from coterie.training.stages.setting import Meter, Setting
 
 
 class StageRun:
@@ -70,9 +39,10 @@ class StageRun:
         index: Its place among the method's stages.
         epochs: Its length.
         setting: The run's.
+        earlier: What earlier stages trained; None where this is the first.
     """
 
-    def __init__(self, stage: Stage, index: int, epochs: int, setting: Setting) -> None:
+    def __init__(self, stage: Stage, index: int, epochs: int, setting: Setting, earlier: Earlier | None = None) -> None:
         self.stage, self.index, self.epochs, self.setting = stage, index, epochs, setting
         self.epoch = self.step = 0
         self.seconds = 0.0
@@ -81,6 +51,7 @@ class StageRun:
         accelerator = setting.accelerator
         place(stage, accelerator.device)
         make_optimiser = partial(setting.recipe.make_optimiser, depths=self._find_depths())
+        self.averages = make_averages(stage, setting.recipe, earlier or Earlier())
         if setting.options.compile and stage.network is not None:
             stage.network.compile()
         self.parameters = [turn.trainable() for turn in stage.turns]
@@ -118,6 +89,10 @@ class StageRun:
         """Batches of the stage that are over."""
         return self.epoch * self.steps_per_epoch + self.step
 
+    def modules(self) -> dict[str, nn.Module]:
+        """Everything whose state the stage changes, averages among it, by the names that checkpoints have."""
+        return stage_modules(self.stage) | ({} if self.averages is None else self.averages.modules())
+
     def state(self) -> dict[str, Any]:
         """All that going on needs."""
         return {
@@ -127,7 +102,7 @@ class StageRun:
             "seconds": self.seconds,
             "flops_per_image": self.flops_per_image,
             "sums": sum_over_processes(self.meter.sums, self.setting.accelerator),
-            "modules": states_of(self.stage),
+            "modules": states_of(self.modules()),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "schedules": [_plain(schedule.state_dict()) for schedule in self.schedules],
         }
@@ -138,7 +113,7 @@ class StageRun:
         Raises:
             UserError: The checkpoint is another network's.
         """
-        load_modules(stage_modules(self.stage), state["modules"])
+        load_modules(self.modules(), state["modules"])
         try:
             for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
                 load_optimiser(optimiser, saved)
@@ -205,6 +180,8 @@ class StageRun:
             schedule.step()
         if self.stage.hooks.after_step is not None:
             self.stage.hooks.after_step((self.steps_done + 1) / self.total_steps)
+        if self.averages is not None:
+            self.averages.after_step(self.steps_done + 1, self.total_steps)
 
     def _share(self, batch: Batch) -> float:
         """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
@@ -232,6 +209,10 @@ class StageRun:
         """
         row = self.figures(sum_over_processes(self.meter.sums, self.setting.accelerator))
         self.epoch, self.step, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
+        if self.averages is not None:
+            self.averages.after_epoch(self.epoch, self.epochs)
+            if self.epoch == self.epochs and self.averages.needs_statistics:
+                row |= renew_statistics(self.averages, self.setting, row, self.index, self.epochs)
         return row
 
     def figures(self, sums: dict[str, Tensor] | None = None) -> Row:
@@ -263,19 +244,30 @@ class StageRun:
             **means,
         }
 
-    def predict(self, split: str) -> Predictions:
-        """The network's answers to the images of ``validation`` or ``test``."""
-        assert self.stage.network is not None
+    def predict(self, split: str, network: nn.Module | None = None) -> Predictions:
+        """The answers of the network, or of its average, to the images of ``validation`` or ``test``."""
+        network = network or self.stage.network
+        assert network is not None
         accelerator = self.setting.accelerator
         with autocast(accelerator.device, self.setting.options.precision):
-            return predict_split(self.stage.network, self.setting.data, split, accelerator)
+            return predict_split(network, self.setting.data, split, accelerator)
+
+    def measure_average(self, split: str) -> Row:
+        """Error and NLL of every peer's and the ensemble's average, where there is one by now."""
+        if self.averages is None or not self.averages.begun(self.epoch, self.epochs):
+            return {}
+        return self._errors(split, self.predict(split, self.averages.network), AVERAGE)
+
+    def _errors(self, split: str, predictions: Predictions, ending: str = "") -> Row:
+        return {
+            f"{split}_{measure}_{name}{ending}": value
+            for name, logits in predictions.by_name(self.stage.peers).items()
+            for measure, value in errors_and_nll(logits, predictions.labels).items()
+        }
 
     def measure(self, split: str, predictions: Predictions) -> Row:
         """Error, NLL and mean gate weight of every peer and the ensemble, named by ``validation`` or ``test``."""
-        row: Row = {}
-        for name, logits in predictions.by_name(self.stage.peers).items():
-            for measure, value in errors_and_nll(logits, predictions.labels).items():
-                row[f"{split}_{measure}_{name}"] = value
+        row = self._errors(split, predictions)
         if predictions.weights is not None:
             for name, weight in zip(self.stage.peers, predictions.weights.mean(0).tolist(), strict=False):
                 row[f"{split}_weight_{name}"] = weight

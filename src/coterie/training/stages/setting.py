@@ -1,0 +1,40 @@
+"""What every stage of a run has in common, and sums over an epoch."""
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from coterie.console.progress import Reporter
+from coterie.data import ImageData
+from coterie.recipes import Recipe
+from coterie.training.options import TrainingOptions
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What every stage of a run has in common."""
+
+    data: ImageData
+    accelerator: Accelerator
+    recipe: Recipe
+    options: TrainingOptions
+    reporter: Reporter
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a step, over all processes."""
+        assert self.options.batch_size is not None  # it is fitted to the data before anything is trained
+        return self.options.batch_size
+
+
+class Meter:
+    """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor) -> None:
+        """Add a scalar to a sum."""
+        value = value.detach().double() if value.device.type != "mps" else value.detach().float()
+        self.sums[name] = self.sums[name] + value if name in self.sums else value
