@@ -169,6 +169,8 @@ def test_trained_weights_are_fine_tuned_where_no_recipe_is_named(digits, tmp_pat
     assert "recipe 'finetune': the network starts from trained weights" in capsys.readouterr().err
     named = go(Vanilla(network=network), digits, tmp_path / "named", epochs=1, recipe=Recipe())
     assert named.config["recipe"]["name"] == "short"
+    again = go(Vanilla(network=network), digits, named.path, epochs=1, resume=True)
+    assert again.config["recipe"]["name"] == "short"
     options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--epochs", "1"]
     weights = ["--network.weights", str(tmp_path / "weights.safetensors")]
     coterie.cli.main(["train", *options, *weights, "--out", str(tmp_path / "shell")])

@@ -12,11 +12,16 @@ from coterie.extras import is_installed, need
 from coterie.files import user_path
 from coterie.methods import Method, Task
 from coterie.networks.zoo import Backbone
-from coterie.recipes import RECIPES, Recipe, TrainingFacts, default_recipe
+from coterie.recipes import Recipe, TrainingFacts, default_recipe, recipe_class
 from coterie.run import Run
 from coterie.teachers import open_teacher
 from coterie.training.distribution import make_accelerator, only_training, share_choice
-from coterie.training.folder.resume import check_resumable, configuration, previous_configuration
+from coterie.training.folder.resume import (
+    check_resumable,
+    configuration,
+    previous_configuration,
+    recorded_recipe,
+)
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
@@ -96,8 +101,9 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     reporter = Reporter(progress and accelerator.is_main_process)
     data = keep_split(data, path, resume)
     if recipe is None:
-        recipe = RECIPES[default_recipe(Backbone.of(method.network).starts_trained)]()
-        if recipe.name != Recipe.name:
+        recorded = recorded_recipe(path) if resume else None
+        recipe = recipe_class(recorded or default_recipe(Backbone.of(method.network).starts_trained))()
+        if recorded is None and recipe.name != Recipe.name:
             reporter.say(f"recipe '{recipe.name}': the network starts from trained weights; see ⟨recipe⟩ for others")
     setting = Setting(data, accelerator, recipe, options.fit_to(data, reporter.say), reporter)
     with only_training(path, accelerator) as folder, keep_surroundings(method):

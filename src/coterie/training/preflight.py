@@ -71,6 +71,7 @@ def count_parameters(stage: Stage) -> int:
 def with_drop_path(method: Method, recipe: Recipe) -> Method:
     """The method, its network with the recipe's drop path where the user has not said another."""
     network = Backbone.of(method.network)
-    if recipe.drop_path == 0 or network.drop_path is not None or not isinstance(network.source, str):
+    named = isinstance(network.source, str) and network.source.startswith("timm/")  # no others have it
+    if recipe.drop_path == 0 or network.drop_path is not None or not named:
         return method
     return replace(method, network=replace(network, drop_path=recipe.drop_path))

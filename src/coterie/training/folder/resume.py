@@ -9,7 +9,7 @@ from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
 from coterie.networks.zoo import Backbone
-from coterie.recipes import Recipe
+from coterie.recipes import RECIPES, Recipe
 from coterie.records import Configuration
 from coterie.run import Run
 from coterie.training.folder.run_folder import LOCK
@@ -59,6 +59,15 @@ def previous_configuration(path: Path, resume: bool, say: Callable[[str], None])
     if not any((path / place).is_file() for place in ("model.json", "checkpoints/last.safetensors")):
         say(f"{path}: no checkpoint yet; starting from the beginning")
     return Run(path).config
+
+
+def recorded_recipe(path: Path) -> str | None:
+    """The name of the recipe that the run in a folder began with; None where there is none of a known name."""
+    if not (path / "config.yaml").is_file():
+        return None
+    recipe: Any = dict(Run(path).config).get("recipe")
+    name = recipe.get("name") if isinstance(recipe, dict) else None
+    return name if name in RECIPES else None
 
 
 # What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
