@@ -139,6 +139,17 @@ class Run:
             raise unknown_name("student", name, students)
         return name if name in students else numbered[name]
 
+    @property
+    def ending(self) -> str:
+        """What the names of the delivered weights end with: ``-average`` where the default is one, else nothing."""
+        return AVERAGE if self.card["deliverables"][0].endswith(AVERAGE) else ""
+
+    @property
+    def ensemble(self) -> str | None:
+        """The name of the ensemble as it is delivered, of averaged weights or not; None where there is none."""
+        name = f"ensemble{self.ending}"
+        return name if name in self.card["deliverables"] else None
+
     def weights_path(self, student: str) -> Path:
         """The file of a deliverable's weights: the default one is ``model.safetensors``."""
         default = self.card["deliverables"][0]

@@ -14,7 +14,7 @@ def compare_to_baselines(experiments: Sequence[Experiment]) -> list[str]:
     lines = []
     for experiment in experiments:
         found = find_baseline(experiment.group, groups)
-        if found is None or experiment.group.default.endswith("-alone"):  # a slimmer network's own baseline
+        if found is None or experiment.group.delivers.endswith("-alone"):  # a slimmer network's own baseline
             continue
         baseline, differing = found
         alone = next(each for each in experiments if each.group is baseline)
@@ -34,7 +34,7 @@ def _line(
 ) -> str:
     ours, base = ([each.error for each in side] for side in zip(*pairs, strict=True))
     gain = mean(base) - mean(ours)
-    what = "an ensemble of the same network" if experiment.group.default == "ensemble" else "the same network"
+    what = "an ensemble of the same network" if experiment.group.delivers == "ensemble" else "the same network"
     card = experiment.group.card
     if card.get("pruned"):
         share = card["cost"]["target"]["flops"] / alone.group.card["cost"]["target"]["flops"]

@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from coterie.methods import METHODS
-from coterie.records import Card
+from coterie.records import AVERAGE, Card
 from coterie.run import Run
 
 # What cannot change a result, but for the last digits.
@@ -51,6 +51,11 @@ class Group:
         return self.card["deliverables"][0]
 
     @property
+    def delivers(self) -> str:
+        """The same, whether its weights are averaged or not."""
+        return self.default.removesuffix(AVERAGE)
+
+    @property
     def name(self) -> str:
         """Of the experiment."""
         return self.method + self.difference
@@ -62,14 +67,18 @@ class Group:
 
     def row(self, peer: str) -> str:
         """What tables call a peer."""
-        alone = f"{self.card['network'] or 'own module'} alone{self.difference}"
+        alone = f"{self.card['network'] or 'own module'} alone{_averaged(peer)}{self.difference}"
         return alone if self.is_baseline else f"{self.name}: {peer}"
 
     def label(self, peer: str) -> str:
         """What plots call a peer."""
         if self.is_baseline:
-            return f"alone{self.difference}"
+            return f"alone{_averaged(peer)}{self.difference}"
         return peer if self.name == "one" else f"{self.name} {peer}"
+
+
+def _averaged(peer: str) -> str:
+    return ", averaged" if peer.endswith(AVERAGE) else ""
 
 
 def is_baseline(method: str) -> bool:

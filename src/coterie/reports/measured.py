@@ -44,7 +44,7 @@ class Measured:
         if self.predictions is None:
             return None
         ensemble = self.predictions.ensemble
-        is_ensemble = ensemble is not None and self.card["deliverables"][0] == "ensemble"
+        is_ensemble = ensemble is not None and self.card["deliverables"][0] == self.run.ensemble
         return ensemble if is_ensemble else self.predictions.logits[:, 0]
 
     @property
@@ -78,7 +78,7 @@ class Experiment:
         parts: dict[str, list[tuple[Tensor, Tensor]]] = {}
         for each, predictions in self.seen:
             for peer, logits in predictions.by_name(each.card["peers"]).items():
-                parts.setdefault(self.group.label(peer), []).append((logits, predictions.labels))
+                parts.setdefault(self.group.label(peer + each.run.ending), []).append((logits, predictions.labels))
         return {
             name: (torch.cat([logits for logits, _ in pairs]), torch.cat([labels for _, labels in pairs]))
             for name, pairs in parts.items()
@@ -142,8 +142,7 @@ def _data(run: Run, options: Mapping[str, Any], known: dict[str, ImageData | Use
 
 
 def _predictions(run: Run, data: ImageData) -> Predictions:
-    network = run.network("ensemble" if "ensemble" in run.card["deliverables"] else None)
-    return predict_batches(network, evaluation_batches(data, data.test))
+    return predict_batches(run.network(run.ensemble), evaluation_batches(data, data.test))
 
 
 def collect_curves(experiment: Experiment, prefix: str) -> dict[str, tuple[list[float], list[float]]]:

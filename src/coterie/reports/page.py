@@ -153,7 +153,9 @@ def _few(named: Mapping[str, Value], experiments: Sequence[Experiment]) -> Mappi
     if len(named) <= _MOST_CURVES:
         return named
     kept = {
-        experiment.group.label(peer) for experiment in experiments for peer in (experiment.group.default, "ensemble")
+        experiment.group.label(peer)
+        for experiment in experiments
+        for peer in (experiment.group.default, experiment.first.run.ensemble or "ensemble")
     }
     return {name: value for name, value in named.items() if name in kept or name.split(", ")[0] in kept}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from coterie.deploy import export
 from coterie.evaluation.latency import latencies
+from coterie.records import AVERAGE
 from coterie.reports.groups import is_baseline
 from coterie.reports.section import Section
 from coterie.run import Run
@@ -100,6 +101,7 @@ def _alone(name: str, network: str | None, runs: Sequence[Run]) -> float | None:
     errors = [
         card["test"][card["deliverables"][0]]["error"]
         for card in cards
-        if card["deliverables"][0] == f"{name}-alone" or (name == "target" and is_baseline(card["method"]))
+        if card["deliverables"][0].removesuffix(AVERAGE) == f"{name}-alone"
+        or (name == "target" and is_baseline(card["method"]))
     ]
     return mean(errors) if errors else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
-from coterie.records import Card
+from coterie.records import AVERAGE, Card
 from coterie.reports.groups import Group, group_runs
 from coterie.run import Run
 
@@ -91,4 +91,5 @@ def _suffix(run: Run, group: Group) -> str:
 def _place(card: Card) -> Callable[[tuple[str, Any]], int]:
     """Sorts a card's figures: its peers in their order, then what is combined of them."""
     peers: list[str] = card["peers"]
-    return lambda item: peers.index(item[0]) if item[0] in peers else len(peers)
+    names = [*peers, *(peer + AVERAGE for peer in peers)]
+    return lambda item: names.index(item[0]) if item[0] in names else len(names)

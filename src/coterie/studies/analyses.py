@@ -17,6 +17,7 @@ from coterie.evaluation.predictions import Predictions, disagreement, errors_and
 from coterie.functional import kl_divergence
 from coterie.outputs import answer
 from coterie.processor import memory_format
+from coterie.records import AVERAGE
 from coterie.run import Run
 
 Figures = dict[str, dict[str, float]]
@@ -93,9 +94,9 @@ def measure_diversity(run: Run, data: ImageData) -> Figures:
     on all, has none and is left out); ``member_divergence``, KL between their predictions, in nats. Nothing for a run
     without an ensemble.
     """
-    if "ensemble" not in run.card["deliverables"]:
+    if run.ensemble is None:
         return {}
-    said = _predict(run, "ensemble", data, data.test)
+    said = _predict(run, run.ensemble, data, data.test)
     logits = said.logits
     if logits.shape[1] < 2:
         return {}
@@ -103,7 +104,7 @@ def measure_diversity(run: Run, data: ImageData) -> Figures:
     apart = [kl_divergence(logits[:, one], logits[:, other]).item() for one, other in ordered]
     found = {"disagreement": 100 * disagreement(logits), "member_divergence": sum(apart) / len(apart)}
     correlation = error_correlation(logits, _true_labels(said, data.test))
-    return {"ensemble": found if correlation is None else found | {"error_correlation": correlation}}
+    return {run.ensemble: found if correlation is None else found | {"error_correlation": correlation}}
 
 
 def error_correlation(logits: Tensor, labels: Tensor) -> float | None:
@@ -127,7 +128,7 @@ def measure_generalisation(run: Run, data: ImageData) -> Figures:
     it is measured against the right ones, as ``coterie evaluate --split train`` does.
     """
     found: Figures = {}
-    for student in sorted(run.card["deliverables"], key=lambda name: name != "ensemble"):
+    for student in sorted(run.card["deliverables"], key=lambda name: name.removesuffix(AVERAGE) != "ensemble"):
         if student in found:  # it was heard as a member of the ensemble
             continue
         train, test = (_measure_parts(run, student, data, images) for images in (data.train, data.test))
@@ -164,7 +165,7 @@ def collect_curves(run: Run) -> Curves:
             if error is not None:
                 kept = found.setdefault(part, {"train_error": [], "test_error": []})
                 kept["test_error"].append((int(row["epoch"]), float(error)))
-                if (learned := row.get(f"train_error_{part}")) is not None:
+                if (learned := row.get(f"train_error_{part.removesuffix(AVERAGE)}")) is not None:
                     kept["train_error"].append((int(row["epoch"]), float(learned)))
     return found
 
@@ -181,7 +182,9 @@ def _measure_parts(run: Run, student: str, data: ImageData, images: Images) -> F
     """Errors and NLL of a deliverable, and of its members where it is a group of several."""
     said = _predict(run, student, data, images)
     labels, members = _true_labels(said, images), said.logits.shape[1] > 1
-    parts = said.by_name(run.card["peers"]) if members else {}
+    ending = AVERAGE if student.endswith(AVERAGE) else ""
+    named = said.by_name(run.card["peers"]) if members else {}
+    parts = {name + ending: logits for name, logits in named.items()}
     parts[student] = answer(said)
     return {part: errors_and_nll(logits, labels) for part, logits in parts.items()}
 

@@ -9,15 +9,18 @@ from typing import Any
 import torch
 
 from coterie.data import DATASETS
+from coterie.data.mixing import soften
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Stage, Task
 from coterie.methods.frozen_teacher import Adapted
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
-from coterie.recipes import Recipe
+from coterie.recipes import Recipe, TrainingFacts
+from coterie.records import AVERAGE
 from coterie.studies.check import check_data
 from coterie.studies.study import Key, Trial, locate_run
 from coterie.studies.trial import method_of, recipe_of
+from coterie.training.preflight import count_parameters
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
 _LARGEST = 64  # pixels of a side, where the network takes them: for speed
@@ -111,14 +114,20 @@ def _build(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int
         sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            _try_step(stage, task, recipe_of(trial.configuration))
+            parameters = count_parameters(stage)
+            size = trial.configuration.get("batch_size") or _IMAGES
+            facts = TrainingFacts(_IMAGES, task.epochs, size, parameters)
+            _try_step(stage, task, recipe_of(trial.configuration).fit_to(facts))
         tried.add(kind)
 
 
 def _try_step(stage: Stage, task: Task, recipe: Recipe) -> None:
     """A forward and a backward of every turn, with its optimiser and schedule; nothing is updated."""
     views = tuple(torch.randn(_IMAGES, task.channels, *task.image_size) for _ in range(stage.views))
-    batch = Batch(views, torch.arange(_IMAGES) % task.num_classes, torch.arange(_IMAGES))
+    labels = torch.arange(_IMAGES) % task.num_classes
+    if recipe.mixing.softens:
+        labels = soften(labels, labels.flip(0), 0.5, task.num_classes, recipe.label_smoothing)
+    batch = Batch(views, labels, torch.arange(_IMAGES))
     for turn in stage.turns:
         optimiser = (turn.optimiser or recipe.make_optimiser)(turn.groups())
         (stage.schedule or recipe.make_schedule)(optimiser, task.epochs)
@@ -143,6 +152,7 @@ def _teacher(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: i
     opened = partial(_teacher, teacher, known, classes, channels, side)
     delivered = method.deliverables(Task(classes, channels, (side, side), teacher.configuration["epochs"], opened))
     part = part or next(iter(delivered))
+    part = part if part in delivered else part.removesuffix(AVERAGE)
     if part not in delivered:
         raise unknown_name(f"deliverable of {teacher.name}", part, delivered)
     return Adapted(delivered[part])

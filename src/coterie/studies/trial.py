@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -14,14 +14,17 @@ from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
 from coterie.networks.zoo import Backbone
-from coterie.recipes import Recipe
+from coterie.recipes import Recipe, default_recipe, recipe_class
+from coterie.records import AVERAGE
 from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, collect_curves
 from coterie.studies.experiments import EXPERIMENTS
 from coterie.studies.results import Figures, Result
 from coterie.studies.study import Trial, locate_run, locate_teachers
-from coterie.training import TrainingOptions, recipe_class, train
+from coterie.training import TrainingOptions, train
 from coterie.training.images import load_for
+
+T = TypeVar("T")
 
 # What a configuration has beside options of training.
 _OBJECTS = ("method", "network", "data", "recipe")
@@ -68,7 +71,8 @@ def method_of(configuration: Mapping[str, Any]) -> Method:
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     """The recipe of a trial."""
     options = dict(configuration.get("recipe") or {})
-    kind = recipe_class(options.pop("name", "short"))
+    starts_trained = Backbone.from_record(configuration["network"]).starts_trained
+    kind = recipe_class(options.pop("name", default_recipe(starts_trained)))
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
@@ -128,13 +132,16 @@ def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
         *trial.key,
         configuration_of(trial),
         command_of(trial, runs),
-        measured=_collect_figures(trial, run, data),
-        curves=collect_curves(run) if CURVES in trial.measures else {},
-        cost={
-            part: {"parameters": costs["parameters"], "flops": costs["flops"]}
-            for part, costs in card["cost"].items()
-            if part != "training"
-        },
+        measured=_as_delivered(_collect_figures(trial, run, data), run),
+        curves=_as_delivered(collect_curves(run), run) if CURVES in trial.measures else {},
+        cost=_as_delivered(
+            {
+                part: {"parameters": costs["parameters"], "flops": costs["flops"]}
+                for part, costs in card["cost"].items()
+                if part != "training"
+            },
+            run,
+        ),
         training_flops=None if flops is None or taught is None else flops + taught,
         seconds=round(max(card["seconds"], time.perf_counter() - started), 1),
     )
@@ -143,14 +150,26 @@ def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
 def _collect_figures(trial: Trial, run: Run, data: ImageData) -> Figures:
     """On the test images as the card has them; on the training images as the last epoch saw them; the analyses."""
     figures: Figures = {part: dict(values) for part, values in run.card["test"].items()}
-    for name, value in run.metrics[-1].items():
-        part = name.removeprefix("train_error_")
-        if part != name and part in figures:
-            figures[part]["train_error"] = float(value)
+    for part, figured in figures.items():
+        learned = run.metrics[-1].get(f"train_error_{part.removesuffix(AVERAGE)}")
+        if learned is not None:
+            figured["train_error"] = float(learned)
     for measure in (each for each in trial.measures if each != CURVES):
         for part, values in MEASURES[measure](run, data).items():
             figures.setdefault(part, {}).update(values)
     return figures
+
+
+def _as_delivered(by_part: Mapping[str, T], run: Run) -> dict[str, T]:
+    """What is said of parts, by the names that tables and claims know: NAME is the weights that the run delivers.
+
+    Where these are an average, the last step's stand under NAME-last.
+    """
+    if not run.ending:
+        return dict(by_part)
+    averaged = {part.removesuffix(run.ending) for part in by_part if part.endswith(run.ending)}
+    names = {part: f"{part}-last" if part in averaged else part.removesuffix(run.ending) for part in by_part}
+    return {names[part]: values for part, values in by_part.items()}
 
 
 def _run_experiment(trial: Trial, started: float) -> Result:
