@@ -45,6 +45,13 @@ def test_modern_is_the_stronger_the_longer_the_training_and_the_larger_the_netwo
     assert strong.mixup > medium.mixup == 0
 
 
+@pytest.mark.parametrize("kind", [Modern, Finetune])
+def test_a_part_is_switched_off_alone(kind):
+    assert kind().fit_to(facts()).deliver == "average"
+    assert kind(average="none").fit_to(facts()).deliver == "last"
+    assert kind(deliver="last").fit_to(facts()).deliver == "last"
+
+
 def test_what_the_user_says_is_not_chosen_again():
     recipe = Modern(erasing=0.4, policy="none", learning_rate=0.03).fit_to(facts(epochs=300, parameters=10**7))
     assert (recipe.erasing, recipe.policy, recipe.learning_rate) == (0.4, "none", 0.03)

@@ -1,7 +1,7 @@
 """What a recipe is: how weights are updated, how labels and images are varied, how weights are averaged."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -120,6 +120,16 @@ class Recipe:
     def fit_to(self, facts: TrainingFacts) -> "Recipe":
         """The recipe for this training, with nothing left open: what a subclass leaves at None is chosen here."""
         return self
+
+    def settle(self, rate: float, **chosen: Any) -> "Recipe":
+        """The recipe with these values where it leaves them open; what is averaged is delivered.
+
+        Args:
+            rate: The peak rate.
+            **chosen: Fields and their values.
+        """
+        chosen |= {"learning_rate": rate, "deliver": "last" if self.average == "none" else "average"}
+        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
 
     @property
     def mixing(self) -> Mixing:

@@ -1,6 +1,6 @@
 """A recipe for networks that come with published weights."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from coterie.bounds import Bounds, Positive, PositiveShare, Share
@@ -27,13 +27,11 @@ class Finetune(Recipe):
     label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.1
     average: Literal["none", "ema", "tail"] = "ema"
     average_window: PositiveShare = 0.1
-    deliver: Literal["last", "average"] = "average"
+    deliver: Literal["last", "average"] | None = None  # type: ignore[assignment]
     warm_up: Share = 0.1
     first_layer_rate: PositiveShare = 0.1
     drop_path: Annotated[float, Bounds(least=0, below=1)] = 0.1
 
     def fit_to(self, facts: TrainingFacts) -> Recipe:
         """The recipe for this training, with nothing left open."""
-        if self.learning_rate is not None:
-            return self
-        return replace(self, learning_rate=scaled_rate(_RATE, facts.batch_size))
+        return self.settle(scaled_rate(_RATE, facts.batch_size))

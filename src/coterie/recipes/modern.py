@@ -5,7 +5,7 @@ fit its images without them, and add it where it cannot. The rule reads two fact
 many parameters the network has.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from coterie.bounds import Bounds, NonNegative, Positive, Share
@@ -51,12 +51,11 @@ class Modern(Recipe):
     erasing: Share | None = None  # type: ignore[assignment]
     average: Literal["none", "ema", "tail"] = "ema"
     average_window: Annotated[float, Bounds(above=0, most=1)] = 0.02
-    deliver: Literal["last", "average"] = "average"
+    deliver: Literal["last", "average"] | None = None  # type: ignore[assignment]
 
     def fit_to(self, facts: TrainingFacts) -> Recipe:
         """The recipe for this training, with nothing left open."""
-        chosen = {"learning_rate": scaled_rate(_RATE, facts.batch_size), **strength(facts)}
-        return replace(self, **{name: value for name, value in chosen.items() if getattr(self, name) is None})
+        return self.settle(scaled_rate(_RATE, facts.batch_size), **strength(facts))
 
 
 def strength(facts: TrainingFacts) -> dict[str, Any]:
