@@ -180,6 +180,14 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
 
 
+def publish(tables: Mapping[str, Sequence[Mapping[str, Any]]], path: Path, command: str) -> None:
+    """Print tables, and write them beside the command that makes them."""
+    for name, table in tables.items():
+        print(f"\n{name}")
+        show(table)
+    path.write_text(json.dumps({"command": command, **tables}, indent=1) + "\n")
+
+
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}" if abs(value) < 1e4 else f"{value:.3g}"

@@ -11,7 +11,6 @@ its interval is somewhat too narrow.
 """
 
 import argparse
-import json
 import os
 import tempfile
 from functools import cache, partial
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cells import Cell, paired, read_rows, run_cells, show, single_threaded, surroundings
+from cells import Cell, paired, publish, read_rows, run_cells, single_threaded, surroundings
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SUMMARY = Path(__file__).with_suffix(".json")
@@ -137,11 +136,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="say what was found")
     arguments = parser.parse_args()
     if arguments.report:
-        tables = report()
-        for name, table in tables.items():
-            print(f"\n{name}")
-            show(table)
-        SUMMARY.write_text(json.dumps({"command": "python benchmarks/finetune.py --report", **tables}, indent=1) + "\n")
+        publish(report(), SUMMARY, "python benchmarks/finetune.py --report")
         return
     single_threaded()
     if not (arguments.root / "fold1").is_dir():

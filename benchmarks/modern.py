@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from cells import Cell, paired, read_rows, run_cells, show, single_threaded, surroundings
+from cells import Cell, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SUMMARY = Path(__file__).with_suffix(".json")
@@ -46,7 +46,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "policy": {"policy": "none"},
     "jitter": {"jitter": 0.0},
     "erasing": {"erasing": 0.0},
-    "average": {"average": "none", "deliver": "last"},
+    "average": {"average": "none"},
 }
 
 
@@ -380,11 +380,7 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="say what was found")
     arguments = parser.parse_args()
     if arguments.report:
-        tables = report()
-        for name, table in tables.items():
-            print(f"\n{name}")
-            show(table)
-        SUMMARY.write_text(json.dumps({"command": "python benchmarks/modern.py --report", **tables}, indent=1) + "\n")
+        publish(report(), SUMMARY, "python benchmarks/modern.py --report")
         return
     single_threaded()
     cells = plan(arguments)
