@@ -90,8 +90,48 @@ def test_damaged_files_are_said(saved, tmp_path):
         build("resnet8", weights=str(tmp_path))
 
 
-def test_a_pickled_file_is_never_loaded(tmp_path):
-    path = tmp_path / "model.pth"
+@pytest.mark.parametrize("name", ["model.pth", "model.pt", "model.pth.tar"])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"state_dict": state, "epoch": 3}])
+def test_a_state_dict_of_pytorch_gives_the_same_network(name, wrap, tmp_path):
+    trained = build("resnet8").eval()
+    state = {f"module.{key}": value for key, value in trained.state_dict().items()}  # as DataParallel names them
+    torch.save(wrap(state), tmp_path / name)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(build("resnet8", weights=str(tmp_path / name)).eval()(images), trained(images))
+
+
+class Runs:
+    """What runs code wherever it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_no_code_of_a_weights_file_is_run(tmp_path):
+    ran = tmp_path / "ran"
+    torch.save({"state_dict": build("resnet8").state_dict(), "extra": Runs(ran)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth: damaged, or holds more than weights") as caught:
+        build("resnet8", weights=str(tmp_path / "model.pth"))
+    assert "\n" not in str(caught.value)
+    assert not ran.exists()
+
+
+def test_a_file_of_pytorch_without_weights_is_said(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UserError, match=r"list\.pth: holds no state dict"):
+        build("resnet8", weights=str(tmp_path / "list.pth"))
+    (tmp_path / "damaged.pth").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(UserError, match=r"damaged\.pth: damaged, or holds more than weights"):
+        build("resnet8", weights=str(tmp_path / "damaged.pth"))
+    with pytest.raises(UserError, match=r"none\.pth: no such file"):
+        build("resnet8", weights=str(tmp_path / "none.pth"))
+
+
+def test_a_pickled_file_of_another_name_is_never_loaded(tmp_path):
+    path = tmp_path / "model.bin"
     torch.save(build("resnet8").state_dict(), path)
     with pytest.raises(UserError, match="no safetensors file"):
         build("resnet8", weights=str(path))

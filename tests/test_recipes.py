@@ -186,3 +186,20 @@ def test_trained_weights_are_fine_tuned_where_no_recipe_is_named(digits, tmp_pat
     assert coterie.Run(tmp_path / "fresh").config["recipe"]["name"] == "short"
     coterie.cli.main(["train", *options, *weights, "--recipe", "modern", "--out", str(tmp_path / "asked")])
     assert coterie.Run(tmp_path / "asked").config["recipe"]["name"] == "modern"
+
+
+def test_the_listing_shows_every_field_of_every_recipe(capsys):
+    coterie.cli.main(["list", "recipes"])
+    said = capsys.readouterr().out
+    rows = {
+        line.split("│")[1].strip(): [cell.strip() for cell in line.split("│")[2:-1]]
+        for line in said.splitlines()
+        if "│" in line
+    }
+    assert rows.keys() == vars(Recipe()).keys()
+    names = list(RECIPES)
+    assert rows["learning_rate"][names.index("short")] == "0.1"
+    assert rows["erasing"][names.index("modern")] == "chosen"
+    assert rows["first_layer_rate"][names.index("finetune")] == "0.1"
+    assert rows["clip_norm"][names.index("short")] == "none"
+    assert "modern" in said.splitlines()[1]

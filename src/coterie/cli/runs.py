@@ -1,6 +1,7 @@
 """The commands that read a Run or list what there is."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from coterie.deploy.formats import Format
 from coterie.errors import UserError, unknown_name
 from coterie.methods import METHODS
 from coterie.networks import NETWORKS, names
-from coterie.recipes import RECIPES
+from coterie.recipes import RECIPES, Recipe
 from coterie.reports.numbers import format_interval, format_p, format_signed
 from coterie.reports.table import describe_means, make_rows
 
@@ -206,8 +207,27 @@ def run_list(given: Namespace) -> None:
         raise unknown_name("listing", given.what, listings)
     for name, text in listings[given.what]():
         say(f"{name:28} {text}".rstrip())
+    if given.what == "recipes":
+        table_console().print(_compare_recipes())
+        say("chosen: set when a training begins, and written into its config.yaml; --recipe.FIELD sets any of them")
     if given.what == "networks" and not given.all:
         say("and timm/NAME and torchvision/NAME; --all lists them")
+
+
+def _compare_recipes() -> Table:
+    """Every recipe's fields side by side."""
+    recipes = [kind() for kind in RECIPES.values()]
+    table = Table("field", *RECIPES)
+    for field in fields(recipes[0]):
+        table.add_row(field.name, *(_say_field(field.name, recipe) for recipe in recipes))
+    return table
+
+
+def _say_field(name: str, recipe: Recipe) -> str:
+    value = getattr(recipe, name)
+    if value is None:
+        return "none" if name == "clip_norm" else "chosen"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _list_splits(name: str, image_size: int | None, every: bool) -> list[tuple[str, str]]:

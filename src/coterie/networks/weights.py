@@ -4,13 +4,16 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.errors import UserError, in_a_line
 from coterie.files import read_tensors
 from coterie.networks.layers import LAYERS, classifiers
 
 log = logging.getLogger("coterie")
+
+_TORCH = (".pth", ".pt", ".pth.tar")
 
 
 def load_matching(
@@ -22,14 +25,14 @@ def load_matching(
 
     Args:
         network: Changed in place.
-        path: A safetensors file.
+        path: A safetensors file, or one of PyTorch (:func:`read_state`).
         replace_classifier: False refuses a classifier of another class count.
         option: Where the user named the file, for errors.
 
     Raises:
         UserError: The file is missing, damaged, or another network's. The network is then unchanged.
     """
-    state = read_tensors(path, f"check {option}")[0]
+    state = read_state(path, f"check {option}")
     own = network.state_dict()
     replaced = _classifier_keys(network, own, state)
     if replaced and not replace_classifier:
@@ -46,6 +49,35 @@ def load_matching(
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
         log.warning("%s: its classifier of %d classes is replaced by a fresh one of %d", path, *classes)
     network.load_state_dict(state | {key: own[key] for key in replaced})
+
+
+def read_state(path: Path, mend: str) -> dict[str, Tensor]:
+    """The tensors of a weights file by name, on the CPU.
+
+    Args:
+        path: A safetensors file, or one that ``torch.save`` wrote (``.pth``, ``.pt``, ``.pth.tar``): a state dict, or
+            one under ``state_dict`` or ``model``, as training scripts write it. Of the latter only tensors and plain
+            values are read: no code that such a file may hold is run.
+        mend: What the user can do where it cannot be read; ends the error's line.
+
+    Raises:
+        UserError: It is missing, damaged, or holds something else.
+    """
+    if not path.name.endswith(_TORCH):
+        return read_tensors(path, mend)[0]
+    if not path.is_file():
+        raise UserError(f"{path}: {'is no file' if path.exists() else 'no such file'}; {mend}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or foreign file raises whatever its bytes spell
+        what = f"damaged, or holds more than weights ({in_a_line(error)[:100]})"
+        raise UserError(f"{path}: {what}; save its state dict as safetensors") from error
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise UserError(f"{path}: holds no state dict; {mend}")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
 def portable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

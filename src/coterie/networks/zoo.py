@@ -86,7 +86,8 @@ class Backbone:
         source: For example ``resnet32``, ``timm/resnet18``, ``torchvision/resnet18``; or a module; or a factory, called
             with ``num_classes`` and ``in_channels``.
         pretrained: Start from the library's published weights.
-        weights: Start from a safetensors file; a classifier of another class count is left fresh, and said.
+        weights: Start from a safetensors file, or a state dict in one of PyTorch (``.pth``); a classifier of another
+            class count is left fresh, and said.
         drop_path: Share of the images that skip the last residual block while the network is trained; None for the
             recipe's. Networks of timm that take ``drop_path_rate`` have it, others go without.
     """
@@ -213,7 +214,7 @@ def build(
         in_channels: Channels of the images.
         image_size: (height, width), for networks of a fixed input size.
         pretrained: Start from the library's published weights.
-        weights: Start from a safetensors file.
+        weights: Start from a safetensors file, or a state dict in one of PyTorch (``.pth``).
 
     Raises:
         UserError: The name is unknown, or the weights cannot be had or do not fit.
