@@ -58,7 +58,7 @@ def test_what_the_user_says_is_not_chosen_again():
     assert recipe.policy_strength == 1.0
 
 
-@pytest.mark.parametrize(("kind", "rate"), [(Modern, 0.2), (Finetune, 5e-4)])
+@pytest.mark.parametrize(("kind", "rate"), [(Modern, 0.2), (Finetune, 2e-3)])
 def test_the_peak_rate_grows_with_the_square_root_of_the_batch(kind, rate):
     rates = [kind().fit_to(facts(batch_size=size)).learning_rate for size in (32, 128, 512)]
     assert rates == pytest.approx([rate / 2, rate, 2 * rate])
@@ -200,6 +200,6 @@ def test_the_listing_shows_every_field_of_every_recipe(capsys):
     names = list(RECIPES)
     assert rows["learning_rate"][names.index("short")] == "0.1"
     assert rows["erasing"][names.index("modern")] == "chosen"
-    assert rows["first_layer_rate"][names.index("finetune")] == "0.1"
+    assert rows["first_layer_rate"][names.index("finetune")] == "0.3"
     assert rows["clip_norm"][names.index("short")] == "none"
     assert "modern" in said.splitlines()[1]
