@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 
 from coterie import UserError
+from coterie.data.transforms import before_crop
 from coterie.networks import NETWORKS, Backbone, build, libraries, names, zoo
 from coterie.networks.zoo import Preprocessing
 
@@ -248,13 +249,25 @@ def test_published_weights_of_timm(monkeypatch, caplog):
 
 
 def test_preprocessing_without_a_download(monkeypatch):
-    imagenet = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (224, 224))
+    mean_and_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
-    assert Backbone("torchvision/resnet18", pretrained=True).preprocessing() == imagenet
-    assert Backbone("torchvision/inception_v3", pretrained=True).preprocessing().image_size == (299, 299)
-    assert Backbone("timm/resnet18.a1_in1k", pretrained=True).preprocessing() == imagenet
-    assert Backbone("timm/vit_tiny_patch16_224", pretrained=True).preprocessing().mean == (0.5, 0.5, 0.5)
-    assert Backbone("timm/resnet18", weights="w.safetensors").preprocessing() == imagenet
+
+    def looked_up(name):
+        return Backbone(name, pretrained=True).preprocessing()
+
+    assert looked_up("torchvision/resnet18") == Preprocessing(*mean_and_std, (224, 224), 0.875, "bilinear")
+    resnet50 = looked_up("torchvision/resnet50")
+    assert resnet50.crop_ratio == pytest.approx(224 / 232)
+    assert before_crop(resnet50.image_size, resnet50.crop_ratio) == (232, 232)
+    assert looked_up("torchvision/swin_t").interpolation == "bicubic"
+    assert looked_up("torchvision/inception_v3").image_size == (299, 299)
+    assert looked_up("timm/resnet18.a1_in1k") == Preprocessing(*mean_and_std, (224, 224), 0.95, "bicubic")
+    assert looked_up("timm/resnet18.tv_in1k") == Preprocessing(*mean_and_std, (224, 224), 0.875, "bilinear")
+    assert looked_up("timm/convnext_tiny.fb_in22k_ft_in1k_384").crop_ratio == 1
+    assert looked_up("timm/volo_d5_512.sail_in1k").crop_ratio == 1  # 1.15: a border of its own
+    assert looked_up("timm/vit_tiny_patch16_224").mean == (0.5, 0.5, 0.5)
+    weights = Backbone("timm/resnet18", weights="w.safetensors")
+    assert weights.preprocessing() == looked_up("timm/resnet18.a1_in1k")
     for network in ("resnet32", "timm/resnet18", tiny, tiny(2, 3), Backbone("resnet32", weights="w.safetensors")):
         assert Backbone.of(network).preprocessing() is None
     with pytest.raises(UserError, match="did you mean"):

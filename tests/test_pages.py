@@ -172,10 +172,11 @@ def test_the_guides_own_serving_prepares_images_as_training_does(place):
         Image.fromarray(noise).convert(mode).save("noise.png")
         for channels in (1, 3):
             card = {"channels": channels, "image_size": [32, 48], "mean": [0.4] * channels, "std": [0.2] * channels}
-            pixels = coterie.data.decode(Path("noise.png"), (32, 48), channels)
-            expected = normalise(torch.from_numpy(pixels.copy())[None], tuple(card["mean"]), tuple(card["std"]))
-            images = torch.from_numpy(names["preprocess"]("noise.png", card))
-            torch.testing.assert_close(images, expected.contiguous(), atol=1e-5, rtol=0)
+            for framing in ({}, {"crop_ratio": 0.875, "interpolation": "bilinear"}, {"crop_ratio": 32 / 37}):
+                pixels = coterie.data.decode(Path("noise.png"), (32, 48), channels, **framing)
+                expected = normalise(torch.from_numpy(pixels.copy())[None], tuple(card["mean"]), tuple(card["std"]))
+                images = torch.from_numpy(names["preprocess"]("noise.png", card | framing))
+                torch.testing.assert_close(images, expected.contiguous(), atol=1e-5, rtol=0)
 
 
 def texts_of(source):

@@ -7,7 +7,7 @@ that names the file and the field. Keys that a newer version added are kept and 
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
-from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt
+from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, PositiveShare
 from coterie.checking import make_checked
 from coterie.errors import UserError
 from coterie.files import parse_json, read_json, read_yaml
@@ -78,6 +78,8 @@ class Card(TypedDict):
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
         pixel_range: What is black and what is white in the images' files; None where their type says it.
+        crop_ratio: The share of an image file's shorter side that is taken; 1 where it is not said.
+        interpolation: By which image files are resized; bicubic where it is not said.
         data: The data set's name.
         selected: ``last``, or ``best on validation``.
         epoch: The one that was delivered, from 1.
@@ -103,6 +105,8 @@ class Card(TypedDict):
     mean: tuple[float, ...]
     std: tuple[Positive, ...]
     pixel_range: NotRequired[tuple[float, float] | None]
+    crop_ratio: NotRequired[PositiveShare]
+    interpolation: NotRequired[Literal["bicubic", "bilinear"]]
     data: str
     selected: NotRequired[str]
     epoch: NotRequired[NonNegativeInt]

@@ -200,6 +200,7 @@ _ELSEWHERE = {
     "data_dir": "data.root",
     "data_path": "data.root",
     "img_size": "data.image_size",
+    "crop_pct": "data.crop_ratio",
     "num_workers": "data.workers",
     "num_epochs": "epochs",
     "bs": "batch_size",

@@ -10,7 +10,7 @@ from coterie.cli.arguments import check_data_name, find_method, new_parser, opti
 from coterie.cli.runs import print_runs
 from coterie.console.terminal import say
 from coterie.data import DATASETS, load
-from coterie.data.loading import own_options
+from coterie.data.loading import RESOLVED, own_options
 from coterie.errors import UserError
 from coterie.methods import METHODS
 from coterie.networks import Backbone
@@ -34,7 +34,7 @@ def train_parser(given: list[str]) -> ArgumentParser:
     )
     parser.add_class_arguments(Backbone, "network", skip={"source"})
     parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
-    parser.add_function_arguments(load, "data", skip={"name", "default_image_size", "options"})
+    parser.add_function_arguments(load, "data", skip={"name", "options", *RESOLVED})
     if (entry := DATASETS.get(value_of(given, "data.name") or "")) is not None:
         own = own_options(entry)
         others: set[str | int] = {name for name in entry.parameters() if name not in own}

@@ -109,6 +109,8 @@ class ImageData:
         pixel_range: The values that are black and white, of pixels of more than 8 bits; None where there are none.
         drawn: Which images coterie drew for what, of a folder's; None where the data set says it.
         flip: Whether half of the training images are mirrored; None where ``augment`` says it.
+        crop_ratio: The share of an image file's shorter side that is measured, in (0, 1].
+        interpolation: By which image files are resized.
     """
 
     name: str
@@ -125,6 +127,8 @@ class ImageData:
     pixel_range: tuple[float, float] | None = None
     drawn: Split | None = None
     flip: bool | None = None
+    crop_ratio: float = 1.0
+    interpolation: str = "bicubic"
 
     def __repr__(self) -> str:
         names = ", ".join(map(repr, self.classes[:3])) + (", …" if len(self.classes) > 3 else "")
@@ -139,8 +143,9 @@ class ImageData:
 class Source:
     """What a reader finds: whole splits and what is known of them; ``augment`` is None where the name says it.
 
-    The last five are a folder's: a validation split of its own, what is black and white, where the names of its images
-    begin, which of their parts is the class, and whether coterie drew the test images.
+    The last seven are a folder's: a validation split of its own, what is black and white, where the names of its images
+    begin, which of their parts is the class, whether coterie drew the test images, and how files are cropped and
+    resized.
     """
 
     classes: tuple[str, ...]
@@ -156,6 +161,8 @@ class Source:
     root: Path | None = None
     class_folder: Literal[0, 1] = 0
     drawn: bool = False
+    crop_ratio: float = 1.0
+    interpolation: str = "bicubic"
 
 
 class Shape(NamedTuple):

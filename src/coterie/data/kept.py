@@ -14,6 +14,7 @@ from coterie.files import user_path
 
 # Options that say which images are taken: giving one draws anew.
 _DRAWING = ("seed", "validation", "train_samples", "test_samples", "test_fraction")
+_OF_FILES = ("crop_ratio", "interpolation")
 
 
 def keep_split(data: ImageData, folder: Path, resume: bool) -> ImageData:
@@ -57,7 +58,9 @@ def load_run(
     Raises:
         UserError: An option is wrong, files are missing or damaged.
     """
-    merged = {**options, **overrides}
+    taken = DATASETS.find({**options, **overrides}["name"]).parameters()
+    # Other data than the Run's may not be decoded from files: what was chosen for the Run's files is not theirs.
+    merged = {key: value for key, value in options.items() if key not in _OF_FILES or key in taken} | dict(overrides)
     of_files = merged.get("root") is not None and DATASETS.find(merged["name"]).files
     if not of_files or merged["name"] != options.get("name") or any(option in overrides for option in _DRAWING):
         return make(merged)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from coterie.data.base import ImageData, Images, Streaming
 from coterie.data.mixing import Mixing, draw_mixtures, mix_images, partners, soften
 from coterie.data.policies import Variation, erase, vary
-from coterie.data.transforms import augment, normalise, resized
+from coterie.data.transforms import augment, framed, normalise
 from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
 from coterie.seeds import mix
@@ -152,7 +152,8 @@ def evaluation_batches(
     """A split in order, not augmented, every image exactly once over all processes."""
     mine = np.array_split(np.arange(len(images)), world)[rank]
     parts = np.array_split(mine, range(batch_size, len(mine), batch_size)) if len(mine) else []
-    for indices, (pixels,) in _fetch(images, parts, partial(_resized, data.image_size)):
+    make_views = partial(_framed, data.image_size, data.crop_ratio, data.interpolation)
+    for indices, (pixels,) in _fetch(images, parts, make_views):
         view = normalise(pixels, data.mean, data.std)
         yield Batch((view,), torch.from_numpy(images.labels[indices]), torch.from_numpy(indices))
 
@@ -169,8 +170,10 @@ def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-def _resized(size: tuple[int, int], pixels: Tensor, indices: Array) -> tuple[Tensor, ...]:
-    return (resized(pixels, size),)
+def _framed(
+    size: tuple[int, int], crop_ratio: float, interpolation: str, pixels: Tensor, indices: Array
+) -> tuple[Tensor, ...]:
+    return (framed(pixels, size, crop_ratio, interpolation),)
 
 
 class _Decoded(Dataset[list[Array] | str]):

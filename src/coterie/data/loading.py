@@ -10,15 +10,16 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import torch
 
-from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, Share
+from coterie.bounds import Bounds, NonNegative, NonNegativeInt, Positive, PositiveInt, PositiveShare, Share
 from coterie.checking import check_arguments, check_names
-from coterie.data.base import Augmentation, DataEntry, ImageData, Images, Resident
+from coterie.data.base import Augmentation, DataEntry, ImageData, Images, Resident, Source
 from coterie.data.listing import check_class_names
 from coterie.data.noise import NoiseKind, check_noise, noisy
 from coterie.data.parts import draw_parts, record_parts, say_missing
+from coterie.data.pixels import Interpolation
 from coterie.data.registry import DATASETS
 from coterie.data.split import Split
-from coterie.data.transforms import resized
+from coterie.data.transforms import framed
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 
@@ -49,7 +50,11 @@ def load(
     memory_gb: NonNegative = 2.0,
     workers: Annotated[int, Bounds(least=0, most=1024)] | None = None,
     pixel_range: tuple[float, float] | None = None,
+    crop_ratio: PositiveShare | None = None,
+    interpolation: Interpolation | None = None,
     default_image_size: tuple[Side, Side] = (224, 224),
+    default_crop_ratio: PositiveShare = 1.0,
+    default_interpolation: Interpolation = "bicubic",
     **options: Any,
 ) -> ImageData:
     """A data set by name, checked and ready to train on.
@@ -86,7 +91,14 @@ def load(
         pixel_range: The values that are black and white in images of more than 8 bits, one range for the whole folder:
             ``(0, 4095)`` for a camera's 12 bits in 16, ``(0, 1)`` for floats. None where their type says it, which it
             does for 16 bits that are used; other such images are refused.
+        crop_ratio: The share of an image file's shorter side that is measured: the side is resized to the size divided
+            by it, rounded down, and the middle is taken. Training images too, unless they are cropped and resized at
+            random. None for 1, or, with random resized crops, that of published weights.
+        interpolation: By which image files are resized, ``bicubic`` or ``bilinear``; None for bicubic, or that of
+            published weights.
         default_image_size: For folders whose images do not say.
+        default_crop_ratio: For folders that are trained on random resized crops.
+        default_interpolation: For folders.
         **options: Those that only this data set has, such as ``extra`` of ``svhn``.
 
     Raises:
@@ -102,7 +114,9 @@ _DEFAULTS = {
     if parameter.kind is not Parameter.VAR_KEYWORD
 }
 # Options that only some data sets take: those whose readers name them.
-_OF_SOME = ("root", "memory_gb", "workers", "pixel_range", "test_fraction")
+_OF_SOME = ("root", "memory_gb", "workers", "pixel_range", "test_fraction", "crop_ratio", "interpolation")
+# What other options leave open where they are None; these are resolved, and not repeated.
+RESOLVED = ("default_image_size", "default_crop_ratio", "default_interpolation")
 # What a folder's reader is told of a Run, see :func:`make`.
 _OF_A_RUN = ("split", "whole", "keyed", "classes")
 
@@ -213,21 +227,30 @@ def make(
         channels=depth,
         mean=_per_channel("mean", given["mean"] or source.mean, depth),
         std=_per_channel("std", given["std"] or source.std, depth),
-        train=_fitted(train, None if how == "random-resized-crop" else size, depth),
-        test=_fitted(test, size, depth),
-        validation=None if held_out is None else _fitted(held_out, size, depth),
+        train=_fitted(train, None if how == "random-resized-crop" else size, depth, source),
+        test=_fitted(test, size, depth, source),
+        validation=None if held_out is None else _fitted(held_out, size, depth, source),
         augment=how,
-        options=_repeatable(entry, given, image_size=size, channels=depth, augment=how),
+        options=_repeatable(entry, given, image_size=size, channels=depth, augment=how, **_framing(given, source)),
         pixel_range=source.pixel_range,
         drawn=split or record_parts(source, given, train, held_out, test),
         flip=given["flip"],
+        crop_ratio=source.crop_ratio,
+        interpolation=source.interpolation,
     )
+
+
+def _framing(given: Mapping[str, Any], source: Source) -> dict[str, Any]:
+    """How files were cropped and resized, as options: None where it was left open and is as it is without weights."""
+    resolved = {"crop_ratio": source.crop_ratio, "interpolation": source.interpolation}
+    left_open = {name for name in resolved if given[name] is None and resolved[name] == _DEFAULTS[f"default_{name}"]}
+    return {name: None if name in left_open else value for name, value in resolved.items()}
 
 
 def _repeatable(entry: DataEntry, given: Mapping[str, Any], **resolved: Any) -> dict[str, Any]:
     """The arguments that make the same data again, what was left open in them resolved, in plain types."""
     defaults = _DEFAULTS | {name: parameter.default for name, parameter in own_options(entry).items()}
-    options = {**given, **resolved, "default_image_size": _DEFAULTS["default_image_size"]}
+    options = {**given, **resolved, **{name: value for name, value in _DEFAULTS.items() if name in RESOLVED}}
     return {key: _plain(value) for key, value in options.items() if value != defaults[key]}
 
 
@@ -235,7 +258,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
 
 
-def _fitted(images: Images, size: tuple[int, int] | None, channels: int) -> Images:
+def _fitted(images: Images, size: tuple[int, int] | None, channels: int, source: Source) -> Images:
     """A resident split in another size (None: its own) or depth, where it was asked for."""
     if not isinstance(images, Resident):
         return images
@@ -244,7 +267,7 @@ def _fitted(images: Images, size: tuple[int, int] | None, channels: int) -> Imag
         grey = torch.tensor([0.299, 0.587, 0.114])
         data = data.expand(-1, -1, -1, 3) if channels == 3 else (data.float() @ grey).round().byte().unsqueeze(3)
     if size is not None:
-        data = resized(data, size)
+        data = framed(data, size, source.crop_ratio, source.interpolation)
     return replace(images, data=data.contiguous())
 
 

@@ -11,16 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, floor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
 from coterie.data.base import Array
 from coterie.data.say import escape
+from coterie.data.transforms import before_crop
 from coterie.errors import UserError
 
 Range = tuple[float, float]
+Interpolation = Literal["bicubic", "bilinear"]
 
 FULL: Range = (0, 65535)
 # A 16-bit image without values from here on leaves three quarters of its range unused, as 14 bits or fewer do.
@@ -37,6 +39,8 @@ def decode_file(
     pixel_range: Range | None = None,
     say: Callable[[str], None] | None = None,
     dim: bool = True,
+    crop_ratio: float = 1.0,
+    interpolation: Interpolation = "bicubic",
 ) -> Array:
     """An image file as uint8 (H, W, channels): turned upright, on white, its shorter side resized, centre-cropped.
 
@@ -49,6 +53,9 @@ def decode_file(
         say: Is told where values lie outside of ``pixel_range``.
         dim: Whether 16-bit pixels without a ``pixel_range`` may leave three quarters of their range unused; False where
             a network was trained without such images.
+        crop_ratio: The share of the resized image's shorter side that is taken, in (0, 1]. Below 1, images are resized
+            and cropped to the pixel as torchvision's ``Resize`` and ``CenterCrop`` do it.
+        interpolation: ``bicubic`` or ``bilinear``, antialiased.
 
     Raises:
         UserError: It does not decode, or what its pixels mean is unknown.
@@ -59,9 +66,25 @@ def decode_file(
         if kind.name != EIGHT:
             image = _shallow(image, kind, path, pixel_range, say, dim)
         image = _plain(image, "L" if channels == 1 else "RGB")
-    if image_size is not None and (image.height, image.width) != image_size:
-        image = ImageOps.fit(image, (image_size[1], image_size[0]), Image.Resampling.BICUBIC)
+    if image_size is not None and (crop_ratio < 1 or (image.height, image.width) != tuple(image_size)):
+        image = _framed(image, image_size, crop_ratio, Image.Resampling[interpolation.upper()])
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def _framed(
+    image: Image.Image, size: tuple[int, int], crop_ratio: float, interpolation: Image.Resampling
+) -> Image.Image:
+    """The middle of an image, resized."""
+    height, width = size
+    if crop_ratio == 1:  # at once: the part that is taken need not begin at a whole pixel
+        return ImageOps.fit(image, (width, height), interpolation)
+    tall, wide = before_crop(size, crop_ratio)
+    if image.width * tall <= image.height * wide:
+        tall = int(wide * image.height / image.width)
+    else:
+        wide = int(tall * image.width / image.height)
+    left, top = round((wide - width) / 2), round((tall - height) / 2)
+    return image.resize((wide, tall), interpolation).crop((left, top, left + width, top + height))
 
 
 @contextmanager

@@ -5,7 +5,7 @@ without state: neither the batch it is in nor the process matters.
 """
 
 from functools import lru_cache
-from math import ceil, log
+from math import ceil, floor, log
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,15 @@ def padding(size: int) -> int:
 def roomy(size: tuple[int, int]) -> tuple[int, int]:
     """The size at which images are kept that are cropped and resized to ``size``: 8/7 of it, 256 for 224."""
     return ceil(size[0] * 8 / 7), ceil(size[1] * 8 / 7)
+
+
+def before_crop(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
+    """The size that images have before the middle ``size`` of them is cropped: 256 for 224 and 0.875.
+
+    Rounded down, as timm does it; torchvision names this size, which its ratio gives back.
+    """
+    height, width = (floor(side / crop_ratio + 1e-6) for side in size)
+    return height, width
 
 
 def augment(
@@ -141,12 +150,32 @@ def _between(ends: tuple[float, float], bits: Array) -> Array:
     return ends[0] + (ends[1] - ends[0]) * (bits.astype(np.float64) / 2**32)
 
 
-def resized(pixels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (B, H, W, channels), uint8, in another (height, width), by antialiased bicubic interpolation."""
+def framed(pixels: Tensor, size: tuple[int, int], crop_ratio: float = 1.0, interpolation: str = "bicubic") -> Tensor:
+    """Images as they are measured, of images that are kept whole: resized, and the middle taken.
+
+    Args:
+        pixels: uint8 (B, H, W, channels); of the aspect of ``size``.
+        size: (height, width) of what comes out. Images that have it were framed when they were decoded.
+        crop_ratio: The share of the sides that is taken, in (0, 1].
+        interpolation: ``bicubic`` or ``bilinear``, antialiased.
+
+    Returns:
+        uint8 (B, height, width, channels).
+    """
+    if tuple(pixels.shape[1:3]) == size:
+        return pixels
+    whole = before_crop(size, crop_ratio)
+    top, left = (round((side - kept) / 2) for side, kept in zip(whole, size, strict=True))
+    pixels = resized(pixels, whole, interpolation)
+    return pixels[:, top : top + size[0], left : left + size[1]].contiguous()
+
+
+def resized(pixels: Tensor, size: tuple[int, int], interpolation: str = "bicubic") -> Tensor:
+    """Images (B, H, W, channels), uint8, in another (height, width), by antialiased interpolation."""
     if tuple(pixels.shape[1:3]) == size:
         return pixels
     parts = [
-        functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode="bicubic", antialias=True)
+        functional.interpolate(part.permute(0, 3, 1, 2).float(), size, mode=interpolation, antialias=True)
         for part in torch.split(pixels, 1024)
     ]
     return torch.cat([part.clamp(0, 255).round().byte() for part in parts]).permute(0, 2, 3, 1).contiguous()

@@ -58,10 +58,11 @@ def predict(
         raise UserError("the name of an image is empty; name image files")
     card, network = _open(source, student)
     classes = card["classes"]
+    framing = card.get("crop_ratio", 1.0), card.get("interpolation", "bicubic")  # cards of 0.1.0 do not say it
     found = []
     for path in map(user_path, files):
         size, span = card["image_size"], card.get("pixel_range")
-        pixels = decode(path, size, card["channels"], span, say=say_once, dim=False)
+        pixels = decode(path, size, card["channels"], span, say_once, False, *framing)
         batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), card["mean"], card["std"])
         best = network(batch)[0].softmax(0).topk(min(top, len(classes)))
         names = tuple(classes[index] for index in best.indices.tolist())

@@ -28,11 +28,15 @@ class Preprocessing:
         mean: Per channel, of pixels scaled to [0, 1].
         std: Per channel.
         image_size: (height, width) in pixels.
+        crop_ratio: The share of an image's shorter side that was measured, in (0, 1].
+        interpolation: By which images were resized: ``bicubic`` or ``bilinear``.
     """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: tuple[int, int]
+    crop_ratio: float = 1.0
+    interpolation: str = "bicubic"
 
 
 def library_names() -> list[str]:
@@ -52,9 +56,10 @@ def is_known(library: str, name: str) -> bool:
 
 
 def preprocessing_of(library: str, name: str) -> Preprocessing | None:
-    """Mean, std and size that a known network's published weights were trained with; None where it has none.
+    """How images were prepared for a known network's published weights; None where it has none.
 
-    Read from the libraries' own tables: nothing is downloaded.
+    Read from the libraries' own tables: nothing is downloaded. Where timm squashes an image or puts a border around it
+    (its ``crop_mode``), the middle is taken here; ratios above 1 are 1.
     """
     if library == "timm":
         import timm
@@ -62,12 +67,16 @@ def preprocessing_of(library: str, name: str) -> Preprocessing | None:
         config = timm.get_pretrained_cfg(name)
         if config is None:
             return None
-        return Preprocessing(tuple(config.mean), tuple(config.std), tuple(config.input_size[1:]))
+        size = tuple(config.input_size[1:])
+        ratio = min(float(config.crop_pct), 1.0)
+        return Preprocessing(tuple(config.mean), tuple(config.std), size, ratio, str(config.interpolation))
     import torchvision
 
     transforms = torchvision.models.get_model_weights(name)["DEFAULT"].transforms()
     size = transforms.crop_size[0]
-    return Preprocessing(tuple(transforms.mean), tuple(transforms.std), (size, size))
+    ratio = min(size / transforms.resize_size[0], 1.0)
+    interpolation = str(transforms.interpolation.value)
+    return Preprocessing(tuple(transforms.mean), tuple(transforms.std), (size, size), ratio, interpolation)
 
 
 def published_classes(library: str, name: str) -> int | None:

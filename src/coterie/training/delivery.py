@@ -95,6 +95,8 @@ def deliver(
         "mean": list(data.mean),
         "std": list(data.std),
         "pixel_range": None if data.pixel_range is None else list(data.pixel_range),
+        "crop_ratio": data.crop_ratio,
+        "interpolation": data.interpolation,
         "data": data.name,
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,

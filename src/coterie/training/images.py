@@ -8,7 +8,9 @@ from coterie.networks.zoo import Backbone, BackboneLike
 
 
 def load_for(network: BackboneLike, options: Mapping[str, Any]) -> ImageData:
-    """A data set with the mean, std and image size of a pretrained network, where the options leave them open.
+    """A data set prepared as a pretrained network's images were, where the options leave it open.
+
+    Its mean, std and image size; of image files the share that is measured and the interpolation too.
 
     Args:
         network: What is trained.
@@ -23,4 +25,6 @@ def load_for(network: BackboneLike, options: Mapping[str, Any]) -> ImageData:
         found["mean"] = found.get("mean") or preprocessing.mean
         found["std"] = found.get("std") or preprocessing.std
         found.setdefault("default_image_size", preprocessing.image_size)
+        found.setdefault("default_crop_ratio", preprocessing.crop_ratio)
+        found.setdefault("default_interpolation", preprocessing.interpolation)
     return load(**found)

@@ -16,7 +16,7 @@ import torch
 
 from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
-from coterie.data.pixels import Range, decode_file
+from coterie.data.pixels import Interpolation, Range, decode_file
 from coterie.data.say import escape, list_names, plural, say_once
 from coterie.data.sources.folder_survey import decode_all, raise_damage, refuse_damaged, survey
 from coterie.data.split import Split
@@ -42,7 +42,11 @@ def read_folder(
     memory_gb: float = 2.0,
     workers: int | None = None,
     pixel_range: Range | None = None,
+    crop_ratio: float | None = None,
+    interpolation: Interpolation | None = None,
     default_image_size: tuple[int, int] = (224, 224),
+    default_crop_ratio: float = 1.0,
+    default_interpolation: Interpolation = "bicubic",
     split: Split | None = None,
     whole: bool = False,
     keyed: bool = True,
@@ -61,7 +65,11 @@ def read_folder(
         memory_gb: What decoded images may take; more is decoded when it is needed.
         workers: Processes that decode then; None for the number of cores.
         pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
+        crop_ratio: The share of an image's shorter side that is taken; None to choose by ``augment``.
+        interpolation: By which files are resized; None for the default.
         default_image_size: What is taken where the images do not say.
+        default_crop_ratio: What is taken where training takes random resized crops, which show objects larger.
+        default_interpolation: By which files are resized.
         split: The images of each part, as a Run drew them; None to draw them.
         whole: Refuse a ``split`` of which files are gone.
         keyed: Whether the test images are chosen by the images' names; else by their places in the listing, as in
@@ -100,6 +108,10 @@ def read_folder(
     channels = channels or 3
     how = augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
     kept = roomy(size) if how == "random-resized-crop" else size
+    ratio = crop_ratio or (default_crop_ratio if how == "random-resized-crop" else 1.0)
+    decode = partial(
+        decode_file, channels=channels, pixel_range=pixel_range, interpolation=interpolation or default_interpolation
+    )
     # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
     sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
     splits = [
@@ -108,7 +120,8 @@ def read_folder(
         else Streaming(
             [str(file) for file in part[0]],
             part[1],
-            partial(decode_file, image_size=each, channels=channels, pixel_range=pixel_range),
+            # What is kept to be cropped at random is kept whole.
+            partial(decode, image_size=each, crop_ratio=ratio if each == size else 1.0),
             (os.cpu_count() or 1) if workers is None else workers,
         )
         for part, each in zip(parts, sizes, strict=True)
@@ -135,6 +148,8 @@ def read_folder(
         root=root,
         class_folder=1 if folders else 0,
         drawn=not folders,
+        crop_ratio=ratio,
+        interpolation=interpolation or default_interpolation,
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coterie.data.base import Augmentation, DataEntry, Shape, Source
-from coterie.data.pixels import Range
+from coterie.data.pixels import Interpolation, Range
 from coterie.data.sources.folder import read_folder
 from coterie.data.split import Split
 from coterie.errors import UserError
@@ -19,7 +19,11 @@ def read_imagenet(
     memory_gb: float = 2.0,
     workers: int | None = None,
     pixel_range: Range | None = None,
+    crop_ratio: float | None = None,
+    interpolation: Interpolation | None = None,
     default_image_size: tuple[int, int] = (224, 224),
+    default_crop_ratio: float = 1.0,
+    default_interpolation: Interpolation = "bicubic",
     split: Split | None = None,
     whole: bool = False,
     classes: Sequence[str] | None = None,

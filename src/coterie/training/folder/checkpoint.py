@@ -115,7 +115,7 @@ def load_states(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def describe_data(data: ImageData) -> dict[str, int | str]:
-    """How many images each split has, and a digest of their labels and files, for a resumed training to compare."""
+    """How many images each split has, and a digest of their labels, files and framing, for a resumed training."""
     found: dict[str, int | str] = {}
     digest = hashlib.blake2b(digest_size=8)
     for split in ("train", "validation", "test"):
@@ -126,6 +126,8 @@ def describe_data(data: ImageData) -> dict[str, int | str]:
             # Of its path only what a moved folder keeps.
             for name in images.names or ():
                 digest.update("/".join(Path(name).parts[-2:]).encode("utf-8", "surrogateescape"))
+    if (framing := (data.crop_ratio, data.interpolation)) != (1.0, "bicubic"):
+        digest.update(repr(framing).encode())
     return found | {"digest": digest.hexdigest()}
 
 

@@ -78,6 +78,8 @@ _ROUNDING = ("threads", "device", "deterministic")
 # its base's default what it did without.
 _UNWRITTEN = {
     "deterministic": False,
+    "data.crop_ratio": 1.0,
+    "data.interpolation": "bicubic",
     "method.discriminator_divisor": 2,
     "method.divergence": "kl",
     **{f"recipe.{name}": value for name, value in asdict(Recipe()).items()},
