@@ -6,14 +6,15 @@ from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.files import user_path
 from coterie.methods.frozen_teacher import Adapted, Input
+from coterie.methods.offline import LIBRARIES, is_of_library
 from coterie.networks import libraries
+from coterie.networks.layers import classifiers
 from coterie.networks.weights import load_matching
 from coterie.networks.zoo import NETWORKS, Backbone
 from coterie.records import Card
 from coterie.run import Run, open_exported
 
 _OPTION = "⟨method.teacher⟩"
-_LIBRARIES = ("timm/", "torchvision/")
 
 
 def open_teacher(source: str, data: ImageData) -> Adapted:
@@ -25,7 +26,8 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
             (``resnet20@weights.safetensors``, ``timm/resnet18@weights.safetensors``), or a library's published weights
             (``timm/resnet18.a1_in1k``). Networks of a library take images of the size, mean and std that its table
             gives them; our own take them as the data have them.
-        data: What the teacher is to be asked about; its classes must be the teacher's.
+        data: What the teacher is to be asked about; its classes must be the teacher's. A library's network whose
+            weights know another number of classes comes with a fresh classifier, which a linear probe has to train.
 
     Raises:
         UserError: There is no such network, it is damaged or unfinished, or it knows other classes.
@@ -44,7 +46,7 @@ def open_teacher(source: str, data: ImageData) -> Adapted:
         return _of_card(*open_exported(path), source, data, given)
     if path.suffix == ".onnx":
         raise UserError(f"{_OPTION} {source}: an ONNX file cannot teach; name the Run, or export safetensors")
-    if source.startswith(_LIBRARIES):
+    if is_of_library(source):
         return _published(source, data, given)
     if source in NETWORKS:
         raise UserError(f"{_OPTION} {source}: has no published weights; write {source}@FILE.safetensors")
@@ -71,11 +73,11 @@ def _of_card(card: Card, network: nn.Module, source: str, data: ImageData, given
 
 
 def _with_weights(name: str, file: str, data: ImageData, given: Input) -> Adapted:
-    wanted = _library_input(name) if name.startswith(_LIBRARIES) else None
-    wanted = wanted or given
+    of_library = name.startswith(LIBRARIES)
+    wanted = (_library_input(name) if of_library else None) or given
     network = Backbone(name).build(len(data.classes), wanted.channels, wanted.image_size)
-    load_matching(network, user_path(file), replace_classifier=False, option=_OPTION)
-    return Adapted(network, given, wanted)
+    replaced = load_matching(network, user_path(file), replace_classifier=of_library, option=_OPTION)
+    return Adapted(network, given, wanted, fresh=classifiers(network) if replaced else ())
 
 
 def _published(source: str, data: ImageData, given: Input) -> Adapted:
@@ -84,14 +86,10 @@ def _published(source: str, data: ImageData, given: Input) -> Adapted:
     classes = libraries.published_classes(library, name)
     if wanted is None or classes is None:
         raise UserError(f"{_OPTION} {source}: has no published weights; write {source}@FILE.safetensors")
-    if classes != len(data.classes):
-        raise UserError(
-            f"{_OPTION} {source}: its published weights know {classes} classes, and the data have "
-            f"{len(data.classes)}; fine-tune it first (coterie train --method vanilla --network {source} "
-            "--network.pretrained true) and name that Run"
-        )
-    network = Backbone(source, pretrained=True).build(classes, wanted.channels, wanted.image_size)
-    return Adapted(network, given, wanted)
+    shape = len(data.classes), wanted.channels, wanted.image_size
+    mend = f"write {source}@FILE.safetensors"
+    network = libraries.make(library, name, *shape, pretrained=True, mend=mend)
+    return Adapted(network, given, wanted, fresh=() if classes == len(data.classes) else classifiers(network))
 
 
 def _library_input(name: str) -> Input | None:

@@ -44,11 +44,19 @@ class Adapted(nn.Module):
         network: Maps images as it wants them to logits (B, C) or to a :class:`~coterie.outputs.PeerOutput`.
         given: How the images come; None where they come as they are wanted.
         wanted: How the network wants them.
+        fresh: The paths of the layers of its classifier, where that is not trained yet: a linear probe comes first.
     """
 
-    def __init__(self, network: nn.Module, given: Input | None = None, wanted: Input | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        given: Input | None = None,
+        wanted: Input | None = None,
+        fresh: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self.network = network
+        self.fresh = tuple(f"network.{path}" for path in fresh)
         self.conversion = (given, wanted) if given is not None and wanted is not None and given != wanted else None
 
     def forward(self, images: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ def make(
     image_size: tuple[int, int] | None,
     pretrained: bool,
     drop_path: float = 0.0,
+    mend: str = "use ⟨network.weights FILE.safetensors⟩",
 ) -> nn.Module:
     """Build a known network.
 
@@ -110,6 +111,7 @@ def make(
         image_size: (height, width) in pixels, for networks of a fixed input size; None for the library's default.
         pretrained: Start from the library's published weights, downloaded unless cached.
         drop_path: Share of the images that skip the last residual block in training, where the network has that.
+        mend: What the user can do where the weights cannot be had; ends the error's line.
 
     Raises:
         UserError: The network cannot be built for images of this size, or the weights cannot be had.
@@ -122,8 +124,7 @@ def make(
     except (OSError, RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
         if pretrained and isinstance(error, (OSError, RuntimeError)):
             raise UserError(
-                f"network '{library}/{name}': its published weights cannot be had ({in_a_line(error)}); "
-                "use ⟨network.weights FILE.safetensors⟩"
+                f"network '{library}/{name}': its published weights cannot be had ({in_a_line(error)}); {mend}"
             ) from error
         if image_size is None or isinstance(error, OSError):
             raise

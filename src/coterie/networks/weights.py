@@ -18,7 +18,7 @@ _TORCH = (".pth", ".pt", ".pth.tar")
 
 def load_matching(
     network: nn.Module, path: Path, *, replace_classifier: bool = True, option: str = "⟨network.weights⟩"
-) -> None:
+) -> bool:
     """Load weights by name; a classifier of another class count stays fresh, and is said.
 
     Every other tensor of the network must be in the file with its shape, and nothing else.
@@ -28,6 +28,9 @@ def load_matching(
         path: A safetensors file, or one of PyTorch (:func:`read_state`).
         replace_classifier: False refuses a classifier of another class count.
         option: Where the user named the file, for errors.
+
+    Returns:
+        Whether the classifier stayed fresh.
 
     Raises:
         UserError: The file is missing, damaged, or another network's. The network is then unchanged.
@@ -49,6 +52,7 @@ def load_matching(
         classes = state[replaced[0]].shape[0], own[replaced[0]].shape[0]
         log.warning("%s: its classifier of %d classes is replaced by a fresh one of %d", path, *classes)
     network.load_state_dict(state | {key: own[key] for key in replaced})
+    return bool(replaced)
 
 
 def read_state(path: Path, mend: str) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from coterie.data.mixing import soften
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Stage, Task
 from coterie.methods.frozen_teacher import Adapted
+from coterie.methods.offline import is_of_library
+from coterie.networks.layers import classifiers
 from coterie.networks.zoo import Backbone
 from coterie.outputs import Batch
 from coterie.recipes import Recipe, TrainingFacts
@@ -114,7 +116,7 @@ def _build(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int
         sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            parameters = count_parameters(stage)
+            parameters = count_parameters(stage, method, task)
             size = trial.configuration.get("batch_size") or _IMAGES
             facts = TrainingFacts(_IMAGES, task.epochs, size, parameters)
             _try_step(stage, task, recipe_of(trial.configuration).fit_to(facts))
@@ -145,7 +147,8 @@ def _teacher(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: i
     """An untrained network in place of a trained one: of the trial that trains it, or by its published name."""
     if not source.startswith("@"):
         name = source.partition("@")[0]
-        return Adapted(Backbone(name).build_fresh(classes, channels, (side, side)))
+        network = Backbone(name).build_fresh(classes, channels, (side, side))
+        return Adapted(network, fresh=classifiers(network) if is_of_library(source) else ())
     name, _, part = source[1:].partition(":")
     teacher = next(known[need] for need in trial.needs if locate_run(known[need], Path()).name == name)
     method = method_of(without_downloads(teacher.configuration))

@@ -130,7 +130,7 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     first = next(stages)
     check_first_stage(first, data)
     precision = share_choice(choose_precision(options.precision, first, method, task, data, accelerator.device))
-    facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first))
+    facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first, method, task))
     setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
     check_soft_targets(method, setting.recipe)
     config = configuration(method, data, setting.recipe, setting.options)

@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import nn
 
 from coterie.data import ImageData
 from coterie.data.transforms import normalise, resized
 from coterie.errors import unknown_name
 from coterie.functional import check_soft_labels
-from coterie.methods import Method, OnlineMethod, Stage
+from coterie.methods import Method, OnlineMethod, Stage, Task
 from coterie.networks.fitting import check_logits, check_writable
 from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe
@@ -62,10 +64,17 @@ def check_stage_names(method: Method) -> None:
             raise unknown_name(f"stage in ⟨method.epochs⟩ (of method '{method.name}')", name, method.stage_names())
 
 
-def count_parameters(stage: Stage) -> int:
-    """Of the network that a stage delivers, or trains where it delivers none."""
-    network = next(iter(stage.deliver.values()), stage.network)
-    return 0 if network is None else sum(parameter.numel() for parameter in network.parameters())
+def count_parameters(stage: Stage, method: Method, task: Task) -> int:
+    """Of the network that is handed back in the end, whatever a first stage trains: a teacher, or a teacher's probe."""
+    network = next(iter(stage.deliver.values()), None)
+    if network is None:
+        backbone = Backbone.of(method.network)
+        if isinstance(backbone.source, nn.Module):
+            network = backbone.source
+        else:
+            with torch.random.fork_rng(devices=[]):
+                network = backbone.build_fresh(task.num_classes, task.channels, task.image_size)
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def with_drop_path(method: Method, recipe: Recipe) -> Method:

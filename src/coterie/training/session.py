@@ -113,14 +113,15 @@ class Session:
         self.saved = None
         if stage.teacher is not None:
             prepare(stage.teacher, setting, self.folder.checkpoints, running.steps_done > 0)
-        title = stage.name if len(names) == 1 else f"{stage.name} (stage {index + 1} of {len(names)})"
+        left = len(names) - names.index(stage.name)  # of the names before it some may not have been needed
+        title = stage.name if index + left == 1 else f"{stage.name} (stage {index + 1} of {index + left})"
         with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
             while running.epoch < epochs:
                 self._train_epoch(running)
         if self.best and stage.network is not None:
             load_modules(running.modules(), self.folder.load_states("best"))
         if running.averages is not None:
-            if index + 1 < len(names) and self._prefers_average():
+            if left > 1 and self._prefers_average():
                 running.averages.load_into_stage()
             running.averages.hand_on(self.earlier)
         self.folder.save(f"stage{index}", states_of(running.modules()))

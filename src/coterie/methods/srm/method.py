@@ -38,11 +38,11 @@ from coterie.functional import check_divergence
 from coterie.methods.base import Edge, Stage, Task, Turn
 from coterie.methods.frozen_teacher import Teacher
 from coterie.methods.kd import DistillationStep
+from coterie.methods.linear_probe import LinearProbe, make_probe_stage
 from coterie.methods.offline import OfflineMethod
-from coterie.methods.srm.linear_probe import LinearProbe
 from coterie.methods.srm.matching import CodeTarget, DictionaryStep, InitialisationStep, pair_features
 from coterie.methods.srm.sparse_coding import PixelLogits
-from coterie.methods.vanilla import CrossEntropyStep, make_plain_stage
+from coterie.methods.vanilla import make_plain_stage
 from coterie.networks.observe.features import find_classifier
 
 
@@ -132,9 +132,7 @@ class Srm(OfflineMethod):
         if self.last == "fine-tuning":
             return make_plain_stage(self.last, student)
         if self.last == "probe":
-            probe = LinearProbe(student, find_classifier(student, example))
-            turn = Turn(CrossEntropyStep(probe), tuple(probe.classifier.parameters()))
-            return Stage(self.last, [turn], network=probe)
+            return make_probe_stage(self.last, LinearProbe(student, [find_classifier(student, example)]))
         settings = self.temperature, 1 - self.alpha, self.alpha
         step = DistillationStep(student, teacher, *settings, divergence=self.divergence)
         return Stage(self.last, [Turn(step, tuple(student.parameters()))], network=student, teacher=teacher)
