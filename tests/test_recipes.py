@@ -173,7 +173,10 @@ def test_trained_weights_are_fine_tuned_where_no_recipe_is_named(digits, tmp_pat
     network = Backbone("resnet8", weights=str(tmp_path / "weights.safetensors"))
     run = coterie.train(Vanilla(network=network), digits, out=tmp_path / "run", epochs=1, tensorboard=False)
     assert run.config["recipe"]["name"] == "finetune"
-    assert "recipe 'finetune': the network starts from trained weights" in capsys.readouterr().err
+    assert (
+        "recipe 'finetune' (the network starts from trained weights; recipe takes others): adamw"
+        in capsys.readouterr().err
+    )
     named = go(Vanilla(network=network), digits, tmp_path / "named", epochs=1, recipe=Recipe())
     assert named.config["recipe"]["name"] == "short"
     again = go(Vanilla(network=network), digits, named.path, epochs=1, resume=True)

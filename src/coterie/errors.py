@@ -19,11 +19,16 @@ class UserError(ValueError):
     """
 
     def __str__(self) -> str:
-        return _OPTION.sub(_as_argument, super().__str__())
+        return name_options(super().__str__())
 
     def with_flags(self) -> str:
         """The line as the command line prints it."""
-        return _OPTION.sub(_as_flag, super().__str__())
+        return name_options(super().__str__(), flags=True)
+
+
+def name_options(text: str, flags: bool = False) -> str:
+    """A text with the options that it marks as arguments of Python's, or as flags of the command line."""
+    return _OPTION.sub(_as_flag if flags else _as_argument, text)
 
 
 def option_of(section: str | None, name: str) -> str:

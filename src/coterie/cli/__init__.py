@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _answer(given: list[str]) -> None:
-    from coterie.console.terminal import prepare_streams, say
+    from coterie.console.terminal import options_as_flags, prepare_streams, say
 
     prepare_streams()
     try:
@@ -84,7 +84,8 @@ def _answer(given: list[str]) -> None:
         elif given[0] not in COMMANDS:
             raise unknown_name("command", given[0], COMMANDS)
         else:
-            _run(given[0], given[1:])
+            with options_as_flags():
+                _run(given[0], given[1:])
     except UserError as error:
         say(f"coterie: {' '.join(error.with_flags().split())}", sys.stderr)
         if int(os.environ.get("WORLD_SIZE") or 1) > 1:

@@ -3,10 +3,27 @@
 import logging
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO
+
+from coterie.errors import name_options
 
 # Each turns the reading direction of what follows: a name could pass for another.
 _TURNS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_flags: ContextVar[bool] = ContextVar("flags", default=False)
+
+
+@contextmanager
+def options_as_flags() -> Iterator[None]:
+    """Let lines that mark options (:class:`~coterie.errors.UserError`) show the command line's flags, not arguments."""
+    token = _flags.set(True)
+    try:
+        yield
+    finally:
+        _flags.reset(token)
 
 
 def prepare_streams() -> None:
@@ -26,11 +43,11 @@ def printable(text: str) -> str:
 
 
 def say(line: str, file: TextIO | None = None) -> None:
-    """Print one line; None prints to standard output.
+    """Print one line; None prints to standard output. Options that it marks are named as the user gives them.
 
     A pipe and a log get it whole. Above a progress bar standard error is rich's, which keeps the bar below the line.
     """
-    print(printable(line), file=file or sys.stdout)
+    print(printable(name_options(line, _flags.get())), file=file or sys.stdout)
 
 
 def log_handler() -> logging.Handler:

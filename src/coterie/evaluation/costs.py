@@ -6,6 +6,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from coterie.networks.preserve import preserve_state
+from coterie.outputs import answer
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -31,3 +34,12 @@ def cost(network: nn.Module, channels: int, image_size: tuple[int, int]) -> Cost
     for module, mode in modes:
         module.training = mode
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops())
+
+
+def step_flops(network: nn.Module, channels: int, image_size: tuple[int, int]) -> int:
+    """The FLOPs of one image's forward and backward, as training the network alone has them; nothing of it changes."""
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    images = torch.zeros(1, channels, *image_size, device=trained[0].device, dtype=trained[0].dtype)
+    with preserve_state(network), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(answer(network.eval()(images)).sum(), trained, allow_unused=True)
+    return int(counter.get_total_flops())

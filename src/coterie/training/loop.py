@@ -15,6 +15,8 @@ from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe, TrainingFacts, default_recipe, recipe_class
 from coterie.run import Run
 from coterie.teachers import open_teacher
+from coterie.training.advice import likely_mistakes
+from coterie.training.announce import opening_lines
 from coterie.training.distribution import make_accelerator, only_training, share_choice
 from coterie.training.folder.resume import (
     check_resumable,
@@ -103,9 +105,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     if recipe is None:
         recorded = recorded_recipe(path) if resume else None
         recipe = recipe_class(recorded or default_recipe(Backbone.of(method.network).starts_trained))()
-        if recorded is None and recipe.name != Recipe.name:
-            reporter.say(f"recipe '{recipe.name}': the network starts from trained weights; see ⟨recipe⟩ for others")
-    setting = Setting(data, accelerator, recipe, options.fit_to(data, reporter.say), reporter)
+    setting = Setting(data, accelerator, recipe, options.fit_to(data), reporter)
     with only_training(path, accelerator) as folder, keep_surroundings(method):
         _train(method, setting, folder, resume)
     source = Backbone.of(method.network).source  # a module or factory of the user's own: no name can bring it back
@@ -141,6 +141,9 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
             return
     accelerator.wait_for_everyone()  # all have looked at the folder
     folder.begin(data, config)
+    if previous is None:
+        for line in [*opening_lines(method, first, setting), *likely_mistakes(method, first, setting)]:
+            say(line)
     wanted = is_installed("tensorboard") if setting.options.tensorboard is None else setting.options.tensorboard
     tensorboard = open_tensorboard(folder.path, wanted and folder.writes, say)
     with tensorboard as write_figures, stop_signals() as stop:

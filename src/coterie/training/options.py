@@ -1,6 +1,5 @@
 """A run's options, what is derived from them, and ``config.yaml``."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Annotated, Any, Literal, cast
@@ -58,7 +57,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         check_fields(self, "")
 
-    def fit_to(self, data: ImageData, say: Callable[[str], None]) -> "TrainingOptions":
+    def fit_to(self, data: ImageData) -> "TrainingOptions":
         """The same options with the default batch size, which is no larger than the data.
 
         Raises:
@@ -68,8 +67,6 @@ class TrainingOptions:
         if count < 2:
             raise UserError(f"data '{data.name}' has {count} training image; batch norm needs two or more")
         if self.batch_size is None:
-            if count < _DEFAULT_BATCH:
-                say(f"batch size {count} instead of {_DEFAULT_BATCH}: there are {count} training images")
             return replace(self, batch_size=min(_DEFAULT_BATCH, count))
         if self.batch_size > count:
             raise UserError(

@@ -20,6 +20,7 @@ from coterie.training.distribution import find_signal
 from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.modules import load_modules, place, stage_modules, states_of
+from coterie.training.pace import Pace
 from coterie.training.stages import Setting, StageRun
 from coterie.training.stages.averaging import Averages, Earlier, make_averages
 
@@ -67,6 +68,7 @@ class Session:
         self.folder, self.method, self.setting = folder, method, setting
         self.stop, self.write_figures = stop, write_figures
         self.images = describe_data(setting.data)
+        self.announces = setting.reporter.show and not resume  # what is chosen is said when a run begins
         self.saved = folder.load_last() if resume else None
         self.best: dict[str, Any] = {}
         self.earlier = Earlier()
@@ -104,7 +106,7 @@ class Session:
 
     def _train_stage(self, stage: Stage, index: int) -> Averages | None:
         setting, names = self.setting, self.method.stage_names()
-        epochs = self.method.epochs.get(stage.name, stage.epochs or setting.options.epochs)
+        epochs = setting.epochs_of(self.method, stage)
         running = StageRun(stage, index, epochs, setting, self.earlier)
         if self.saved is not None and self.saved["stage"] == index:
             running.load(self.saved)
@@ -116,8 +118,9 @@ class Session:
         left = len(names) - names.index(stage.name)  # of the names before it some may not have been needed
         title = stage.name if index + left == 1 else f"{stage.name} (stage {index + 1} of {index + left})"
         with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
+            pace = Pace(running, self.method) if self.announces else None
             while running.epoch < epochs:
-                self._train_epoch(running)
+                self._train_epoch(running, pace)
         if self.best and stage.network is not None:
             load_modules(running.modules(), self.folder.load_states("best"))
         if running.averages is not None:
@@ -127,8 +130,10 @@ class Session:
         self.folder.save(f"stage{index}", states_of(running.modules()))
         return running.averages
 
-    def _train_epoch(self, running: StageRun) -> None:
+    def _train_epoch(self, running: StageRun, pace: Pace | None) -> None:
         for _ in running.run_epoch():
+            if pace is not None:
+                pace.after_step()
             self._report_step(running)
             if number := find_signal(self.stop, running.steps_done, self.setting.accelerator):
                 self._save(running)

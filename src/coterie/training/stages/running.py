@@ -89,6 +89,11 @@ class StageRun:
         """Batches of the stage that are over."""
         return self.epoch * self.steps_per_epoch + self.step
 
+    def wait(self) -> None:
+        """Wait until the device has done all steps: a clock that is read earlier shows the host's time alone."""
+        if "images" in self.meter.sums:
+            self.meter.sums["images"].item()
+
     def modules(self) -> dict[str, nn.Module]:
         """Everything whose state the stage changes, averages among it, by the names that checkpoints have."""
         return stage_modules(self.stage) | ({} if self.averages is None else self.averages.modules())

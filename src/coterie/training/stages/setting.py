@@ -7,6 +7,7 @@ from torch import Tensor
 
 from coterie.console.progress import Reporter
 from coterie.data import ImageData
+from coterie.methods import Method, Stage
 from coterie.recipes import Recipe
 from coterie.training.options import TrainingOptions
 
@@ -26,6 +27,10 @@ class Setting:
         """Images in a step, over all processes."""
         assert self.options.batch_size is not None  # it is fitted to the data before anything is trained
         return self.options.batch_size
+
+    def epochs_of(self, method: Method, stage: Stage) -> int:
+        """The length of a stage: the user's word for it, else the stage's own, else the run's."""
+        return method.epochs.get(stage.name, stage.epochs or self.options.epochs)
 
 
 class Meter:
