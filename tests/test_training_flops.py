@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import coterie
+from coterie.evaluation.costs import flop_counter
 from coterie.methods import Kd, Vanilla
 from coterie.networks import Backbone
 from coterie.training import Interrupted
@@ -37,3 +38,26 @@ def test_a_resumed_run_costs_as_much_as_one_that_was_not_stopped(digits, tmp_pat
         go(stopping(Vanilla(network="resnet8"), "train", 1), digits, tmp_path / "cut")
     resumed = go(Vanilla(network="resnet8"), digits, tmp_path / "cut", resume=True)
     assert resumed.card["training_flops"] == whole.card["training_flops"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        torch.nn.Conv2d(8, 8, 3, groups=8),
+        torch.nn.Conv2d(8, 16, 3, groups=2, dilation=2, bias=False),
+        torch.nn.ConvTranspose2d(8, 16, 3, stride=2),
+        torch.nn.ConvTranspose2d(8, 8, 3, groups=4),
+    ],
+    ids=["plain", "depthwise", "grouped", "transposed", "transposed-grouped"],
+)
+def test_a_backward_of_any_convolution_costs_two_forwards(layer):
+    images = torch.zeros(3, 8, 9, 9, requires_grad=True)
+    with flop_counter() as forward:
+        layer(images)
+    with flop_counter() as both:
+        layer(images).sum().backward()
+    assert both.get_total_flops() == 3 * forward.get_total_flops() > 0
+    with flop_counter() as first:  # of a first layer nobody asks for the images' gradient
+        layer(images.detach()).sum().backward()
+    assert first.get_total_flops() == 2 * forward.get_total_flops()

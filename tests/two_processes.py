@@ -67,11 +67,22 @@ def mixed():
     return Recipe(label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_probability=0.8)
 
 
+# Options of ONE and a recipe: what has to train the same weights in two processes as in one.
+CASES = {
+    "plain": ({}, None),
+    "mixed": ({}, mixed()),
+    "ema": ({}, Recipe(average="ema", average_window=0.1, deliver="average")),
+    "tail": ({}, Recipe(average="tail", average_window=0.6, deliver="average")),
+    "dist": ({"divergence": "dist"}, None),
+}
+
+
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
-    go(One(network=plain(), at="1", gate="uniform"), digits, place / "plain", batch_size=40)
-    go(One(network=plain(), at="1", gate="uniform"), digits, place / "mixed", batch_size=40, recipe=mixed())
+    for name, (options, recipe) in CASES.items():
+        method = One(network=plain(), at="1", gate="uniform", **options)
+        go(method, digits, place / name, batch_size=40, recipe=recipe)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     averaged(digits, place)

@@ -8,10 +8,12 @@ and Q (B, C) the softened probabilities of student and teacher and ρ Pearson's 
     DIST  = β inter + γ intra,    β = γ = 1
     ρ(a, b) = ⟨a - ā, b - b̄⟩ / (‖a - ā‖ ‖b - b̄‖ + 1e-8)
 
-Shapes: B images, C classes, s students, t teachers. The images are those of one process.
+Shapes: B images, C classes, s students, t teachers. Where several processes share a batch, a class's images are those
+of all of them: each then calls this as often as the others.
 """
 
-from torch import Tensor
+import torch
+from torch import Tensor, distributed
 from torch.linalg import vector_norm
 from torch.nn import functional
 
@@ -50,12 +52,30 @@ def correlation_distance(
     with without_autocast(students):
         ours = functional.softmax(at_least_float32(students) / temperature, dim=-1).unsqueeze(2)
         theirs = functional.softmax(at_least_float32(teachers) / temperature, dim=-1)
-        inter = 1 - _correlation(ours, theirs, 3).mean(0)
-        intra = 1 - _correlation(ours, theirs, 0).mean(2)
+        inter = 1 - _correlation_of_classes(ours, theirs).mean(0)
+        intra = 1 - _correlation_of_images(ours, theirs).mean(2)
         return (inter_weight * inter + intra_weight * intra).mean(1).sum()
 
 
-def _correlation(a: Tensor, b: Tensor, along: int) -> Tensor:
-    """Pearson's correlation along a dimension, which is gone in the result."""
-    a, b = a - a.mean(along, keepdim=True), b - b.mean(along, keepdim=True)
-    return (a * b).sum(along) / (vector_norm(a, dim=along) * vector_norm(b, dim=along) + _SMALLEST)
+def _correlation_of_classes(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation along the last dimension, which is gone in the result."""
+    a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+    return (a * b).sum(-1) / (vector_norm(a, dim=-1) * vector_norm(b, dim=-1) + _SMALLEST)
+
+
+def _correlation_of_images(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson's correlation along the first dimension, over all processes; it is gone in the result."""
+    count = _of_all_processes(a.new_tensor(float(len(a)))).sum(0)
+    a, b = (values - _of_all_processes(values.sum(0)).sum(0) / count for values in (a, b))
+    norms = [vector_norm(_of_all_processes(vector_norm(values, dim=0)), dim=0) for values in (a, b)]
+    return _of_all_processes((a * b).sum(0)).sum(0) / (norms[0] * norms[1] + _SMALLEST)
+
+
+def _of_all_processes(values: Tensor) -> Tensor:
+    """Each process's values (processes, *); gradients flow back to where they came from."""
+    shared = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+    if not shared or not torch.is_grad_enabled():
+        return values.unsqueeze(0)
+    from torch.distributed.nn.functional import all_gather  # not there in builds of PyTorch without distribution
+
+    return torch.stack(all_gather(values))  # type: ignore[no-untyped-call]

@@ -20,9 +20,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.data import training_batches
+from coterie.evaluation.costs import flop_counter
 from coterie.methods import Stage
 from coterie.metrics import Row
 from coterie.outputs import Batch
@@ -153,7 +153,7 @@ class Averages:
         for batch in batches:
             views = batch.images.to(device)
             if flops_per_image is None:
-                with FlopCounterMode(display=False) as counter:
+                with flop_counter() as counter:
                     self.network(views)
                 flops_per_image = counter.get_total_flops() / len(views)
             else:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.data import Batch, Resident, batches_per_epoch, read_ahead, training_batches
 from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
+from coterie.evaluation.costs import flop_counter
 from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.functional import heaviest_labels
 from coterie.methods import Stage, Turn
@@ -159,7 +159,7 @@ class StageRun:
             torch.manual_seed(mix(setting.options.seed, self.index, self.epoch, self.step, accelerator.process_index))
             batch = batch.to(accelerator.device)
             if self.steps_done == 0 and not setting.options.compile:  # a compiled network cannot be looked into
-                with FlopCounterMode(display=False) as counter:
+                with flop_counter() as counter:
                     self._train(batch)
                 self.flops_per_image = counter.get_total_flops() / len(batch.labels)
             else:
