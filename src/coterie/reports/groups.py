@@ -12,7 +12,7 @@ from coterie.run import Run
 
 # What cannot change a result, but for the last digits.
 _FREE = ("seed", "threads", "device", "compile", "test_every", "timeout_minutes", "tensorboard")
-_FREE_OF_DATA = ("root", "workers", "memory_gb", "download")
+FREE_OF_DATA = ("root", "workers", "memory_gb", "download")
 _MOST_NAMED = 3  # options in a name; where more differ the folder is shorter
 
 
@@ -122,7 +122,7 @@ def find_baseline(group: Group, groups: Sequence[Group]) -> tuple[Group, list[st
 
 def _settings(run: Run) -> dict[str, str]:
     config = {key: value for key, value in run.config.items() if key not in _FREE}
-    config["data"] = {key: value for key, value in (run.config["data"] or {}).items() if key not in _FREE_OF_DATA}
+    config["data"] = {key: value for key, value in (run.config["data"] or {}).items() if key not in FREE_OF_DATA}
     return dict(_flat(config))
 
 

@@ -17,6 +17,7 @@ from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.methods import Edge
 from coterie.reports import plots
+from coterie.reports.augmented import show_augmented
 from coterie.reports.classes import counts_of, make_classes_section
 from coterie.reports.comparisons import compare_to_baselines
 from coterie.reports.groups import find_baseline, group_runs
@@ -71,6 +72,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
         means=describe_means(given),
         images=f"{images:,}" if images else "all",
         sections=[*_students(experiments, options), *_sections(experiments, plots.Palette())],
+        augmented=show_augmented(experiments),
         pictures=_pictures(experiments),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text("utf-8")} for run in given],
         version=__version__,
