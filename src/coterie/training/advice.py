@@ -42,7 +42,7 @@ def warn_of_rate(recipe: Recipe, network: Backbone) -> str | None:
     if recipe.optimiser != "sgd" or recipe.learning_rate < _LARGEST_RATE or not network.starts_trained:
         return None
     return (
-        f"sgd with a peak rate of {recipe.learning_rate:g} soon undoes weights that were trained before; use the "
+        f"sgd with a peak rate of {recipe.learning_rate:g} can undo weights that were trained before; use the "
         "recipe 'finetune' (⟨recipe⟩), or lower ⟨recipe.learning_rate⟩"
     )
 
