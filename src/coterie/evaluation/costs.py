@@ -70,6 +70,6 @@ def step_flops(network: nn.Module, channels: int, image_size: tuple[int, int]) -
     """The FLOPs of one image's forward and backward, as training the network alone has them; nothing of it changes."""
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     images = torch.zeros(1, channels, *image_size, device=trained[0].device, dtype=trained[0].dtype)
-    with preserve_state(network), torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with preserve_state(network), torch.enable_grad(), flop_counter() as counter:
         torch.autograd.grad(answer(network.eval()(images)).sum(), trained, allow_unused=True)
     return int(counter.get_total_flops())
