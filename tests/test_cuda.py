@@ -12,8 +12,11 @@ from torch import nn
 
 import coterie
 from coterie import UserError
+from coterie.data import training_batches
 from coterie.methods import METHODS, Kd, One, Vanilla
+from coterie.recipes import Recipe
 from coterie.training import Interrupted
+from coterie.training.stages.feeding import near
 from resuming import cut_and_resumed, stopping
 from toys import Average, Handed, Mutual, comparable, go, looking_at, plain, same
 
@@ -60,6 +63,23 @@ def test_toys_resume_exactly_if_they_are_deterministic(toy, digits, tmp_path):
     cut = cut_and_resumed(lambda: toy(network="resnet8"), digits, tmp_path / "cut", stage, 7, **options)
     assert same(whole, cut)
     assert comparable(cut.metrics) == comparable(whole.metrics)
+
+
+@pytest.mark.parametrize("augment", ["crop-flip", "none"])
+def test_batches_that_the_device_makes_are_those_of_the_processor(augment):
+    digits = coterie.data.load("digits", train_samples=160, channels=3, image_size=32, augment=augment)
+    device = torch.device("cuda", 0)
+    recipe = Recipe(cutmix=1.0, mixup=0.2, label_smoothing=0.1, policy="trivial-augment", jitter=0.4, erasing=0.5)
+    options = {"batch_size": 64, "seed": 0, "stage": 0, "views": 2}
+    options |= {"mixing": recipe.mixing, "variation": recipe.variation}
+    for epoch in range(4):
+        there = training_batches(near(digits, device), epoch=epoch, device=device, **options)
+        for theirs, ours in zip(there, training_batches(digits, epoch=epoch, **options), strict=True):
+            assert torch.equal(theirs.indices.cpu(), ours.indices)
+            torch.testing.assert_close(theirs.labels.cpu(), ours.labels)
+            for one, other in zip(theirs.views, ours.views, strict=True):
+                # Rounded to 8 bits on the way, where another order of the same product may fall on the other side.
+                assert ((one.cpu() - other).abs() > 0.02).float().mean() < 1e-3
 
 
 @pytest.mark.parametrize("home", ["cpu", "cuda"])

@@ -41,9 +41,14 @@ class Resident:
         return f"Resident({len(self)} images in memory, {height}x{width}x{channels})"
 
     def pixels(self, indices: Array) -> Tensor:
-        """The images of these indices: uint8 (B, H, W, channels)."""
-        rows = self.data.view(len(self.data), -1).index_select(0, torch.from_numpy(indices))
+        """The images of these indices, where the split is: uint8 (B, H, W, channels)."""
+        places = torch.from_numpy(indices).to(self.data.device)
+        rows = self.data.view(len(self.data), -1).index_select(0, places)
         return rows.view(len(indices), *self.data.shape[1:])
+
+    def to(self, device: torch.device) -> "Resident":
+        """The same split, its images in the memory of a device."""
+        return replace(self, data=self.data.to(device))
 
     def subset(self, indices: Array) -> "Resident":
         """The split of these images alone, in this order."""

@@ -23,6 +23,7 @@ from coterie.seeds import mix
 
 Array = np.ndarray[Any, Any]
 
+CPU = torch.device("cpu")
 NO_MIXING = Mixing()
 NO_VARIATION = Variation()
 # The views of a batch of these images, of their pixels.
@@ -59,6 +60,7 @@ def training_batches(
     progress: float = 0.0,
     mixing: Mixing = NO_MIXING,
     variation: Variation = NO_VARIATION,
+    device: torch.device = CPU,
 ) -> Iterator[Batch]:
     """The augmented batches of an epoch.
 
@@ -75,6 +77,8 @@ def training_batches(
         progress: The share of the stage's epochs that are over; passed on to the batches.
         mixing: How labels are smoothed and images mixed.
         variation: How images are varied beside the data's ``augment``; not at all where that is ``none``.
+        device: Where batches are made. What is done in 8 bits happens where the training images are
+            (:meth:`~coterie.data.base.Resident.to`), and the rest here.
 
     Raises:
         UserError: A batch, or the whole training set, does not have two images for each process.
@@ -99,16 +103,16 @@ def training_batches(
     fetched = _fetch(data.train, parts, make_views)
     for step, own, (indices, varied) in zip(range(start, steps), places, fetched, strict=True):
         normalised = (
-            erase(normalise(view, data.mean, data.std), indices, key, variation.erasing)
+            erase(normalise(view.to(device), data.mean, data.std), indices, key, variation.erasing)
             for view, key in zip(varied, keys, strict=True)
         )
         images = tuple(mix_images(view, own.others, mixtures, step) for view in normalised)
-        labels = torch.from_numpy(data.train.labels[indices])
+        labels = torch.from_numpy(data.train.labels[indices]).to(device)
         mine = labels[: len(own.others)]
         if mixing.softens:
             share = float(mixtures.share[step])
             mine = soften(mine, labels[own.others], share, len(data.classes), mixing.label_smoothing)
-        yield Batch(images, mine, torch.from_numpy(indices[: len(own.others)]), progress)
+        yield Batch(images, mine, torch.from_numpy(indices[: len(own.others)]).to(device), progress)
 
 
 def _make_views(

@@ -74,7 +74,7 @@ def vary(pixels: Tensor, indices: Array, key: int, variation: Variation) -> Tens
     """What a policy and jitter make of a batch.
 
     Args:
-        pixels: uint8 (B, H, W, channels).
+        pixels: uint8 (B, H, W, channels), on any device.
         indices: Which images these are (B,).
         key: The stream of random numbers, of (seed, stage, epoch, view).
         variation: How far they go.
@@ -161,8 +161,9 @@ def jitter(pixels: Tensor, factors: Factors) -> Tensor:
     Returns:
         uint8 (B, H, W, channels).
     """
-    count = max(1, _AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
-    columns = [torch.split(torch.from_numpy(values).view(-1, 1, 1, 1), count) for values in factors]
+    count = max(1, _AT_ONCE // (pixels.shape[1] * pixels.shape[2])) if pixels.device.type == "cpu" else len(pixels)
+    values = torch.from_numpy(np.stack(factors)).to(pixels.device)
+    columns = [torch.split(value.view(-1, 1, 1, 1), count) for value in values]
     parts = zip(torch.split(pixels, count), *columns, strict=True)
     return torch.cat([_jitter_part(*part) for part in parts])
 
@@ -213,7 +214,7 @@ def erase(images: Tensor, indices: Array, key: int, share: float) -> Tensor:
     """Erase a random box of some images, in place.
 
     Args:
-        images: Normalised (B, channels, H, W): 0 is the mean colour.
+        images: Normalised (B, channels, H, W), on any device: 0 is the mean colour.
         indices: Which images these are (B,).
         key: The stream of random numbers.
         share: Of the images that lose a box, in [0, 1].

@@ -74,18 +74,24 @@ def augment(
     flip = how != "crop" if flip is None else flip
     if how == "random-resized-crop":
         return _random_resized(pixels, indices, key, size or (pixels.shape[1], pixels.shape[2]), flip)
+    bits = random_bits(key, indices)
+    mirrored = (bits >> np.uint64(40)) & np.uint64(1) if flip else np.zeros_like(bits)
+    return _crop(pixels, bits & np.uint64(0xFFFFF), (bits >> np.uint64(20)) & np.uint64(0xFFFFF), mirrored)
+
+
+def _crop(pixels: Tensor, top: Array, left: Array, mirrored: Array) -> Tensor:
+    """Images padded with black and cropped back where these random numbers say, some of them mirrored."""
     count, height, width, channels = pixels.shape
     down, right = padding(height), padding(width)
-    bits = random_bits(key, indices)
-    top = (bits & np.uint64(0xFFFFF)) % np.uint64(2 * down + 1)
-    left = ((bits >> np.uint64(20)) & np.uint64(0xFFFFF)) % np.uint64(2 * right + 1)
-    padded = np.zeros((count, height + 2 * down, width + 2 * right, channels), np.uint8)
-    padded[:, down : down + height, right : right + width] = pixels.numpy()
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))
-    cropped = torch.from_numpy(windows[np.arange(count), top.astype(np.int64), left.astype(np.int64), 0])
-    if flip:
-        _mirror(cropped, np.flatnonzero((bits >> np.uint64(40)) & np.uint64(1)))
-    return cropped
+    drawn = (top % np.uint64(2 * down + 1), left % np.uint64(2 * right + 1), mirrored)
+    above, before, mirror = torch.from_numpy(np.stack(drawn).astype(np.int64)).to(pixels.device)[:, :, None]
+    padded = functional.pad(pixels, (0, 0, right, right, down, down))
+    rows = torch.arange(height, device=pixels.device) + above
+    columns = torch.arange(width, device=pixels.device)
+    columns = torch.where(mirror > 0, width - 1 - columns, columns) + before
+    places = (rows * (width + 2 * right))[:, :, None] + columns[:, None, :]
+    places += torch.arange(count, device=pixels.device)[:, None, None] * (padded.shape[1] * padded.shape[2])
+    return padded.view(-1, channels).index_select(0, places.view(-1)).view(pixels.shape)
 
 
 def _mirror(images: Tensor, chosen: Array) -> None:
@@ -182,17 +188,19 @@ def resized(pixels: Tensor, size: tuple[int, int], interpolation: str = "bicubic
 
 
 @lru_cache(maxsize=8)
-def _affine(mean: tuple[float, ...], std: tuple[float, ...], places: int) -> tuple[Tensor, Tensor]:
+def _affine(
+    mean: tuple[float, ...], std: tuple[float, ...], places: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Scale and shift for every place of an image: rows that long are vectorised, rows of one pixel are not."""
-    scale = torch.tensor([1 / (255 * s) for s in std])
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
     return scale.repeat(places), shift.repeat(places)
 
 
 def normalise(pixels: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """(pixels / 255 - mean) / std: uint8 (B, H, W, channels) to float32 (B, channels, H, W), laid out for this CPU."""
+    """(pixels / 255 - mean) / std: uint8 (B, H, W, channels) to float32 (B, channels, H, W), as its device wants it."""
     count, height, width, channels = pixels.shape
-    scale, shift = _affine(tuple(mean), tuple(std), height * width)
+    scale, shift = _affine(tuple(mean), tuple(std), height * width, pixels.device)
     flat = torch.addcmul(shift, pixels.reshape(count, -1).float(), scale)
     images = flat.view(count, height, width, channels).permute(0, 3, 1, 2)
     return laid_out(images)

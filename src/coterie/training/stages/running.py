@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from coterie.data import Batch, Resident, batches_per_epoch, read_ahead, training_batches
+from coterie.data import Batch, batches_per_epoch
 from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
 from coterie.evaluation.costs import flop_counter
@@ -28,6 +28,7 @@ from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
 from coterie.training.precision import autocast
 from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
+from coterie.training.stages.feeding import feed, near
 from coterie.training.stages.setting import Meter, Setting
 
 
@@ -49,6 +50,7 @@ class StageRun:
         self.flops_per_image: float | None = None  # of a training step, all that it runs; counted in the first one
         self.meter = Meter()
         accelerator = setting.accelerator
+        self.data = near(setting.data, accelerator.device)
         place(stage, accelerator.device)
         make_optimiser = partial(setting.recipe.make_optimiser, depths=self._find_depths())
         self.averages = make_averages(stage, setting.recipe, earlier or Earlier())
@@ -136,28 +138,12 @@ class StageRun:
     def run_epoch(self) -> Iterator[None]:
         """Train the rest of the current epoch; yields after every batch, when the state is whole."""
         setting, accelerator = self.setting, self.setting.accelerator
-        batches = training_batches(
-            setting.data,
-            batch_size=setting.batch_size,
-            seed=setting.options.seed,
-            stage=self.index,
-            epoch=self.epoch,
-            views=self.stage.views,
-            start=self.step,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            progress=self.epoch / self.epochs,
-            mixing=setting.recipe.mixing,
-            variation=setting.recipe.variation,
-        )
-        if accelerator.device.type == "cuda" and isinstance(setting.data.train, Resident):  # others have their workers
-            batches = read_ahead(batches)
+        batches = feed(setting, self.data, self.index, self.epoch, self.epochs, self.stage.views, self.step)
         for turn in self.stage.turns:
             turn.module.train()
         started = time.perf_counter()
         for batch in batches:
             torch.manual_seed(mix(setting.options.seed, self.index, self.epoch, self.step, accelerator.process_index))
-            batch = batch.to(accelerator.device)
             if self.steps_done == 0 and not setting.options.compile:  # a compiled network cannot be looked into
                 with flop_counter() as counter:
                     self._train(batch)
