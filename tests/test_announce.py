@@ -72,6 +72,8 @@ def test_data_say_what_chooses_the_epoch_and_how_images_are_mirrored(digits):
     assert "8x8 pixels, 100 to choose the epoch by; 10 classes" in data_line(data)
     assert data_line(data).endswith("; augmented by crop-flip, none mirrored")
     assert data_line(replace(digits, augment="none")).endswith("; not augmented")
+    cropped = replace(digits, crop_ratio=0.875, interpolation="bilinear")
+    assert data_line(cropped).endswith("; measured on the middle 87.5 %, bilinear")
 
 
 def test_batches_of_all_images_are_named_as_such(tmp_path, capsys):

@@ -61,6 +61,8 @@ def data_line(data: ImageData) -> str:
     augmented = "not augmented" if data.augment == "none" else f"augmented by {data.augment}"
     if data.flip is not None and data.augment != "none":
         augmented += ", half of them mirrored" if data.flip else ", none mirrored"
+    if (data.crop_ratio, data.interpolation) != (1.0, "bicubic"):
+        augmented += f"; measured on the middle {100 * data.crop_ratio:.3g} %, {data.interpolation}"
     return (
         f"data '{data.name}': {len(data.train):,} training images of {height}x{width} pixels{chosen}; "
         f"{plural(len(data.classes), 'class', 'classes')}: {list_names(data.classes)}; {augmented}"
