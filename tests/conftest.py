@@ -31,6 +31,14 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Decoded images are kept in a folder of these tests' own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COTERIE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

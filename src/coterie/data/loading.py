@@ -48,6 +48,7 @@ def load(
     std: tuple[Positive, ...] | None = None,
     download: bool = True,
     memory_gb: NonNegative = 2.0,
+    cache_gb: NonNegative = 10.0,
     workers: Annotated[int, Bounds(least=0, most=1024)] | None = None,
     pixel_range: tuple[float, float] | None = None,
     crop_ratio: PositiveShare | None = None,
@@ -87,6 +88,8 @@ def load(
         std: Per channel.
         download: Whether missing files may be fetched.
         memory_gb: What decoded images may take; more is streamed.
+        cache_gb: What decoded images that are streamed may take on disk, those of all data sets together, below
+            ``~/.cache/coterie`` (or ``$COTERIE_CACHE``); 0 for none. What was not used for longest makes room.
         workers: Processes that decode what is streamed; None for the number of cores.
         pixel_range: The values that are black and white in images of more than 8 bits, one range for the whole folder:
             ``(0, 4095)`` for a camera's 12 bits in 16, ``(0, 1)`` for floats. None where their type says it, which it
@@ -114,7 +117,7 @@ _DEFAULTS = {
     if parameter.kind is not Parameter.VAR_KEYWORD
 }
 # Options that only some data sets take: those whose readers name them.
-_OF_SOME = ("root", "memory_gb", "workers", "pixel_range", "test_fraction", "crop_ratio", "interpolation")
+_OF_SOME = ("root", "memory_gb", "cache_gb", "workers", "pixel_range", "test_fraction", "crop_ratio", "interpolation")
 # What other options leave open where they are None; these are resolved, and not repeated.
 RESOLVED = ("default_image_size", "default_crop_ratio", "default_interpolation")
 # What a folder's reader is told of a Run, see :func:`make`.

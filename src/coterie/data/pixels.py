@@ -41,6 +41,7 @@ def decode_file(
     dim: bool = True,
     crop_ratio: float = 1.0,
     interpolation: Interpolation = "bicubic",
+    draft: bool = False,
 ) -> Array:
     """An image file as uint8 (H, W, channels): turned upright, on white, its shorter side resized, centre-cropped.
 
@@ -56,11 +57,15 @@ def decode_file(
         crop_ratio: The share of the resized image's shorter side that is taken, in (0, 1]. Below 1, images are resized
             and cropped to the pixel as torchvision's ``Resize`` and ``CenterCrop`` do it.
         interpolation: ``bicubic`` or ``bilinear``, antialiased.
+        draft: Whether a JPEG that is far larger than ``image_size`` is decoded at a half, quarter or eighth of its
+            size, no smaller than that: faster, and nearly the same pixels.
 
     Raises:
         UserError: It does not decode, or what its pixels mean is unknown.
     """
     with opened(path) as file:
+        if draft and image_size is not None:
+            file.draft(None, (max(image_size),) * 2)
         kind = pixel_type(file)
         image = ImageOps.exif_transpose(file)
         if kind.name != EIGHT:

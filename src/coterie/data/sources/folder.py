@@ -6,8 +6,10 @@ test set.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
+from operator import mul
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,7 @@ import numpy as np
 import torch
 
 from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
+from coterie.data.disk_cache import keep_decoded
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
 from coterie.data.pixels import Interpolation, Range, decode_file
 from coterie.data.say import escape, list_names, plural, say_once
@@ -40,6 +43,7 @@ def read_folder(
     test_fraction: float | None = None,
     seed: int = 0,
     memory_gb: float = 2.0,
+    cache_gb: float = 10.0,
     workers: int | None = None,
     pixel_range: Range | None = None,
     crop_ratio: float | None = None,
@@ -63,6 +67,7 @@ def read_folder(
         test_fraction: Held out of a folder without a ``val/``; None for a fifth.
         seed: Of that choice.
         memory_gb: What decoded images may take; more is decoded when it is needed.
+        cache_gb: What all that is decoded then may take on disk.
         workers: Processes that decode then; None for the number of cores.
         pixel_range: The values that are black and white, of pixels of more than 8 bits; None where their type says.
         crop_ratio: The share of an image's shorter side that is taken; None to choose by ``augment``.
@@ -114,23 +119,29 @@ def read_folder(
     )
     # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
     sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
-    splits = [
-        None
-        if part is None
-        else Streaming(
-            [str(file) for file in part[0]],
-            part[1],
-            # What is kept to be cropped at random is kept whole.
-            partial(decode, image_size=each, crop_ratio=ratio if each == size else 1.0),
-            (os.cpu_count() or 1) if workers is None else workers,
-        )
-        for part, each in zip(parts, sizes, strict=True)
+    # What is kept to be cropped at random is kept whole, and need not be to the pixel.
+    decodes = [
+        partial(decode, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size)
+        for each in sizes
     ]
-    there = [(split, each) for split, each in zip(splits, sizes, strict=True) if split is not None]
-    resident = sum(len(split) * prod(each) for split, each in there) * channels <= memory_gb * 1e9
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    splits = [
+        None if part is None else Streaming([str(file) for file in part[0]], part[1], how_decoded, workers)
+        for part, how_decoded in zip(parts, decodes, strict=True)
+    ]
+    counts = [0 if split is None else len(split) for split in splits]
+    resident = sum(map(mul, counts, map(prod, sizes))) * channels <= memory_gb * 1e9
     if not resident and scan:
-        refuse_damaged(every, root, there[0][0].decode)
-    images = _decoded(splits, sizes, channels, root) if resident else splits
+        refuse_damaged(every, root, decodes[0])
+    if resident:
+        images = _decoded(splits, sizes, channels, root)
+    else:
+        ways = [(how, (*each, channels), count) for how, each, count in zip(decodes, sizes, counts, strict=True)]
+        kept_decodes = keep_decoded(root, ways, 1e9 * cache_gb)
+        images = [
+            None if split is None else replace(split, decode=how)
+            for split, how in zip(splits, kept_decodes, strict=True)
+        ]
     assert images[0] is not None
     assert images[2] is not None
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))

@@ -17,6 +17,7 @@ def read_imagenet(
     channels: Literal[1, 3] | None = None,
     augment: Augmentation | None = None,
     memory_gb: float = 2.0,
+    cache_gb: float = 10.0,
     workers: int | None = None,
     pixel_range: Range | None = None,
     crop_ratio: float | None = None,

@@ -72,7 +72,15 @@ def recorded_recipe(path: Path) -> str | None:
 
 # What may be another when a training is resumed: none of these says what is computed. With other threads, or on another
 # device, sums are rounded in another order.
-_FREE = ("data.root", "data.workers", "data.memory_gb", "data.download", "timeout_minutes", "tensorboard")
+_FREE = (
+    "data.root",
+    "data.workers",
+    "data.memory_gb",
+    "data.cache_gb",
+    "data.download",
+    "timeout_minutes",
+    "tensorboard",
+)
 _ROUNDING = ("threads", "device", "deterministic")
 # What Runs did that were trained before there was the option, if that is not null. A recipe that gained a field does by
 # its base's default what it did without.
