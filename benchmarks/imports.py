@@ -1,9 +1,10 @@
-"""How long the package takes to be there, beside torch: pairs of fresh processes, one after the other.
+"""How long the package takes to be there, beside torch and timm: pairs of fresh processes, one after the other.
 
     python benchmarks/imports.py          # prints; with --write it writes imports.json too
 
-`branch` is `import coterie` and `coterie.branch` of a hand-written network; `help` is `coterie --help`. Each is set
-against `import torch` in a process of its own, right before it; the figure is the median of the pairs' ratios.
+`branch` is `import coterie` and `coterie.branch` of a hand-written network; `help` is `coterie --help`; both are set
+against `import torch`. `train` is `coterie train` of ONE on digits up to the end of its first step, against `import
+torch, timm`. Each pair runs one after the other; the figure is the median of the pairs' ratios.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,17 +32,39 @@ class Net(nn.Module):
 
 coterie.branch(Net(), 3, example=torch.zeros(2, 3, 16, 16))
 """
+TRAIN = """
+import os
+import sys
+from coterie.training.stages.running import StageRun
+
+step = StageRun._train
+
+def last(self, batch):
+    step(self, batch)
+    os._exit(0)
+
+StageRun._train = last
+sys.argv = ["coterie", "train", "--method", "one", "--network", "resnet8", "--data", "digits", "--out", sys.argv[1]]
+from coterie.__main__ import main
+main()
+"""
+TORCH, LIBRARIES = ([sys.executable, "-c", f"import {names}"] for names in ("torch", "torch, timm"))
 SIDES = {
-    "branch": [sys.executable, "-c", BRANCH],
-    "help": [sys.executable, "-m", "coterie", "--help"],
+    "branch": ([sys.executable, "-c", BRANCH], TORCH),
+    "help": (
+        [sys.executable, "-c", "import sys; sys.argv[1:] = ['--help']; from coterie.__main__ import main; main()"],
+        TORCH,
+    ),
+    "train": ([sys.executable, "-c", TRAIN], LIBRARIES),
 }
 
 
 def seconds(command: list[str]) -> float:
     """How long a process takes from its start to its end."""
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as place:
+        started = time.perf_counter()
+        subprocess.run([*command, f"{place}/run"], check=True, capture_output=True)
+        return time.perf_counter() - started
 
 
 def main() -> None:
@@ -49,14 +73,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9, help="pairs of processes (9)")
     parser.add_argument("--write", action="store_true", help="write imports.json")
     options = parser.parse_args()
-    torch_alone = [sys.executable, "-c", "import torch"]
     figures = {}
-    for name, command in SIDES.items():
-        seconds(command), seconds(torch_alone)  # files come into memory
-        ratios = [seconds(command) / seconds(torch_alone) for _ in range(options.pairs)]
+    for name, (command, alone) in SIDES.items():
+        seconds(command), seconds(alone)  # files come into memory
+        ratios = [seconds(command) / seconds(alone) for _ in range(options.pairs)]
         figures[name] = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
         print(
-            f"{name:6} {figures[name]['median']:.3f} x import torch ({min(ratios):.3f} to {max(ratios):.3f})",
+            f"{name:6} {figures[name]['median']:.3f} x {alone[-1]} ({min(ratios):.3f} to {max(ratios):.3f})",
             flush=True,
         )
     if options.write:
