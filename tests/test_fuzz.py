@@ -83,8 +83,8 @@ TRAIN = [
     *("out", "lr", "batch-size", "help", "method.nmu_branches", "no_such_option"),
 ]
 OTHERS = {
-    "evaluate": ["student", "split", "data", "data.root"],
-    "predict": ["student", "top"],
+    "evaluate": ["student", "split", "data", "data.root", "classes", "format", "out"],
+    "predict": ["student", "top", "batch_size", "out", "skip_damaged"],
     "export": ["format", "out", "student"],
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],

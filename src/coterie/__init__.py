@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     )
     from coterie.console.interrupt import Interrupted
     from coterie.deploy.formats import Exported, export
-    from coterie.deploy.prediction import Prediction, predict
+    from coterie.deploy.measuring import measure
+    from coterie.deploy.prediction import Prediction, predict, predictions
     from coterie.errors import UserError
+    from coterie.evaluation.figures import Evaluation
     from coterie.evaluation.runs import evaluate
     from coterie.outputs import Batch, LossTerms, PeerOutput
     from coterie.peers.branching import branch
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "Evaluation",
     "Exported",
     "Interrupted",
     "LossTerms",
@@ -50,10 +53,12 @@ __all__ = [
     "export",
     "functional",
     "losses",
+    "measure",
     "methods",
     "networks",
     "peers",
     "predict",
+    "predictions",
     "report",
     "reports",
     "studies",
@@ -67,6 +72,7 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Batch": "coterie.outputs",
+        "Evaluation": "coterie.evaluation.figures",
         "Exported": "coterie.deploy.formats",
         "Interrupted": "coterie.console.interrupt",
         "LossTerms": "coterie.outputs",
@@ -83,10 +89,12 @@ __getattr__, __dir__ = lazy_names(
         "export": "coterie.deploy.formats",
         "functional": "coterie.functional",
         "losses": "coterie.losses",
+        "measure": "coterie.deploy.measuring",
         "methods": "coterie.methods",
         "networks": "coterie.networks",
         "peers": "coterie.peers",
         "predict": "coterie.deploy.prediction",
+        "predictions": "coterie.deploy.prediction",
         "report": "coterie.reports.page",
         "reports": "coterie.reports",
         "studies": "coterie.studies",

@@ -33,11 +33,11 @@ COMMANDS: dict[str, Command] = {
         "coterie train --method one --network resnet32 --data fashion_mnist --epochs 30 --out runs/one",
     ),
     "evaluate": Command(
-        "Measure a Run's network: error, NLL, calibration.",
+        "Measure a Run or an exported file: error with its interval, NLL, calibration, each class.",
         "coterie evaluate runs/one --student ensemble",
     ),
     "predict": Command(
-        "Name the classes of image files, with probabilities.",
+        "Name the classes of images, with probabilities: files, folders, patterns, a list.",
         "coterie predict runs/one photo.jpg",
     ),
     "export": Command(
@@ -139,12 +139,12 @@ def _run(name: str, given: list[str]) -> None:
 
 def find_parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
     """What makes each command's parser from its arguments, and what does it."""
-    from coterie.cli import runs, study, train
+    from coterie.cli import measuring, runs, study, train
 
     return {
         "train": (train.train_parser, train.run_train),
-        "evaluate": (runs.evaluate_parser, runs.run_evaluate),
-        "predict": (runs.predict_parser, runs.run_predict),
+        "evaluate": (measuring.evaluate_parser, measuring.run_evaluate),
+        "predict": (measuring.predict_parser, measuring.run_predict),
         "export": (runs.export_parser, runs.run_export),
         "report": (runs.report_parser, runs.run_report),
         "list": (runs.list_parser, runs.run_list),

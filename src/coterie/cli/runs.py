@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import coterie
-from coterie.cli.arguments import check_data_name, find_method, new_parser
+from coterie.cli.arguments import find_method, new_parser
 from coterie.console.tables import table_console
 from coterie.console.terminal import printable, say
 from coterie.data import DATASETS
@@ -25,23 +25,23 @@ from coterie.reports.table import describe_means, make_rows
 if TYPE_CHECKING:
     from coterie.reports.studies.page import Measured
 
-_STUDENT: tuple[str, dict[str, Any]] = (
+STUDENT: tuple[str, dict[str, Any]] = (
     "--student",
     {"type": str, "default": None, "help": "which deliverable, for example ensemble"},
 )
-_ROOT: tuple[str, dict[str, Any]] = (
+ROOT: tuple[str, dict[str, Any]] = (
     "--data.root",
     {"type": str | None, "default": None, "help": "where the data are now, if they have moved since the training"},
 )
 
 
-_METHOD: tuple[str, dict[str, Any]] = (
+METHOD: tuple[str, dict[str, Any]] = (
     "--method.name",
     {"type": str | None, "default": None, "help": "package.module:Class of a method of your own; short: --method"},
 )
 
 
-def _open(path: str, given: Namespace) -> coterie.Run:
+def open_run(path: str, given: Namespace) -> coterie.Run:
     """A Run, of one's own method where it is the one that is named."""
     run, name = coterie.Run(path), given.method.name
     method = None if name is None else find_method(name)
@@ -58,62 +58,21 @@ def _run_parser(given: list[str], *extra: tuple[str, dict[str, Any]]) -> Argumen
     return parser
 
 
-def evaluate_parser(given: list[str]) -> ArgumentParser:
-    """Options of ``coterie evaluate``."""
-    split = ("--split", {"type": Literal["test", "validation", "train"], "default": "test", "help": "which images"})
-    name = (
-        "--data.name",
-        {"type": str | None, "default": None, "help": "other data of the same classes; short: --data"},
-    )
-    return _run_parser(given, _STUDENT, split, name, _ROOT, _METHOD)
-
-
-def run_evaluate(given: Namespace) -> None:
-    """Print what a Run's network is worth."""
-    if given.data.name is not None:
-        check_data_name(given.data.name)
-    run = _open(given.run, given)
-    measured = coterie.evaluate(run, student=given.student, split=given.split, **_data_options(given))
-    table = Table("measure", "value")
-    for name, value in measured.items():
-        table.add_row(escape(printable(name)), f"{value:.4f}")
-    table_console().print(table)
-
-
-def _data_options(given: Namespace) -> dict[str, Any]:
+def data_options(given: Namespace) -> dict[str, Any]:
+    """The options of the data that were given."""
     return {key: value for key, value in vars(given.data).items() if value is not None}
-
-
-def predict_parser(given: list[str]) -> ArgumentParser:
-    """Options of ``coterie predict``."""
-    parser = new_parser()
-    parser.add_argument("source", help="a Run folder, or an exported .onnx or .safetensors file")
-    parser.add_argument("images", nargs="+", help="image files")
-    parser.add_argument(_STUDENT[0], **_STUDENT[1])
-    parser.add_argument(_METHOD[0], **_METHOD[1])
-    parser.add_argument("--top", type=int, default=3, help="how many classes to name")
-    return parser
-
-
-def run_predict(given: Namespace) -> None:
-    """Print a line for each image."""
-    file = given.source.endswith((".onnx", ".safetensors"))
-    source = given.source if file or given.method.name is None else _open(given.source, given)
-    for found in coterie.predict(source, given.images, student=given.student, top=given.top):
-        said = "  ".join(f"{name} {value:.1%}" for name, value in zip(found.classes, found.probabilities, strict=True))
-        say(f"{found.path}  {said}")
 
 
 def export_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie export``."""
     kind = ("--format", {"type": Format, "default": "safetensors", "help": "as the file's name ends"})
     out = ("--out", {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx"})
-    return _run_parser(given, kind, out, _STUDENT, _ROOT, _METHOD)
+    return _run_parser(given, kind, out, STUDENT, ROOT, METHOD)
 
 
 def run_export(given: Namespace) -> None:
     """Write the file and say how close it is."""
-    done = coterie.export(_open(given.run, given), given.format, given.out, given.student, **_data_options(given))
+    done = coterie.export(open_run(given.run, given), given.format, given.out, given.student, **data_options(given))
     say(f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}")
 
 
@@ -123,8 +82,8 @@ def report_parser(given: list[str]) -> ArgumentParser:
     about = "Run folders to compare, the first of `vanilla` being the baseline; or results files of coterie study"
     parser.add_argument("runs", nargs="+", help=about)
     parser.add_argument("--out", type=str, default="report.html", help="the page")
-    parser.add_argument(_ROOT[0], **_ROOT[1])
-    parser.add_argument(_METHOD[0], **_METHOD[1])
+    parser.add_argument(ROOT[0], **ROOT[1])
+    parser.add_argument(METHOD[0], **METHOD[1])
     return parser
 
 
@@ -145,8 +104,8 @@ def run_report(given: Namespace) -> None:
         for measured in studies:
             print_study(measured)
     else:
-        runs = [_open(path, given) for path in given.runs]
-        page = coterie.report(runs, given.out, **_data_options(given))
+        runs = [open_run(path, given) for path in given.runs]
+        page = coterie.report(runs, given.out, **data_options(given))
         print_runs(runs)
     say(f"{page}: open it in a browser")
 

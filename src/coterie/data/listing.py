@@ -164,7 +164,7 @@ def class_images(folder: Path, left_out: LeftOut, fewest: int = 2) -> Part:
     labels: list[int] = []
     for label, path in enumerate(folders):
         before = dict.fromkeys(left_out.reasons, 0) | {key: len(names) for key, names in left_out.reasons.items()}
-        images = _images(path, left_out)
+        images = images_below(path, left_out)
         if not images:
             unused = [name for key, names in left_out.reasons.items() for name in names[before.get(key, 0) :]]
             holds = f" (it holds {list_names(unused)})" if unused else ""
@@ -214,8 +214,8 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if path.is_dir() and not path.name.startswith(".")]
 
 
-def _images(folder: Path, left_out: LeftOut) -> list[Path]:
-    """All images below a class folder, sorted; linked folders are followed, each folder being read once.
+def images_below(folder: Path, left_out: LeftOut) -> list[Path]:
+    """All images below a folder, sorted; linked folders are followed, each folder being read once.
 
     A link to the data themselves is not: it would give images the class of another folder, or test on trained ones.
     """

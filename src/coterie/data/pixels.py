@@ -66,11 +66,30 @@ def decode_file(
     with opened(path) as file:
         if draft and image_size is not None:
             file.draft(None, (max(image_size),) * 2)
-        kind = pixel_type(file)
-        image = ImageOps.exif_transpose(file)
-        if kind.name != EIGHT:
-            image = _shallow(image, kind, path, pixel_range, say, dim)
-        image = _plain(image, "L" if channels == 1 else "RGB")
+        return decode_image(file, path, image_size, channels, pixel_range, say, dim, crop_ratio, interpolation)
+
+
+def decode_image(
+    image: Image.Image,
+    name: Path | str,
+    image_size: tuple[int, int] | None,
+    channels: int,
+    pixel_range: Range | None = None,
+    say: Callable[[str], None] | None = None,
+    dim: bool = True,
+    crop_ratio: float = 1.0,
+    interpolation: Interpolation = "bicubic",
+) -> Array:
+    """An image of Pillow's as :func:`decode_file` makes it of its file; ``name`` stands for the file in errors' lines.
+
+    Raises:
+        UserError: What its pixels mean is unknown.
+    """
+    kind = pixel_type(image)
+    image = ImageOps.exif_transpose(image)
+    if kind.name != EIGHT:
+        image = _shallow(image, kind, name, pixel_range, say, dim)
+    image = _plain(image, "L" if channels == 1 else "RGB")
     if image_size is not None and (crop_ratio < 1 or (image.height, image.width) != tuple(image_size)):
         image = _framed(image, image_size, crop_ratio, Image.Resampling[interpolation.upper()])
     return np.asarray(image).reshape(image.height, image.width, channels)
@@ -156,10 +175,7 @@ def extent(path: Path) -> tuple[str, float, float]:
     """
     with opened(path) as file:
         kind = pixel_type(file)
-        if kind.name == SIXTEEN_COLOUR:
-            values = np.asarray(file.convert("RGB")).astype(np.float64) * 257  # of the high byte, all that Pillow keeps
-        else:
-            values = _values(file, kind, path)
+        values = _values(file, kind, path)
     return kind.name, float(values.min()), float(values.max())
 
 
@@ -205,7 +221,9 @@ def _raw_mode(arguments: Any) -> str:
     return str(arguments if isinstance(arguments, str) or not arguments else arguments[0])
 
 
-def _values(image: Image.Image, kind: PixelType, path: Path) -> Array:
+def _values(image: Image.Image, kind: PixelType, path: Path | str) -> Array:
+    if kind.name == SIXTEEN_COLOUR:
+        return np.asarray(image.convert("RGB")).astype(np.float64) * 257  # of the high byte, all that Pillow keeps
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
         raise UserError(f"{escape(path)}: holds pixels that are NaN or infinite; mend or remove it")
@@ -215,7 +233,7 @@ def _values(image: Image.Image, kind: PixelType, path: Path) -> Array:
 def _shallow(
     image: Image.Image,
     kind: PixelType,
-    path: Path,
+    path: Path | str,
     pixel_range: Range | None,
     say: Callable[[str], None] | None,
     dim: bool,
@@ -228,9 +246,9 @@ def _shallow(
                 "it; convert it to 8 bits"
             )
         if pixel_range is None and not dim:
-            _, low, high = extent(path)
-            if high < DIM:
-                raise unknown_range(path, kind.name, low, high, trained=True)
+            values = _values(image, kind, path)
+            if values.max() < DIM:
+                raise unknown_range(path, kind.name, float(values.min()), float(values.max()), trained=True)
         return image
     values = _values(image, kind, path)
     lowest, highest = float(values.min()), float(values.max())

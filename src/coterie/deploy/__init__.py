@@ -6,9 +6,11 @@ from coterie.lazy import lazy_names
 
 if TYPE_CHECKING:
     from coterie.deploy.formats import Exported, Logits, export
-    from coterie.deploy.prediction import Prediction, predict
+    from coterie.deploy.measuring import measure
+    from coterie.deploy.opening import Opened, open_source
+    from coterie.deploy.prediction import Prediction, predict, predictions
 
-__all__ = ["Exported", "Logits", "Prediction", "export", "predict"]
+__all__ = ["Exported", "Logits", "Opened", "Prediction", "export", "measure", "open_source", "predict", "predictions"]
 
 # A command that only shows its help must not wait for torch.
 __getattr__, __dir__ = lazy_names(
@@ -18,6 +20,10 @@ __getattr__, __dir__ = lazy_names(
         "Logits": "coterie.deploy.formats",
         "Prediction": "coterie.deploy.prediction",
         "export": "coterie.deploy.formats",
+        "measure": "coterie.deploy.measuring",
+        "Opened": "coterie.deploy.opening",
+        "open_source": "coterie.deploy.opening",
         "predict": "coterie.deploy.prediction",
+        "predictions": "coterie.deploy.prediction",
     },
 )

@@ -1,26 +1,33 @@
-"""Classes and probabilities of image files, from a Run or an exported file."""
+"""Classes and probabilities of images, from a Run or an exported file."""
 
-from collections.abc import Callable, Sequence
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from coterie.bounds import PositiveInt
 from coterie.checking import check_value
 from coterie.data import decode
-from coterie.data.say import say_once
+from coterie.data.pixels import decode_image
+from coterie.data.say import escape, say_once
 from coterie.data.transforms import normalise
-from coterie.deploy.formats import Logits, onnx_session
-from coterie.errors import UserError, in_a_line
-from coterie.files import user_path
-from coterie.records import Card, parse_card
-from coterie.run import Run, open_exported
+from coterie.deploy.images import Item, OneImage, items_of
+from coterie.deploy.opening import Opened, open_source
+from coterie.errors import UserError
+from coterie.records import Card
+from coterie.run import Run
+
+_log = logging.getLogger("coterie")
+
+_THREADS = 4  # that decode; more of them wait for the network
+_Pixels = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -28,97 +35,187 @@ class Prediction:
     """What a network says of an image.
 
     Attributes:
-        path: The image's file.
+        path: The image's file; None of an image that was given without one.
         classes: The likeliest classes, best first.
         probabilities: Theirs, in [0, 1].
+        index: The image's place among those that were given, files of folders and patterns counted each, from 0.
+        label: The class as whose folder the image's folder is named; None where it is named otherwise.
     """
 
-    path: Path
+    path: Path | None
     classes: tuple[str, ...]
     probabilities: tuple[float, ...]
+    index: int = 0
+    label: str | None = None
 
 
 def predict(
-    source: Run | str | Path, images: str | Path | Sequence[str | Path], *, student: str | None = None, top: int = 3
+    source: Run | str | Path,
+    images: OneImage | Iterable[OneImage],
+    *,
+    student: str | None = None,
+    top: int = 3,
+    batch_size: int = 64,
+    skip_damaged: bool = False,
 ) -> list[Prediction]:
-    """Classify image files.
+    """Classify images, and give what is said of all of them at once; :func:`predictions` says what may be given.
 
     Args:
-        source: A run, its folder, or an exported ``.safetensors`` or ``.onnx`` file.
-        images: Files of any format and size, or one of them.
+        source: A run, its folder, or an exported file.
+        images: Files, folders, patterns, Pillow's images or arrays: one of them, or any iterable of them.
         student: Which deliverable of a run; None for the default one.
         top: How many classes to name for each image.
+        batch_size: How many images the network is given at once.
+        skip_damaged: Leave out images that cannot be read, with a line for each, instead of ending there.
 
     Raises:
         UserError: The source is none of these, or an image does not decode.
     """
+    return list(predictions(source, images, student=student, top=top, batch_size=batch_size, skip_damaged=skip_damaged))
+
+
+def predictions(
+    source: Run | str | Path,
+    images: OneImage | Iterable[OneImage],
+    *,
+    student: str | None = None,
+    top: int = 3,
+    batch_size: int = 64,
+    skip_damaged: bool = False,
+) -> Iterator[Prediction]:
+    """Classify any number of images, one after another, in the memory of a few batches.
+
+    Files are decoded in a few threads while earlier ones are classified. An iterator is read about two batches ahead of
+    what it gave; an image or array that it gives is copied before the next one is asked for.
+
+    Args:
+        source: A run, its folder, or an exported file.
+        images: Files of any format and size, folders (all images below them, sorted), patterns such as
+            ``photos/*.jpg``, Pillow's images, uint8 arrays (H, W) or (H, W, C): one of them, or any iterable of them.
+        student: Which deliverable of a run; None for the default one.
+        top: How many classes to name for each image.
+        batch_size: How many images the network is given at once.
+        skip_damaged: Leave out images that cannot be read, with a line for each, instead of ending there.
+
+    Yields:
+        What the network says of each image, in their order.
+
+    Raises:
+        UserError: The source is none of these, or an image does not decode. The source and the options are checked at
+            once, images when their turn comes.
+    """
     top = check_value("⟨top⟩", top, PositiveInt)
-    files = [images] if isinstance(images, str | PathLike) else images
-    if any(str(file) == "" for file in files):
-        raise UserError("the name of an image is empty; name image files")
-    card, network = _open(source, student)
-    classes = card["classes"]
-    framing = card.get("crop_ratio", 1.0), card.get("interpolation", "bicubic")  # cards of 0.1.0 do not say it
-    found = []
-    for path in map(user_path, files):
-        size, span = card["image_size"], card.get("pixel_range")
-        pixels = decode(path, size, card["channels"], span, say_once, False, *framing)
-        batch = normalise(torch.from_numpy(pixels.copy()).unsqueeze(0), card["mean"], card["std"])
-        best = network(batch)[0].softmax(0).topk(min(top, len(classes)))
-        names = tuple(classes[index] for index in best.indices.tolist())
-        found.append(Prediction(path, names, tuple(best.values.tolist())))
-    return found
+    batch_size = check_value("⟨batch_size⟩", batch_size, PositiveInt)
+    opened = open_source(source, student)
+    return classify(opened, items_of(images), top, batch_size, _warn if skip_damaged else None)
 
 
-def _open(source: Run | str | Path, student: str | None) -> tuple[Card, Callable[[Tensor], Tensor]]:
-    if not isinstance(source, Run) and user_path(source).suffix == ".onnx":
-        _refuse(student)
-        path = _check_file(user_path(source))
-        session = onnx_session(path)
-        card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
-        return card, _check_answers(partial(_run_session, session), card, path)
-    if not isinstance(source, Run) and user_path(source).suffix == ".safetensors":
-        _refuse(student)
-        path = _check_file(user_path(source))
-        card, network = open_exported(path)
-    else:
-        run = source if isinstance(source, Run) else Run(source)
-        path, card, network = run.path, run.card, run.network(student)
-    logits = Logits(network).eval()
-    return card, _check_answers(torch.inference_mode()(logits), card, path)
+def _warn(error: UserError) -> None:
+    _log.warning("%s", error)
 
 
-def _run_session(session: Any, images: Tensor) -> Tensor:
-    name = session.get_inputs()[0].name
-    return torch.from_numpy(np.asarray(session.run(None, {name: images.contiguous().numpy()})[0]))
+def classify(
+    opened: Opened,
+    items: Iterable[Item],
+    top: int,
+    batch_size: int,
+    damaged: Callable[[UserError], None] | None = None,
+) -> Iterator[Prediction]:
+    """What a network says of each image.
+
+    Args:
+        opened: The network.
+        items: The images.
+        top: How many classes to name.
+        batch_size: How many images the network is given at once.
+        damaged: Is told of each image that cannot be read; None to raise what is wrong with it.
+
+    Raises:
+        UserError: An image cannot be read.
+    """
+    batch: list[_Decoded] = []
+    for decoded in _decoded(items, opened.card, 2 * batch_size, damaged):
+        batch.append(decoded)
+        if len(batch) == batch_size:
+            yield from _classified(opened, batch, top)
+            batch = []
+    if batch:
+        yield from _classified(opened, batch, top)
 
 
-def _check_answers(network: Callable[[Tensor], Tensor], card: Card, path: Path) -> Callable[[Tensor], Tensor]:
-    """The network, which is refused where it is not the one that its card describes."""
+class _Decoded(NamedTuple):
+    """An image's place among those given, its file, its folder's class, and its pixels (H, W, channels)."""
 
-    def answer(images: Tensor) -> Tensor:
+    place: int
+    path: Path | None
+    label: str | None
+    pixels: _Pixels
+
+
+def _classified(opened: Opened, batch: list[_Decoded], top: int) -> Iterator[Prediction]:
+    card = opened.card
+    pixels = torch.from_numpy(np.stack([decoded.pixels for decoded in batch]))
+    logits = opened.answer(normalise(pixels, card["mean"], card["std"]))
+    best = logits.softmax(1).topk(min(top, len(card["classes"])))
+    for decoded, values, places in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
+        names = tuple(card["classes"][place] for place in places)
+        yield Prediction(decoded.path, names, tuple(values), decoded.place, decoded.label)
+
+
+def _decoded(
+    items: Iterable[Item], card: Card, ahead: int, damaged: Callable[[UserError], None] | None
+) -> Iterator[_Decoded]:
+    """The decoded images, in order; no more than ``ahead`` of them are read and not yet given."""
+    waiting: deque[tuple[Future[_Pixels], int, Path | None, str | None]] = deque()
+
+    def given() -> Iterator[_Decoded]:
+        coming, index, path, label = waiting.popleft()
         try:
-            logits = network(images)
-        except Exception as error:  # a runtime raises errors of its own
-            raise UserError(
-                f"{path}: cannot be run on images of its card ({in_a_line(error)}); export it again"
-            ) from error
-        if logits.shape != (len(images), len(card["classes"])):
-            raise UserError(
-                f"{path}: gives {list(logits.shape)} for {len(images)} images, and its card has "
-                f"{len(card['classes'])} classes; export it again"
-            )
-        return logits
+            pixels = coming.result()
+        except UserError as error:
+            if damaged is None:
+                raise _with_mend(error, several=index > 0 or len(waiting) > 0) from error
+            damaged(error)
+        else:
+            yield _Decoded(index, path, label, pixels)
 
-    return answer
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), "coterie-decode")
+    try:
+        for index, item in enumerate(items):
+            start = pool.submit if isinstance(item.image, Path) else _now
+            waiting.append((start(_decode, card, item), index, item.path, item.label(card["classes"])))
+            if len(waiting) >= ahead:
+                yield from given()
+        while waiting:
+            yield from given()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _check_file(path: Path) -> Path:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a Run folder, or a file that `coterie export` made")
-    return path
+def _now(decode_item: Callable[[Card, Item], _Pixels], card: Card, item: Item) -> "Future[_Pixels]":
+    """What is no file is decoded at once: whoever gives it may close it, or write over it, before the next one."""
+    future: Future[_Pixels] = Future()
+    try:
+        future.set_result(decode_item(card, item))
+    except UserError as error:
+        future.set_exception(error)
+    return future
 
 
-def _refuse(student: str | None) -> None:
-    if student is not None:
-        raise UserError("⟨student⟩: an exported file holds one network; choose it when you export")
+def _with_mend(error: UserError, several: bool) -> UserError:
+    return UserError(f"{error.args[0]}, or give ⟨skip_damaged true⟩ to go on without such images") if several else error
+
+
+def _decode(card: Card, item: Item) -> _Pixels:
+    size, span = card["image_size"], card.get("pixel_range")
+    framing = card.get("crop_ratio", 1.0), card.get("interpolation", "bicubic")  # cards of 0.1.0 do not say it
+    if isinstance(item.image, Path):
+        return decode(item.image, size, card["channels"], span, say_once, False, *framing)
+    try:
+        # Pillow reads some images only now, from files that may be damaged.
+        return decode_image(item.image, item.name, size, card["channels"], span, say_once, False, *framing)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged image raises whatever its bytes spell
+        reason = escape(" ".join(str(error).split())[:200]) or type(error).__name__
+        raise UserError(f"{escape(item.name)}: cannot be decoded as an image ({reason})") from error

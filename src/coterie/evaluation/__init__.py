@@ -1,6 +1,8 @@
 """What a network's answers are worth, and what it costs."""
 
 from coterie.evaluation.costs import Cost, cost
+from coterie.evaluation.figures import ClassFigures, Evaluation
+from coterie.evaluation.intervals import wilson
 from coterie.evaluation.latency import latencies
 from coterie.evaluation.predictions import (
     Predictions,
@@ -13,7 +15,9 @@ from coterie.evaluation.predictions import (
 )
 
 __all__ = [
+    "ClassFigures",
     "Cost",
+    "Evaluation",
     "Predictions",
     "as_peer_output",
     "confusion",
@@ -23,4 +27,5 @@ __all__ = [
     "latencies",
     "measures",
     "predict_batches",
+    "wilson",
 ]
