@@ -48,7 +48,8 @@ def test_a_folder_in_place_of_a_data_set_is_told_where_it_belongs(capsys, finish
 
 def test_what_is_missing_is_named(capsys, finished):
     assert refused(capsys, "export", finished.path) == "coterie: --out is missing; see --help\n"
-    assert refused(capsys, "predict", finished.path) == "coterie: IMAGES (image files) is missing; see --help\n"
+    said = "IMAGES (image files, folders, patterns in quotes, or - for a list on standard input) is missing; see --help"
+    assert refused(capsys, "predict", finished.path) == f"coterie: {said}\n"
 
 
 def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):

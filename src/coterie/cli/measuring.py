@@ -68,7 +68,7 @@ def predict_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie predict``."""
     parser = new_parser()
     parser.add_argument(_SOURCE[0], **_SOURCE[1])
-    about = "image files, folders, patterns such as 'photos/*.jpg'; - for a list on standard input, a name a line"
+    about = "image files, folders, patterns in quotes, or - for a list on standard input"
     parser.add_argument("images", nargs="+", help=about)
     parser.add_argument(STUDENT[0], **STUDENT[1])
     parser.add_argument(METHOD[0], **METHOD[1])
