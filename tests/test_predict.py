@@ -144,6 +144,9 @@ def test_names_come_from_standard_input_and_patterns_that_no_shell_expanded(
     main(["predict", str(finished.path), f"{pictures}/*/**/*.png"])
     assert len(capsys.readouterr().out.splitlines()) == 20
     assert "none that it matches" in refused(capsys, finished.path, f"{pictures}/*.jpg")
+    raw = io.BytesIO(b"caf\xe9.png\n")  # no UTF-8
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(raw, encoding="utf-8"))
+    assert r"caf\xe9.png: no such file" in refused(capsys, finished.path, "-")
     (pictures.parent / "empty").mkdir(exist_ok=True)
     assert "a folder without images" in refused(capsys, finished.path, pictures.parent / "empty")
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))

@@ -112,6 +112,9 @@ def _items(names: list[str]) -> tuple[Iterable[Item], int | None]:
 
 def _with_list(names: list[str]) -> Iterator[str]:
     """The names, those on standard input in the place of ``-``, each read when its turn comes."""
+    reconfigure = getattr(sys.stdin, "reconfigure", None)  # a test's stream has none
+    if reconfigure is not None:
+        reconfigure(errors="surrogateescape")  # as Python reads names of files that are no UTF-8
     for name in names:
         if name != "-":
             yield name
