@@ -30,6 +30,7 @@ WALKED = [
     "docs/tutorials/own-loop.md",
     "docs/guides/export.md",
     "docs/guides/measuring.md",
+    "docs/guides/bench.md",
 ]
 # What keeps that to seconds, and from downloads.
 SMALLER = {
@@ -79,6 +80,8 @@ def test_commands_are_understood_and_read_what_earlier_ones_made(page):
             assert parsed.source in made
         if name == "export":
             assert parsed.run in made
+        if name == "bench":
+            assert set(parsed.sources) <= made
         if name == "report":
             assert all(run in made or (ROOT / run).is_file() for run in parsed.runs)
         if name in ("train", "export", "report"):

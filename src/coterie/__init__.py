@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from coterie.deploy.formats import Exported, export
     from coterie.deploy.measuring import measure
     from coterie.deploy.prediction import Prediction, predict, predictions
+    from coterie.deploy.speed import bench
     from coterie.errors import UserError
     from coterie.evaluation.figures import Evaluation
     from coterie.evaluation.runs import evaluate
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "UserError",
     "__version__",
+    "bench",
     "branch",
     "data",
     "deploy",
@@ -81,6 +83,7 @@ __getattr__, __dir__ = lazy_names(
         "Prediction": "coterie.deploy.prediction",
         "Run": "coterie.run",
         "UserError": "coterie.errors",
+        "bench": "coterie.deploy.speed",
         "branch": "coterie.peers.branching",
         "data": "coterie.data",
         "deploy": "coterie.deploy",

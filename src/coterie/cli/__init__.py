@@ -1,4 +1,4 @@
-"""The command line: ``coterie train | evaluate | predict | export | report | list | study``."""
+"""The command line: ``coterie train | evaluate | predict | export | bench | report | list | study``."""
 
 import errno
 import os
@@ -43,6 +43,10 @@ COMMANDS: dict[str, Command] = {
     "export": Command(
         "Write the deployable network to a file, checked against the original.",
         "coterie export runs/one --format onnx --out model.onnx",
+    ),
+    "bench": Command(
+        "Time Runs and exported files: latency, throughput, memory, size, beside the error.",
+        "coterie bench runs/one model.onnx",
     ),
     "report": Command(
         "Draw one page from one or more Runs.",
@@ -139,13 +143,14 @@ def _run(name: str, given: list[str]) -> None:
 
 def find_parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
     """What makes each command's parser from its arguments, and what does it."""
-    from coterie.cli import measuring, runs, study, train
+    from coterie.cli import bench, measuring, runs, study, train
 
     return {
         "train": (train.train_parser, train.run_train),
         "evaluate": (measuring.evaluate_parser, measuring.run_evaluate),
         "predict": (measuring.predict_parser, measuring.run_predict),
         "export": (runs.export_parser, runs.run_export),
+        "bench": (bench.bench_parser, bench.run_bench),
         "report": (runs.report_parser, runs.run_report),
         "list": (runs.list_parser, runs.run_list),
         "study": (study.study_parser, study.run_study),
