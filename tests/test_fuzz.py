@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 import coterie.cli.train
+import coterie.deploy.speed
 from coterie.cli import COMMANDS, main
 from coterie.run import Run
 from test_records import mutate
@@ -86,6 +87,7 @@ OTHERS = {
     "evaluate": ["student", "split", "data", "data.root", "classes", "format", "out"],
     "predict": ["student", "top", "batch_size", "out", "skip_damaged"],
     "export": ["format", "out", "student"],
+    "bench": ["batch_sizes", "threads", "seconds", "out", "plot"],
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],
     "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers"],
@@ -101,6 +103,7 @@ def lines(finished, folder):
         "evaluate": [str(finished.path)],
         "predict": [str(finished.path), str(digit)],
         "export": [str(finished.path)],
+        "bench": [str(finished.path), "--batch_sizes", "1", "--seconds", "0.01"],
         "report": [str(finished.path)],
         "list": ["methods"],
         "study": ["one", "--plan"],
@@ -130,6 +133,10 @@ def test_random_command_lines_end_with_0_or_with_2_and_a_line(finished, tmp_path
         return Run(finished.path)
 
     monkeypatch.setattr(coterie.cli.train, "train", train)
+    # What takes bench seconds a line: an ONNX file, processes of their own, and as long as is asked for.
+    monkeypatch.setattr(coterie.deploy.speed, "as_onnx", lambda *_: [])
+    monkeypatch.setattr(coterie.deploy.speed, "memory_of", lambda *_: None)
+    monkeypatch.setattr(coterie.deploy.speed, "take_turns", lambda calls, seconds: [[0.1] for _ in calls])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     codes = []

@@ -9,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from coterie.bounds import Positive, PositiveInt
+from coterie.bounds import Bounds
 from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.deploy.forms import Runnable, as_onnx, is_file, memory_of, of_file, of_run
@@ -25,6 +25,10 @@ from coterie.evaluation.predictions import errors_and_nll
 from coterie.files import user_path
 from coterie.records import Card
 from coterie.run import Run
+
+BatchSize = Annotated[int, Bounds(least=1, most=65536)]
+Threads = Annotated[int, Bounds(least=1, most=1024)]
+Seconds = Annotated[float, Bounds(above=0, most=3600)]
 
 _FEWEST, _MOST = 5, 20_000  # runs of each form
 _SHAPE = ("channels", "image_size", "mean", "std", "classes")  # of a card: what test images have to agree with
@@ -89,9 +93,9 @@ def bench(
 
     Args:
         sources: Runs, their folders, exported files.
-        batch_sizes: Images in a call.
-        threads: Of the CPU.
-        seconds: For each form at each of these.
+        batch_sizes: Images in a call, up to 65,536.
+        threads: Of the CPU, up to 1,024.
+        seconds: For each form at each of these, up to an hour.
         progress: Whether a bar is shown.
         data: Options of :func:`coterie.data.load` in place of the first Run's, for example ``root``.
 
@@ -101,9 +105,9 @@ def bench(
     sources = [sources] if isinstance(sources, Run | str | Path) else list(sources)
     if not sources:
         raise UserError("nothing to measure; name a Run folder, or a file that `coterie export` made")
-    batch_sizes = [check_value("⟨batch_sizes⟩", size, PositiveInt) for size in batch_sizes] or [1]
-    threads = [check_value("⟨threads⟩", count, PositiveInt) for count in threads] or [1]
-    check_value("⟨seconds⟩", seconds, Positive)
+    batch_sizes = [check_value("⟨batch_sizes⟩", size, BatchSize) for size in batch_sizes] or [1]
+    threads = [check_value("⟨threads⟩", count, Threads) for count in threads] or [1]
+    check_value("⟨seconds⟩", seconds, Seconds)
     runs = [Run.of(source) for source in sources if not is_file(source)]
     bar = partial(track, console=Console(stderr=True), transient=True, disable=not progress)
     with tempfile.TemporaryDirectory() as place, _threads_kept(), torch.inference_mode():
