@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import coterie
+from exporting import run_of
 
 torch.set_num_threads(1)
 
@@ -70,6 +72,12 @@ def alone(digits, tmp_path_factory):
     method = coterie.methods.Vanilla(network="resnet8")
     out = tmp_path_factory.mktemp("runs") / "alone"
     return coterie.train(method, digits, epochs=2, out=out, progress=False)
+
+
+@pytest.fixture(scope="session")
+def run_named(tmp_path_factory):
+    """Makes a run of a network by name, once in all tests."""
+    return cache(lambda name, channels: run_of(name, channels, tmp_path_factory.mktemp("runs") / "run"))
 
 
 @pytest.fixture(scope="session")

@@ -218,8 +218,8 @@ def test_the_target_loads_with_three_plain_lines(finished, digits, tmp_path):
 
 
 def test_an_export_that_computes_something_else_is_not_written(finished, tmp_path, monkeypatch):
-    deploy = sys.modules["coterie.deploy.formats"]  # coterie.export is the function
-    monkeypatch.setattr(deploy, "run_onnx", lambda path, images: torch.zeros(len(images), 10))
+    again = "coterie.deploy.formats.graph.run_afresh"
+    monkeypatch.setattr(again, lambda script, path, images: torch.zeros(len(images), 10))
     with pytest.raises(coterie.UserError, match="differs from the network"):
         coterie.export(finished, "onnx", tmp_path / "m.onnx")
     assert os.listdir(tmp_path) == []

@@ -122,7 +122,7 @@ def test_a_checkpoint_is_read_by_resume_alone(tmp_path, digits, monkeypatch):
 
 def test_two_exports_to_one_file_exclude_each_other(tmp_path, finished, monkeypatch):
     out, said = tmp_path / "m.safetensors", []
-    deploy = import_module("coterie.deploy.formats")
+    deploy = import_module("coterie.deploy.formats.weights")
     load = deploy.load_weights
 
     def beside(*given):
@@ -177,7 +177,7 @@ def test_a_signal_in_an_export_leaves_no_hidden_file(number, code, finished, tmp
         os.kill(os.getpid(), number)
         time.sleep(5)
 
-    monkeypatch.setattr(import_module("coterie.deploy.formats"), "load_weights", asked)
+    monkeypatch.setattr(import_module("coterie.deploy.formats.weights"), "load_weights", asked)
     before = signal.getsignal(number)
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(finished.path), "--out", str(tmp_path / "m.safetensors")])
@@ -229,7 +229,7 @@ def test_a_full_disk_is_one_line_whoever_writes(number, tmp_path, finished, monk
     def full(*given, **options):
         raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
 
-    monkeypatch.setattr(import_module("coterie.deploy.formats"), "save_file", full)
+    monkeypatch.setattr(import_module("coterie.deploy.formats.weights"), "save_file", full)
     with pytest.raises(SystemExit) as stopped:
         main(["export", str(finished.path), "--out", str(tmp_path / "m.safetensors")])
     said = capsys.readouterr().err

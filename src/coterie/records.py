@@ -89,6 +89,7 @@ class Card(TypedDict):
         cost: By part, parameters and FLOPs.
         student: Of an exported file: which deliverable it holds.
         epochs: Of an exported file: those of the Run, on which the number of snapshots depends.
+        checked: Of an exported file: how it agreed with the network on test images before it was put in place.
     """
 
     format: NotRequired[int]
@@ -116,6 +117,7 @@ class Card(TypedDict):
     cost: dict[str, CostRecord]
     student: NotRequired[str]
     epochs: NotRequired[PositiveInt]
+    checked: NotRequired[dict[str, Any]]
 
 
 # What 0.1.0 called options of these methods, and what they are called now.

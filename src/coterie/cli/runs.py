@@ -66,14 +66,34 @@ def data_options(given: Namespace) -> dict[str, Any]:
 def export_parser(given: list[str]) -> ArgumentParser:
     """Options of ``coterie export``."""
     kind = ("--format", {"type": Format, "default": "safetensors", "help": "as the file's name ends"})
-    out = ("--out", {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx"})
-    return _run_parser(given, kind, out, STUDENT, ROOT, METHOD)
+    out = (
+        "--out",
+        {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx; for timm a folder"},
+    )
+    about = "timm: the licence of the weights, by its name on the Hugging Face Hub"
+    licence = ("--license", {"type": str, "default": "unknown", "help": about})
+    about = "timm: upload the folder to the Hugging Face Hub as OWNER/NAME"
+    hub = ("--push_to_hub", {"type": str | None, "default": None, "help": about})
+    return _run_parser(given, kind, out, STUDENT, licence, hub, ROOT, METHOD)
 
 
 def run_export(given: Namespace) -> None:
     """Write the file and say how close it is."""
-    done = coterie.export(open_run(given.run, given), given.format, given.out, given.student, **data_options(given))
-    say(f"{done.path}: checked on {done.images} test images, largest difference {done.difference:.2g}")
+    done = coterie.export(
+        open_run(given.run, given),
+        given.format,
+        given.out,
+        given.student,
+        license=given.license,
+        push_to_hub=given.push_to_hub,
+        **data_options(given),
+    )
+    say(
+        f"{done.path}: checked on {done.images} test images: largest difference {done.difference:.2g}, top-1 agrees on "
+        f"{100 * done.agreement:.4g} %, error {done.error_change:+.2f} points"
+    )
+    if done.uploaded is not None:
+        say(f"{done.uploaded}: uploaded")
 
 
 def report_parser(given: list[str]) -> ArgumentParser:

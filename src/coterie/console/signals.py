@@ -4,6 +4,7 @@ Imported before everything else, so it imports nothing but the standard library.
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 unfinished: set[Path] = set()
-"""Files that are being written and have not taken their place yet."""
+"""Files and folders that are being written and have not taken their place yet."""
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _advice = ""  # how to go on with the command that runs
@@ -41,7 +42,10 @@ def remove_unfinished() -> None:
     """Remove what nobody is going to finish."""
     for path in list(unfinished):
         with suppress(OSError):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def leave(number: int, frame: FrameType | None = None) -> None:

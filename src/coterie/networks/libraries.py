@@ -192,12 +192,10 @@ def _torchvision(
 ) -> nn.Module:
     import torchvision
 
-    options: dict[str, Any] = {"weights": "DEFAULT" if pretrained else None}
+    options: dict[str, Any] = {"weights": "DEFAULT"}
     if not pretrained:
-        options["num_classes"] = num_classes
-    if name in _WITH_AUXILIARY_HEADS and not pretrained:
-        options |= {"aux_logits": False, "init_weights": True}
-    if image_size is not None:
+        options = plain_arguments("torchvision", name, num_classes, in_channels, image_size)
+    elif image_size is not None:
         options |= _fixed_size(name, image_size, pretrained)
     network: nn.Module = torchvision.models.get_model(name, **options)
     if name in _WITH_AUXILIARY_HEADS and pretrained:
@@ -207,6 +205,21 @@ def _torchvision(
     if in_channels != 3:
         _fit_stem(network, in_channels, pretrained)
     return network
+
+
+def plain_arguments(
+    library: str, name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None
+) -> dict[str, Any]:
+    """What a library's own function takes to build a network that :func:`make` built, without weights.
+
+    timm's networks of a fixed size take ``img_size`` besides. The first convolution of torchvision's is to be replaced
+    afterwards where there are not three channels.
+    """
+    if library == "timm":
+        return {"num_classes": num_classes, "in_chans": in_channels}
+    heads = {"aux_logits": False, "init_weights": True} if name in _WITH_AUXILIARY_HEADS else {}
+    size = {} if image_size is None else _fixed_size(name, image_size, pretrained=False)
+    return {"num_classes": num_classes, **heads, **size}
 
 
 def _torchvision_names() -> list[str]:

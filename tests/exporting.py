@@ -1,0 +1,20 @@
+"""Runs of small networks of libraries, for the tests of exported files."""
+
+import coterie
+from coterie.methods import Vanilla
+
+# The smallest of each family, on images of 32 pixels, some of them grey.
+NETWORKS = {
+    "resnet": ("timm/resnet10t", 3),
+    "grey resnet": ("timm/resnet10t", 1),
+    "grey vit": ("timm/vit_tiny_patch16_224", 1),
+    "mobilenet": ("timm/mobilenetv3_small_050", 3),
+    "convnext": ("timm/convnext_atto", 3),
+}
+
+
+def run_of(name, channels, out, **options):
+    """A network after an epoch on a few digits."""
+    data = coterie.data.load("digits", train_samples=40, test_samples=50, channels=channels, image_size=32)
+    method = Vanilla(network=name)
+    return coterie.train(method, data, epochs=1, batch_size=20, out=out, progress=False, tensorboard=False, **options)
