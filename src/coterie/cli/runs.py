@@ -68,7 +68,7 @@ def export_parser(given: list[str]) -> ArgumentParser:
     kind = ("--format", {"type": Format, "default": "safetensors", "help": "as the file's name ends"})
     out = (
         "--out",
-        {"type": str, "required": True, "help": "the file: NAME.safetensors or NAME.onnx; for timm a folder"},
+        {"type": str, "required": True, "help": "the file: NAME.safetensors, NAME.onnx or NAME.pt2; for timm a folder"},
     )
     about = "timm: the licence of the weights, by its name on the Hugging Face Hub"
     licence = ("--license", {"type": str, "default": "unknown", "help": about})

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from coterie.deploy.formats import Logits, export
+from coterie.deploy.opening import no_such_file, open_in_pytorch, open_source
 from coterie.errors import UserError
 from coterie.extras import is_installed, need
-from coterie.files import user_path
 from coterie.records import Card, parse_card
-from coterie.run import Run, open_exported
+from coterie.run import Run
 
 Network = Callable[[Tensor, int], Tensor]
 
@@ -53,11 +53,6 @@ class Runnable:
     arguments: tuple[str, ...]
 
 
-def is_file(source: Run | str | Path) -> bool:
-    """Whether a source is an exported file, and no Run or folder of one."""
-    return not isinstance(source, Run) and user_path(source).suffix in (".onnx", ".safetensors")
-
-
 def as_onnx(run: Run, folder: Path, data: Mapping[str, Any]) -> list[Runnable]:
     """A Run's default deliverable as float32 ONNX; nothing where that cannot be."""
     if not all(map(is_installed, ("onnx", "onnxscript", "onnxruntime"))):
@@ -73,35 +68,40 @@ def of_run(run: Run) -> list[Runnable]:
     students = [run.student(None), *(name for name in card["deliverables"] if name.startswith("ensemble"))]
     return [
         _of_torch(
-            run.network(name), {**card, "student": name}, run.weights_path(name), f"{run.path}: {name}", run.path, name
+            Logits(run.network(name)).eval(),
+            {**card, "student": name},
+            run.weights_path(name),
+            f"{run.path}: {name}",
+            (str(run.path), name),
         )
         for name in dict.fromkeys(students)
     ]
 
 
 def of_file(path: Path) -> Runnable:
-    """An exported file.
+    """An exported file, or a folder for timm.
 
     Raises:
         UserError: It is missing or damaged.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a Run folder, or a file that `coterie export` made")
     if path.suffix == ".onnx":
+        if not path.is_file():
+            raise no_such_file(path)
         return _of_onnx(path, str(path))
-    card, network = open_exported(path)
-    return _of_torch(network, card, path, str(path), path, "")
+    card, logits = open_in_pytorch(path)
+    return _of_torch(logits, card, path / "model.safetensors" if path.is_dir() else path, str(path), (str(path), ""))
 
 
-def _of_torch(network: torch.nn.Module, card: Any, file: Path, name: str, source: Path, student: str) -> Runnable:
-    logits = Logits(network).eval()
+def _of_torch(
+    logits: Callable[[Tensor], Tensor], card: Any, file: Path, name: str, arguments: tuple[str, str]
+) -> Runnable:
 
     def run(images: Tensor, threads: int) -> Tensor:
         torch.set_num_threads(threads)
         return logits(images)
 
     script = _WITH_TORCH if card["network"] is not None else ""  # a module of the user's own has no name to open it by
-    return Runnable(name, "PyTorch", file, card, run, script, (str(source), student))
+    return Runnable(name, "PyTorch", file, card, run, script, arguments)
 
 
 def _of_onnx(path: Path, name: str) -> Runnable:
@@ -141,6 +141,4 @@ def memory_of(form: Runnable, batch_size: int) -> float | None:
 def run_once(source: str, student: str, shape: str) -> None:
     """Open a Run or a file, and run zeros of a shape such as ``32,3,32,32``; what :func:`bench` asks processes for."""
     torch.set_num_threads(1)
-    network = Run(source).network(student) if student else open_exported(Path(source))[1]
-    with torch.inference_mode():
-        Logits(network).eval()(torch.zeros([int(size) for size in shape.split(",")]))
+    open_source(source, student or None).answer(torch.zeros([int(size) for size in shape.split(",")]))

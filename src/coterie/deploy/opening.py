@@ -1,4 +1,4 @@
-"""What answers with logits: a Run's network, or a file that ``coterie export`` made."""
+"""What answers with logits: a Run's network, or a file or folder that ``coterie export`` made."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from coterie.deploy.formats import Logits, onnx_session
+from coterie.deploy.formats.program import open_program
+from coterie.deploy.formats.timm_folder import is_timm_folder, open_timm_folder
 from coterie.errors import UserError, in_a_line
 from coterie.files import user_path
 from coterie.records import Card, parse_card
 from coterie.run import Run, open_exported
 
-_SUFFIXES = (".onnx", ".safetensors")
+_SUFFIXES = (".onnx", ".safetensors", ".pt2")
 
 
 @dataclass(frozen=True)
@@ -36,15 +38,39 @@ class Opened:
 
 
 def is_exported(source: Run | str | Path) -> bool:
-    """Whether this names an exported file, and no Run."""
-    return isinstance(source, str | PathLike) and user_path(source).suffix in _SUFFIXES
+    """Whether this names an exported file or folder, and no Run."""
+    if not isinstance(source, str | PathLike):
+        return False
+    path = user_path(source)
+    return path.suffix in _SUFFIXES or is_timm_folder(path)
+
+
+def open_in_pytorch(path: Path) -> tuple[Card, Callable[[Tensor], Tensor]]:
+    """The card of an exported file or folder that PyTorch runs, and what gives logits (B, C) for normalised images.
+
+    Raises:
+        UserError: It is missing, damaged or without a card.
+    """
+    if path.suffix not in _SUFFIXES and is_timm_folder(path):
+        return open_timm_folder(path)
+    if not path.is_file():
+        raise no_such_file(path)
+    if path.suffix == ".pt2":
+        return open_program(path)
+    card, network = open_exported(path)
+    return card, Logits(network).eval()
+
+
+def no_such_file(path: Path) -> UserError:
+    """The refusal of a file that is not there."""
+    return UserError(f"{path}: no such file; name a Run folder, or a file that `coterie export` made")
 
 
 def open_source(source: Run | str | Path, student: str | None = None) -> Opened:
     """Open a Run's network or an exported file.
 
     Args:
-        source: A run, its folder, or an exported ``.safetensors`` or ``.onnx`` file.
+        source: A run, its folder, or an exported ``.safetensors``, ``.onnx`` or ``.pt2`` file or folder for timm.
         student: Which deliverable of a run; None for the default one.
 
     Raises:
@@ -57,14 +83,14 @@ def open_source(source: Run | str | Path, student: str | None = None) -> Opened:
     if student is not None:
         raise UserError("⟨student⟩: an exported file holds one network; choose it when you export")
     path = user_path(source)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a Run folder, or a file that `coterie export` made")
     if path.suffix == ".onnx":
+        if not path.is_file():
+            raise no_such_file(path)
         session = onnx_session(path)
         card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
         return _opened(path, card, partial(_run_session, session))
-    card, network = open_exported(path)
-    return _opened(path, card, torch.inference_mode()(Logits(network).eval()))
+    card, network = open_in_pytorch(path)
+    return _opened(path, card, torch.inference_mode()(network))
 
 
 def _run_session(session: Any, images: Tensor) -> Tensor:

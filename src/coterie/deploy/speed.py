@@ -19,7 +19,8 @@ from torch import Tensor
 from coterie.bounds import Bounds
 from coterie.checking import check_value
 from coterie.data import evaluation_batches
-from coterie.deploy.forms import Runnable, as_onnx, is_file, memory_of, of_file, of_run
+from coterie.deploy.forms import Runnable, as_onnx, memory_of, of_file, of_run
+from coterie.deploy.opening import is_exported
 from coterie.errors import UserError
 from coterie.evaluation.predictions import errors_and_nll
 from coterie.files import user_path
@@ -108,12 +109,12 @@ def bench(
     batch_sizes = [check_value("⟨batch_sizes⟩", size, BatchSize) for size in batch_sizes] or [1]
     threads = [check_value("⟨threads⟩", count, Threads) for count in threads] or [1]
     check_value("⟨seconds⟩", seconds, Seconds)
-    runs = [Run.of(source) for source in sources if not is_file(source)]
+    runs = [Run.of(source) for source in sources if not is_exported(source)]
     bar = partial(track, console=Console(stderr=True), transient=True, disable=not progress)
     with tempfile.TemporaryDirectory() as place, _threads_kept(), torch.inference_mode():
         forms = [form for number, run in enumerate(runs) for form in as_onnx(run, Path(place) / str(number), data)]
         for source in sources:
-            forms += [of_file(user_path(source))] if is_file(source) else of_run(Run.of(source))  # type: ignore[arg-type]
+            forms += [of_file(user_path(source))] if is_exported(source) else of_run(Run.of(source))  # type: ignore[arg-type]
         errors = [_error(form, runs[0] if runs else None, data) for form in forms]
         memory = [memory_of(form, max(batch_sizes)) for form in bar(forms, "memory")]
         timings = _time(forms, bar([(count, size) for count in threads for size in batch_sizes], "time"), seconds)

@@ -15,6 +15,7 @@ from coterie.deploy.formats.base import Deliverable, Logits, Written, card_path
 from coterie.deploy.formats.graph import ONNX, onnx_session
 from coterie.deploy.formats.hub import check_hub, push
 from coterie.deploy.formats.model_card import model_card
+from coterie.deploy.formats.program import TORCH_EXPORT
 from coterie.deploy.formats.timm_folder import TIMM, check_timm
 from coterie.deploy.formats.weights import SAFETENSORS
 from coterie.errors import UserError
@@ -23,10 +24,10 @@ from coterie.run import Run
 
 __all__ = ["FORMATS", "Exported", "Format", "Logits", "export", "onnx_session"]
 
-Format = Literal["safetensors", "onnx", "timm"]
+Format = Literal["safetensors", "onnx", "timm", "torch-export"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-_WRITTEN: dict[str, Written] = {"safetensors": SAFETENSORS, "onnx": ONNX, "timm": TIMM}
+_WRITTEN: dict[str, Written] = {"safetensors": SAFETENSORS, "onnx": ONNX, "timm": TIMM, "torch-export": TORCH_EXPORT}
 _MEND = "choose another ⟨out⟩"
 
 # Largest difference of float32 logits, as a share of their largest value, that another runtime may show.
@@ -73,9 +74,10 @@ def export(
 
     Args:
         run: A finished run, or its folder.
-        format: ``safetensors`` (weights by a plain model's names), ``onnx`` (dynamic batch) or ``timm`` (a folder for
+        format: ``safetensors`` (weights by a plain model's names), ``onnx``, ``torch-export`` (a program for
+            ``torch.export.load``), both for any number of images, or ``timm`` (a folder for
             ``timm.create_model("local-dir:FOLDER", pretrained=True)``, of timm's networks alone).
-        out: The file, whose name ends in ``.safetensors`` or ``.onnx``, as the format does; or the folder.
+        out: The file, whose name ends in ``.safetensors``, ``.onnx`` or, for ``torch-export``, ``.pt2``; or the folder.
         student: Which deliverable; None for the default one.
         license: Of ``timm``: the weights' licence, by its name on the Hugging Face Hub, such as ``mit``.
         push_to_hub: Of ``timm``: the name under which the folder is uploaded there, ``OWNER/NAME``; None to keep it

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from coterie.deploy.formats.base import Deliverable, Written
+from coterie.deploy.formats.base import CARD, Deliverable, Written
 from coterie.deploy.formats.fresh import WITH_TIMM_FOLDER, run_afresh
 from coterie.errors import UserError, in_a_line
+from coterie.files import read_text
+from coterie.records import Card, parse_card
 
 
 def check_timm(deliverable: Deliverable) -> None:
@@ -35,6 +37,29 @@ def check_timm(deliverable: Deliverable) -> None:
         raise UserError(
             f"⟨format timm⟩: timm {timm.__version__} is too old; install it anew with: pip install 'coterie[export]'"
         )
+
+
+def is_timm_folder(path: Path) -> bool:
+    """Whether a folder is one for timm, and no Run's."""
+    return (path / "config.json").is_file() and not (path / "config.yaml").exists()
+
+
+def open_timm_folder(path: Path) -> tuple[Card, nn.Module]:
+    """The card and the network, in evaluation mode.
+
+    Raises:
+        UserError: The folder is damaged, or without a card.
+    """
+    import timm
+
+    if not (path / CARD).is_file():
+        raise UserError(f"{path}: has no card of coterie's, {CARD}; export it again, or name the Run")
+    card = parse_card(read_text(path / CARD, "export it again"), path / CARD)
+    try:
+        network = timm.create_model(f"local-dir:{path}", pretrained=True)
+    except Exception as error:  # whatever a damaged file makes of it
+        raise UserError(f"{path}: cannot be opened by timm ({in_a_line(error)}); export it again") from error
+    return card, network.eval()
 
 
 def _write(deliverable: Deliverable, path: Path) -> None:
