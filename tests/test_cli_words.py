@@ -53,7 +53,7 @@ def test_what_is_missing_is_named(capsys, finished):
 
 
 def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):
-    for command, options in (("export", "{safetensors,onnx}"), ("evaluate", "{test,validation,train}")):
+    for command, options in (("export", "{safetensors,onnx,"), ("evaluate", "{test,validation,train}")):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         assert options in capsys.readouterr().out

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,7 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())  # what _fresh_file makes, only its owner can read
+        show_to_others(temporary)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         plain = plain_error(path, error)
@@ -91,44 +90,11 @@ def replacing(path: Path) -> Iterator[Path]:
             unfinished.discard(temporary)
 
 
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; it takes that name, with what was written in it, when the block succeeds.
-
-    Args:
-        path: The folder to make, which is not there. Its parent is created where missing.
-
-    Raises:
-        UserError: It exists already, the disk is full, or the parent cannot be written.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}")
-        unfinished.add(temporary)
-        temporary.mkdir()
-        yield temporary
-        if path.exists():  # renaming would replace an empty folder
-            raise UserError(f"{path}: exists already; choose another name")
-        umask = _umask()
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            file.chmod(0o666 & ~umask)  # some libraries let only its owner read what they write
-        temporary.rename(path)
-    except (OSError, SafetensorError) as error:
-        plain = plain_error(path, error)
-        if plain is error:
-            raise
-        raise plain from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-            unfinished.discard(temporary)
-
-
-def _umask() -> int:
+def show_to_others(file: Path) -> None:
+    """Give a file that only its owner can read, as some libraries write them, the permissions of the user's others."""
     umask = os.umask(0)
     os.umask(umask)
-    return umask
+    file.chmod(0o666 & ~umask)
 
 
 def _fresh_file(path: Path) -> Path:

@@ -210,10 +210,9 @@ def _torchvision(
 def plain_arguments(
     library: str, name: str, num_classes: int, in_channels: int, image_size: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """What a library's own function takes to build a network that :func:`make` built, without weights.
+    """What a library's function takes to build what :func:`make` built; timm's of a fixed size take ``img_size`` too.
 
-    timm's networks of a fixed size take ``img_size`` besides. The first convolution of torchvision's is to be replaced
-    afterwards where there are not three channels.
+    torchvision's first convolution is to be replaced afterwards where there are not three channels.
     """
     if library == "timm":
         return {"num_classes": num_classes, "in_chans": in_channels}

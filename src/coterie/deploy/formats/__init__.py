@@ -12,14 +12,15 @@ import torch
 from coterie.checking import check_value
 from coterie.data import evaluation_batches
 from coterie.deploy.formats.base import Deliverable, Logits, Written, card_path
+from coterie.deploy.formats.folders import new_folder
 from coterie.deploy.formats.graph import ONNX, onnx_session
 from coterie.deploy.formats.hub import check_hub, push
-from coterie.deploy.formats.model_card import model_card
 from coterie.deploy.formats.program import TORCH_EXPORT
+from coterie.deploy.formats.readme import model_card
 from coterie.deploy.formats.timm_folder import TIMM, check_timm
 from coterie.deploy.formats.weights import SAFETENSORS
 from coterie.errors import UserError
-from coterie.files import locked, new_folder, replacing, write_text
+from coterie.files import locked, replacing, write_text
 from coterie.run import Run
 
 __all__ = ["FORMATS", "Exported", "Format", "Logits", "export", "onnx_session"]
