@@ -3,7 +3,7 @@
 Shapes: B images in a batch, m peers, C classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
@@ -31,13 +31,14 @@ class Batch:
         views: One or more augmentations of the same images, each (B, channels, height, width), normalised floats.
         labels: Class indices (B,), int64; or distributions (B, C), float32, where the recipe smooths or mixes them.
         indices: Which images of the split these are (B,), int64.
-        progress: The share of the stage's epochs that are over, in [0, 1): epoch / epochs.
+        progress: The share of the stage's epochs that are over, in [0, 1): epoch / epochs; a scalar tensor where the
+            step is captured.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor
     indices: Tensor
-    progress: float = 0.0
+    progress: float | Tensor = 0.0
 
     @property
     def images(self) -> Tensor:
@@ -78,6 +79,12 @@ class PeerOutput:
     trunk: Tensor | None = None
     weights: Tensor | None = None
     ensemble: Tensor | None = None
+
+    def logits_of(self, peers: Sequence[int]) -> Tensor:
+        """The logits (B, k, C) of k peers; a list as an index would be copied to the device in every step."""
+        if list(peers) == list(range(self.logits.shape[1])):
+            return self.logits
+        return torch.stack([self.logits[:, peer] for peer in peers], 1)
 
     def __post_init__(self) -> None:
         for name in ("logits", "trunk", "weights", "ensemble"):

@@ -65,7 +65,7 @@ def _correlation_of_classes(a: Tensor, b: Tensor) -> Tensor:
 
 def _correlation_of_images(a: Tensor, b: Tensor) -> Tensor:
     """Pearson's correlation along the first dimension, over all processes; it is gone in the result."""
-    count = _of_all_processes(a.new_tensor(float(len(a)))).sum(0)
+    count = _of_all_processes(a.new_full((), len(a))).sum(0)
     a, b = (values - _of_all_processes(values.sum(0)).sum(0) / count for values in (a, b))
     norms = [vector_norm(_of_all_processes(vector_norm(values, dim=0)), dim=0) for values in (a, b)]
     return _of_all_processes((a * b).sum(0)).sum(0) / (norms[0] * norms[1] + _SMALLEST)

@@ -4,7 +4,9 @@ Shapes: B images, C classes, s students, t teachers.
 """
 
 import math
+from typing import overload
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -52,16 +54,22 @@ def divergence(students: Tensor, teachers: Tensor, temperature: float = 1.0, lab
         return (teacher.exp() * (teacher - student)).sum(3).mean(2).sum(1).mean()
 
 
-def ramp_up(progress: float, length: float) -> float:
+@overload
+def ramp_up(progress: float, length: float) -> float: ...
+@overload
+def ramp_up(progress: float | Tensor, length: float) -> float | Tensor: ...
+def ramp_up(progress: float | Tensor, length: float) -> float | Tensor:
     """The sigmoid ramp exp(-5 (1 - t)²), t = min(progress / length, 1), from 0.0067 up to 1.
 
     (Laine, Aila, *Temporal ensembling for semi-supervised learning*, ICLR 2017; used by ONE's official code over
     80 of 300 epochs.)
 
     Args:
-        progress: Share of the training that is over, in [0, 1].
+        progress: Share of the training that is over, in [0, 1]; a scalar tensor gives one.
         length: Share of the training over which the weight rises, in [0, 1]; 0 switches the ramp off (always 1).
     """
     if length <= 0:
         return 1.0
+    if isinstance(progress, Tensor):
+        return torch.exp(-5.0 * (1.0 - (progress / length).clamp(max=1.0)) ** 2)
     return math.exp(-5.0 * (1.0 - min(progress / length, 1.0)) ** 2)

@@ -165,5 +165,5 @@ def _fingerprint(member: Adapted) -> int:
 
 
 def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
-    """Per-channel values as (channels, 1, 1)."""
-    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True).view(-1, 1, 1)
+    """Per-channel values as (channels, 1, 1), made on the device: nothing is copied to it in a step."""
+    return torch.stack([like.new_full((), value) for value in values]).view(-1, 1, 1)

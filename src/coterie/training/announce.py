@@ -129,4 +129,4 @@ def machine(accelerator: Accelerator, options: TrainingOptions) -> str:
         parts.append(plural(options.threads, "thread"))
     if accelerator.num_processes > 1:
         parts.append(f"{accelerator.num_processes} processes")
-    return ", ".join(parts) + (", compiled" if options.compile else "")
+    return ", ".join(parts) + (", compiled" if options.compile else ", captured" if options.capture else "")

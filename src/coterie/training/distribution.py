@@ -59,6 +59,9 @@ def make_accelerator(options: TrainingOptions) -> Accelerator:
     accelerator = Accelerator(cpu=cpu, kwargs_handlers=[ddp, wait])
     if device in ("cuda", "mps") and accelerator.device.type != device:
         raise UserError(f"⟨device {device}⟩: not available here; use ⟨device auto⟩ or ⟨device cpu⟩")
+    if options.capture and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
+        here = f"{accelerator.num_processes} processes" if accelerator.num_processes > 1 else accelerator.device.type
+        raise UserError(f"⟨capture⟩ is for one process on a CUDA device, and this is {here}; leave it out")
     return accelerator
 
 

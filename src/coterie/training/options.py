@@ -37,6 +37,8 @@ class TrainingOptions:
         device: Where to train; ``auto`` takes CUDA or MPS where present.
         timeout_minutes: How long a process waits for the others, where there are several, before it ends.
         compile: Whether the network goes through torch.compile.
+        capture: Whether the step is recorded once as a CUDA graph and replayed, where the method allows it: on one CUDA
+            device, not compiled.
         deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
         tensorboard: Whether figures are also written for TensorBoard; None where it is installed.
@@ -50,12 +52,15 @@ class TrainingOptions:
     device: DeviceChoice = "auto"
     timeout_minutes: Annotated[float, Bounds(above=0, most=_WEEK)] = 30.0
     compile: bool = False
+    capture: bool = False
     deterministic: bool = False
     test_every: PositiveInt = 1
     tensorboard: bool | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        if self.capture and self.compile:
+            raise UserError("⟨capture⟩ records the network as it is; leave ⟨compile⟩ out")
 
     def fit_to(self, data: ImageData) -> "TrainingOptions":
         """The same options with the default batch size, which is no larger than the data.

@@ -90,7 +90,7 @@ class CostRegulariser(nn.Module):
         self.c = self.settings.strength * self.channels / (ratio * self.pace * steps)
         return LambdaLR(optimiser, lambda step: self.settings.rate)
 
-    def forward(self, network: nn.Module, progress: float) -> Tensor:
+    def forward(self, network: nn.Module, progress: float | Tensor) -> Tensor:
         """The term; with the proximal step, which is all of its gradient, the share of C0 that is alive instead.
 
         Args:
@@ -110,7 +110,7 @@ class CostRegulariser(nn.Module):
             by = self.pace * self.c * self._weights(self.costs.values(network), progress)
             self.costs.shrink(network, by)
 
-    def _weights(self, values: Tensor, progress: float) -> Tensor:
+    def _weights(self, values: Tensor, progress: float | Tensor) -> Tensor:
         """What a unit of each channel's value costs now (N,): nothing where enough is gone."""
         costs, settings = self.costs, self.settings
         alive = values > settings.threshold

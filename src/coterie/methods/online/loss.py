@@ -78,7 +78,7 @@ def imitate(
     students: Tensor,
     targets: Tensor,
     temperature: float,
-    weight: float = 1.0,
+    weight: float | Tensor = 1.0,
     *,
     detach: bool = True,
     scale_by_t2: bool = True,
@@ -91,7 +91,7 @@ def imitate(
         students: Logits z (B, s, C).
         targets: Logits q (B, s, t, C), or (B, 1, t, C) where all students have the same.
         temperature: T > 0.
-        weight: w >= 0, the ramp's value included.
+        weight: w >= 0, the ramp's value included; a scalar tensor is not looked at.
         detach: Whether the targets are held fixed; otherwise the gradient reaches what they are made of.
         scale_by_t2: Whether the term is multiplied by T².
         loss: What takes the place of KL, a name of ``coterie.functional.DIVERGENCES``.
@@ -104,7 +104,7 @@ def imitate(
     # Plain comparisons, which torch.compile looks through; NaN fails them.
     if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
         raise UserError(f"temperature is {temperature!r}; use a number from 1e-06 to 1000000")
-    if not isinstance(weight, int | float) or not 0 <= weight < inf:
+    if not isinstance(weight, Tensor) and not (isinstance(weight, int | float) and 0 <= weight < inf):
         raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
     scale = temperature**2 if scale_by_t2 else 1.0
     if loss not in DIVERGENCES:
@@ -169,14 +169,15 @@ class Loss(nn.Module):
                 self.targets.append(TARGETS[distillation.source](config.teachers(distillation), students, example))
 
     def forward(
-        self, output: PeerOutput, labels: Tensor, progress: float = 1.0, averaged: PeerOutput | None = None
+        self, output: PeerOutput, labels: Tensor, progress: float | Tensor = 1.0, averaged: PeerOutput | None = None
     ) -> LossTerms:
         """The loss of an output, by terms.
 
         Args:
             output: Of the peers: logits (B, m, C), and the ensemble's (B, C).
             labels: Class indices (B,), or distributions (B, C).
-            progress: The share of the training that is over, from 0 to 1: weights rise with it.
+            progress: The share of the training that is over, from 0 to 1, a number or a scalar tensor: weights rise
+                with it.
             averaged: The output of the peers' moving averages, where they teach (PCL).
 
         Returns:
@@ -197,7 +198,7 @@ class Loss(nn.Module):
             targets = self.targets[number](teachers, labels)
             students = self.students[number]
             terms[name] = imitate(
-                output.logits[:, list(students)] if students else ensemble_of(output)[:, None],
+                output.logits_of(students) if students else ensemble_of(output)[:, None],
                 targets,
                 config.temperature if distillation.temperature is None else distillation.temperature,
                 self._weight(distillation, progress),
@@ -223,6 +224,6 @@ class Loss(nn.Module):
         """Whether soft targets are weighed on validation images."""
         return any(targets.needs_validation for targets in self.targets)
 
-    def _weight(self, distillation: Distillation, progress: float) -> float:
+    def _weight(self, distillation: Distillation, progress: float | Tensor) -> float | Tensor:
         rampup = self.config.rampup if distillation.rampup is None else distillation.rampup
         return distillation.weight * ramp_up(progress, rampup)

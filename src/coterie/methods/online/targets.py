@@ -38,7 +38,7 @@ class Targets(nn.Module):
 
     def read(self, output: PeerOutput) -> Tensor:
         """The logits of the peers that are read, (B, n, C)."""
-        return output.logits[:, list(self.teachers)]
+        return output.logits_of(self.teachers)
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s or 1, t, C)."""
@@ -77,7 +77,7 @@ class Others(Targets):
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, 1, C)."""
-        means = [output.logits[:, [peer for peer in self.teachers if peer != own]].mean(1) for own in self.students]
+        means = [output.logits_of([peer for peer in self.teachers if peer != own]).mean(1) for own in self.students]
         return torch.stack(means, 1)[:, :, None]
 
 
@@ -89,7 +89,7 @@ class Each(Targets):
 
     def forward(self, output: PeerOutput, labels: Tensor) -> Tensor:
         """Logits (B, s, t, C), where each student has t others."""
-        others = [output.logits[:, [peer for peer in self.teachers if peer != own]] for own in self.students]
+        others = [output.logits_of([peer for peer in self.teachers if peer != own]) for own in self.students]
         return torch.stack(others, 1)
 
 

@@ -28,6 +28,7 @@ from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
 from coterie.training.precision import autocast
 from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
+from coterie.training.stages.capture import Recorder, Step
 from coterie.training.stages.feeding import feed, near
 from coterie.training.stages.setting import Meter, Setting
 
@@ -66,6 +67,9 @@ class StageRun:
         self.schedules: list[LRScheduler] = [
             make_schedule(optimiser, self.total_steps) for optimiser in self.optimisers
         ]
+        self.take_turns: Step = self._take_turns
+        if setting.options.capture:
+            self.take_turns = Recorder(self._take_turns, self.optimisers, accelerator.device, setting.reporter.say)
 
     def _find_depths(self) -> dict[nn.Parameter, float] | None:
         """How deep the network's parameters lie, where rates depend on it."""
@@ -156,6 +160,15 @@ class StageRun:
             started = time.perf_counter()
 
     def _train(self, batch: Batch) -> None:
+        self.take_turns(batch)
+        for schedule in self.schedules:
+            schedule.step()
+        if self.stage.hooks.after_step is not None:
+            self.stage.hooks.after_step((self.steps_done + 1) / self.total_steps)
+        if self.averages is not None:
+            self.averages.after_step(self.steps_done + 1, self.total_steps)
+
+    def _take_turns(self, batch: Batch) -> None:
         for number, turn in enumerate(self.stage.turns):
             with only(turn.module, self.parameters[number]):
                 with autocast(batch.images.device, self.setting.options.precision):
@@ -167,12 +180,6 @@ class StageRun:
             self.optimisers[number].zero_grad()
             share_buffers([turn.module], self.setting.accelerator)
             self._note(result, turn, batch, number)
-        for schedule in self.schedules:
-            schedule.step()
-        if self.stage.hooks.after_step is not None:
-            self.stage.hooks.after_step((self.steps_done + 1) / self.total_steps)
-        if self.averages is not None:
-            self.averages.after_step(self.steps_done + 1, self.total_steps)
 
     def _share(self, batch: Batch) -> float:
         """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
@@ -190,7 +197,7 @@ class StageRun:
             for peer, errors in zip(self.stage.peers, wrong, strict=False):
                 self.meter.add(f"train_error_{peer}", 100 * errors)
         if number == 0:
-            self.meter.add("images", torch.tensor(count, device=batch.labels.device))
+            self.meter.add("images", torch.full((), count, device=batch.labels.device))
 
     def end_epoch(self) -> Row:
         """Measure the epoch that was just trained, and move to the next.
@@ -199,7 +206,8 @@ class StageRun:
             UserError: The loss is no number any more.
         """
         row = self.figures(sum_over_processes(self.meter.sums, self.setting.accelerator))
-        self.epoch, self.step, self.seconds, self.meter = self.epoch + 1, 0, 0.0, Meter()
+        self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+        self.meter.restart()
         if self.averages is not None:
             self.averages.after_epoch(self.epoch, self.epochs)
             if self.epoch == self.epochs and self.averages.needs_statistics:

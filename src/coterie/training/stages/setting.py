@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -34,12 +35,22 @@ class Setting:
 
 
 class Meter:
-    """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images."""
+    """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images.
+
+    A sum stays the same tensor from its first value on, so that a captured step finds it.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor) -> None:
         """Add a scalar to a sum."""
-        value = value.detach().double() if value.device.type != "mps" else value.detach().float()
-        self.sums[name] = self.sums[name] + value if name in self.sums else value
+        if name not in self.sums:
+            dtype = torch.float32 if value.device.type == "mps" else torch.float64
+            self.sums[name] = torch.zeros((), dtype=dtype, device=value.device)
+        self.sums[name].add_(value.detach())
+
+    def restart(self) -> None:
+        """Begin a new epoch."""
+        for value in self.sums.values():
+            value.zero_()
