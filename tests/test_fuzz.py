@@ -76,6 +76,7 @@ TRAIN = [
         "threads",
         "device",
         "compile",
+        "capture",
         "test_every",
         "tensorboard",
         "config",
@@ -90,7 +91,7 @@ OTHERS = {
     "bench": ["batch_sizes", "threads", "seconds", "out", "plot"],
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],
-    "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers"],
+    "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers", "together"],
 }
 
 

@@ -28,6 +28,7 @@ from coterie.studies.results import Result, Results, load_results, save_results
 from coterie.studies.study import locate_run
 from coterie.studies.trial import command_of, run_trial
 from coterie.training import Interrupted
+from coterie.training.together import Together
 from test_studies_study import SMALL, write
 from toys import Mutual
 from toys import go as train
@@ -408,6 +409,17 @@ def test_a_stop_while_a_result_is_read_keeps_a_training_beside_an_idle_process(t
     path = begun(kept)
     results.close()
     assert is_kept(path)
+
+
+def test_trials_that_take_turns_in_one_process_measure_the_same(tmp_path, half):
+    for folder in ("alone", "together"):
+        (tmp_path / folder).mkdir()
+    alone = go(progress(tmp_path / "alone", small=half))
+    together = go(progress(tmp_path / "together", small=half), Together())
+    assert set(together) == set(alone)
+    for name, result in together.items():
+        assert result.failed is None
+        assert (result.measured, result.training_flops) == (alone[name].measured, alone[name].training_flops)
 
 
 def test_the_names_of_what_runs_are_shown(tmp_path, half):

@@ -7,6 +7,7 @@ from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,6 +23,7 @@ from coterie.studies.pools import RayExecutor, default_workers, make_process_poo
 from coterie.studies.reading import load_study, study_names
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Key, Scale, Study, Trial
+from coterie.training.together import Together
 
 console = Console(highlight=False)
 
@@ -48,6 +50,12 @@ def study_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--runs", type=str, default="runs/studies", help="folder of the trainings")
     parser.add_argument(
         "--workers", type=int | None, default=None, help="trainings side by side; default one a GPU, else one a core"
+    )
+    parser.add_argument(
+        "--together",
+        type=int | None,
+        default=None,
+        help="so many trainings at once on one CUDA device, in one process, each a captured step in turn",
     )
     parser.add_argument(
         "--ray", type=str | None, default=None, help="address of a Ray cluster over the same folders; auto, or local"
@@ -86,7 +94,8 @@ def run_study(given: Namespace) -> None:
     if given.plan:
         _plan(study, scale, progress, chosen, todo)
         return
-    _run(progress, todo, given.workers, given.ray)
+    count, pools = _pools(given.workers, given.ray, given.together)
+    _run(progress, todo, count, pools)
 
 
 def _compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -96,14 +105,25 @@ def _compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UserError(f"⟨only {pattern}⟩: no regular expression ({error})") from error
 
 
-def _run(progress: runner.Progress, todo: Sequence[Trial], workers: int | None, ray: str | None) -> None:
-    if workers is not None and workers < 1:
-        raise UserError(f"--workers is {workers}; use 1 or more")
-    count = workers or default_workers()
-    pools: Callable[[], Executor] = partial(make_process_pool, count)
+def _pools(workers: int | None, ray: str | None, together: int | None) -> tuple[int, Callable[[], Executor]]:
+    """How many trainings run at a time, and where."""
+    for option, value in (("workers", workers), ("together", together)):
+        if value is not None and value < 1:
+            raise UserError(f"--{option} is {value}; use 1 or more")
+    if together is not None:
+        if workers is not None or ray is not None:
+            raise UserError("--together is for one process; leave out --workers and --ray")
+        if not torch.cuda.is_available():
+            raise UserError("--together fills a CUDA device, and there is none here; use --workers")
+        return together, Together
     if ray is not None:
         cluster = RayExecutor(ray)
-        count, pools = workers or cluster.workers, lambda: cluster
+        return workers or cluster.workers, lambda: cluster
+    count = workers or default_workers()
+    return count, partial(make_process_pool, count)
+
+
+def _run(progress: runner.Progress, todo: Sequence[Trial], count: int, pools: Callable[[], Executor]) -> None:
     failed = 0
     try:
         with _bar() as bar:

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import yaml
 
 from coterie.console.interrupt import Interrupted, worker
@@ -23,6 +24,7 @@ from coterie.studies.results import Figures, Result
 from coterie.studies.study import Trial, locate_run, locate_teachers
 from coterie.training import TrainingOptions, train
 from coterie.training.images import load_for
+from coterie.training.together import takes_turns
 
 T = TypeVar("T")
 
@@ -117,6 +119,9 @@ def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
         raise UserError("its table measures curves; give 'test_every' in the scale's common, budgets, or the arm")
     method = method_of(config)
     data = load_for(method.network, {key: _tuple(value) for key, value in config["data"].items()})
+    options = asdict(options_of(config))
+    if takes_turns() and torch.cuda.is_available():
+        options["capture"] = True  # a turn is then a few launches
     run = train(
         method,
         data,
@@ -124,7 +129,7 @@ def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
         recipe=recipe_of(config),
         resume=True,
         progress=False,
-        **asdict(options_of(config)),
+        **options,
     )
     card = run.card
     flops = card["training_flops"]

@@ -23,6 +23,8 @@ from coterie.training.modules import load_modules, place, stage_modules, states_
 from coterie.training.pace import Pace
 from coterie.training.stages import Setting, StageRun
 from coterie.training.stages.averaging import Averages, Earlier, make_averages
+from coterie.training.surroundings import set_switches
+from coterie.training.together import give_way, takes_turns
 
 
 def make_stages(method: Method, task: Task, data: ImageData, seed: int) -> Iterator[Stage]:
@@ -135,6 +137,7 @@ class Session:
             if pace is not None:
                 pace.after_step()
             self._report_step(running)
+            self._give_way()
             if number := find_signal(self.stop, running.steps_done, self.setting.accelerator):
                 self._save(running)
                 where = f"epoch {running.epoch + 1}, step {running.step} of stage {running.stage.name}"
@@ -148,6 +151,13 @@ class Session:
         self.folder.write_rows(self.rows)
         self.write_figures(row)
         self._save(running)
+
+    def _give_way(self) -> None:
+        """Let other trainings of this process make a step, if there are any; they set PyTorch's switches as well."""
+        if takes_turns():
+            if (asked := give_way()) is not None:
+                self.stop.append(asked)
+            set_switches(self.setting.options.threads, self.setting.options.deterministic)
 
     def _report_step(self, running: StageRun) -> None:
         """Move the progress bar; its figures are fetched from the device now and then, for that waits for it."""

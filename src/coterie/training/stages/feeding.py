@@ -7,6 +7,7 @@ import torch
 
 from coterie.data import Batch, ImageData, Resident, read_ahead, training_batches
 from coterie.training.stages.setting import Setting
+from coterie.training.together import takes_turns
 
 _LARGEST_SHARE = 0.1  # of the device's free memory
 
@@ -60,6 +61,7 @@ def feed(
         # Only proven there: elsewhere they are made on the processor and moved.
         device=accelerator.device if cuda else torch.device("cpu"),
     )
-    if cuda and isinstance(data.train, Resident):  # others have their workers
+    # Others have their workers; of several trainings in one process each has a stream, which another thread is not in.
+    if cuda and isinstance(data.train, Resident) and not takes_turns():
         batches = read_ahead(batches)
     return (batch.to(accelerator.device) for batch in batches)
