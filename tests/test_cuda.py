@@ -17,6 +17,7 @@ from coterie.methods import METHODS, Kd, One, Vanilla
 from coterie.recipes import Recipe
 from coterie.training import Interrupted
 from coterie.training.stages.feeding import near
+from coterie.training.together import Together
 from resuming import cut_and_resumed, stopping
 from toys import Average, Handed, Mutual, comparable, go, looking_at, plain, same
 
@@ -63,6 +64,35 @@ def test_toys_resume_exactly_if_they_are_deterministic(toy, digits, tmp_path):
     cut = cut_and_resumed(lambda: toy(network="resnet8"), digits, tmp_path / "cut", stage, 7, **options)
     assert same(whole, cut)
     assert comparable(cut.metrics) == comparable(whole.metrics)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_captured_method_trains_as_it_does_uncaptured(name, digits, tmp_path, capsys):
+    options = {"epochs": 3, "batch_size": 40, "precision": "fp32"}
+    whole = go(making(name)(), digits, tmp_path / "whole", **options)
+    run = go(making(name)(), digits, tmp_path / "captured", capture=True, progress=True, **options)
+    assert ("not captured" in capsys.readouterr().err) == (name in ("meal", "compact"))
+    assert [(row["stage"], row["epoch"], row["loss"]) for row in run.metrics] == [
+        (row["stage"], row["epoch"], pytest.approx(row["loss"], rel=1e-2)) for row in whole.metrics
+    ]
+
+
+def test_a_captured_run_resumes(digits, tmp_path):
+    make, options = making("one"), {"epochs": 4, "batch_size": 40, "precision": "fp32", "capture": True}
+    whole = go(make(), digits, tmp_path / "whole", **options)
+    cut = cut_and_resumed(make, digits, tmp_path / "cut", "train", 6, **options)
+    assert [row["loss"] for row in cut.metrics] == [pytest.approx(row["loss"], rel=1e-2) for row in whole.metrics]
+
+
+def test_trainings_that_take_turns_are_each_as_alone(digits, tmp_path):
+    options = {"epochs": 4, "batch_size": 40, "precision": "fp32", "capture": True}
+    with Together() as together:
+        futures = [together.submit(go, making("one")(), digits, tmp_path / str(n), seed=n, **options) for n in range(6)]
+    for seed, future in enumerate(futures):
+        alone = go(making("one")(), digits, tmp_path / f"{seed}-alone", seed=seed, **options)
+        assert [row["loss"] for row in future.result().metrics] == [
+            pytest.approx(row["loss"], rel=1e-2) for row in alone.metrics
+        ]
 
 
 @pytest.mark.parametrize("augment", ["crop-flip", "none"])
