@@ -4,7 +4,8 @@
 
 `branch` is `import coterie` and `coterie.branch` of a hand-written network; `help` is `coterie --help`; both are set
 against `import torch`. `train` is `coterie train` of ONE on digits up to the end of its first step, against `import
-torch, timm`. Each pair runs one after the other; the figure is the median of the pairs' ratios.
+torch, timm`. `pool` is four workers of a study from their start to their first answer, against workers that import for
+themselves. Each pair runs one after the other; the figure is the median of the pairs' ratios.
 """
 
 import argparse
@@ -48,6 +49,16 @@ sys.argv = ["coterie", "train", "--method", "one", "--network", "resnet8", "--da
 from coterie.__main__ import main
 main()
 """
+POOL = """
+import sys
+from concurrent.futures import wait
+from coterie.studies import pools
+
+if sys.argv[1] == "spawn":
+    pools.get_all_start_methods = lambda: ["spawn"]
+with pools.make_process_pool(4) as pool:
+    wait([pool.submit(pools.count_cores) for _ in range(8)])
+"""
 TORCH, LIBRARIES = ([sys.executable, "-c", f"import {names}"] for names in ("torch", "torch, timm"))
 SIDES = {
     "branch": ([sys.executable, "-c", BRANCH], TORCH),
@@ -56,6 +67,7 @@ SIDES = {
         TORCH,
     ),
     "train": ([sys.executable, "-c", TRAIN], LIBRARIES),
+    "pool": ([sys.executable, "-c", POOL, "fork"], [sys.executable, "-c", POOL, "spawn"]),
 }
 
 
@@ -72,23 +84,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=9, help="pairs of processes (9)")
     parser.add_argument("--write", action="store_true", help="write imports.json")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="these alone; others are kept")
     options = parser.parse_args()
-    figures = {}
-    for name, (command, alone) in SIDES.items():
+    results = Path(__file__).with_suffix(".json")
+    figures = json.loads(results.read_text())["ratios"] if results.is_file() else {}
+    for name in options.sides:
+        command, alone = SIDES[name]
         seconds(command), seconds(alone)  # files come into memory
         ratios = [seconds(command) / seconds(alone) for _ in range(options.pairs)]
-        figures[name] = {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        figures[name] = {
+            "median": statistics.median(ratios),
+            "lowest": min(ratios),
+            "highest": max(ratios),
+            "pairs": len(ratios),
+        }
         print(
-            f"{name:6} {figures[name]['median']:.3f} x {alone[-1]} ({min(ratios):.3f} to {max(ratios):.3f})",
+            f"{name:6} {figures[name]['median']:.3f} x {alone[-1].strip()} ({min(ratios):.3f} to {max(ratios):.3f})",
             flush=True,
         )
     if options.write:
-        record = {"command": "python benchmarks/imports.py --write", "pairs": options.pairs, "ratios": figures}
+        record = {"command": "python benchmarks/imports.py --write", "ratios": figures}
         record["machine"] = {
             "processor": platform.processor() or platform.machine(),
             "python": platform.python_version(),
         }
-        Path(__file__).with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+        results.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

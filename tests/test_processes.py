@@ -364,16 +364,15 @@ def alive(number):
 
 
 def children(number):
-    """The workers of a study's process."""
-    found = []
+    """All processes that a process has started, and those that these have."""
+    parents = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == number and b"spawn_main" in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError):
             continue
-    return found
+    found = [child for child, parent in parents.items() if parent == number]
+    return found + [deeper for child in found for deeper in children(child)]
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
@@ -382,9 +381,9 @@ def test_no_worker_outlives_a_study_that_was_killed(tmp_path):
     file, runs = write(tmp_path / "s.yaml", small=scale), tmp_path / "runs"
     line = ["study", file, "--workers", 2, "--out", tmp_path / "s.json", "--runs", runs]
     study = shell(*line)
-    assert until(lambda: list(runs.glob("*/metrics.csv")))
+    assert until(lambda: list(runs.glob("*/checkpoints/last.safetensors")))
     workers = children(study.pid)
-    assert workers
+    assert len(workers) >= 2  # workers, and what they are forked from
     (run,) = runs.iterdir()
     with pytest.raises(UserError, match="another coterie command trains into it"):
         coterie.train(alone(), coterie.data.load("digits"), out=run, resume=True, progress=False)
@@ -424,7 +423,7 @@ def test_a_process_that_has_ended_or_stopped_ends_the_others_in_one_line(number,
     out = tmp_path / "run"
     first, second = ranks(out, "--epochs", 5000, minutes=minutes)
     try:
-        assert until(lambda: (out / "metrics.csv").is_file(), 150)
+        assert until(lambda: (out / "checkpoints" / "last.safetensors").is_file(), 150)
         second.send_signal(number)
         said = first.communicate(timeout=100)[1]
     finally:
