@@ -15,8 +15,8 @@ from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 import coterie
 from coterie.cli import main
 from coterie.data import evaluation_batches, load, training_batches
-from coterie.data.pixels import decode_file
-from coterie.data.transforms import before_crop, framed, normalise
+from coterie.data.pixels import before_crop, decode
+from coterie.data.transforms import framed, normalise
 from coterie.errors import UserError
 from coterie.methods import Vanilla
 from coterie.networks import Backbone
@@ -57,12 +57,12 @@ def test_a_photograph_is_cropped_to_the_pixel_as_torchvision_and_timm_do_it(size
     photograph.save(tmp_path / "photograph.png")
     whole = math.floor(64 / ratio)  # timm's
     theirs = CenterCrop(64)(Resize(whole, InterpolationMode(interpolation))(photograph))
-    ours = decode_file(tmp_path / "photograph.png", (64, 64), 3, crop_ratio=ratio, interpolation=interpolation)
+    ours = decode(tmp_path / "photograph.png", (64, 64), 3, crop_ratio=ratio, interpolation=interpolation)
     assert np.array_equal(ours, np.asarray(theirs))
     others = {"bicubic": "bilinear", "bilinear": "bicubic"}
-    other = decode_file(tmp_path / "photograph.png", (64, 64), 3, crop_ratio=ratio, interpolation=others[interpolation])
+    other = decode(tmp_path / "photograph.png", (64, 64), 3, crop_ratio=ratio, interpolation=others[interpolation])
     assert not np.array_equal(ours, other)
-    assert not np.array_equal(ours, decode_file(tmp_path / "photograph.png", (64, 64), 3, interpolation=interpolation))
+    assert not np.array_equal(ours, decode(tmp_path / "photograph.png", (64, 64), 3, interpolation=interpolation))
 
 
 def test_sizes_that_are_not_square_are_cropped_as_timm_does_it(tmp_path):
@@ -70,11 +70,11 @@ def test_sizes_that_are_not_square_are_cropped_as_timm_does_it(tmp_path):
     photograph.save(tmp_path / "photograph.png")
     steps = timm.data.create_transform((3, 64, 48), crop_pct=0.875, interpolation="bicubic").transforms[:2]
     theirs = steps[1](steps[0](photograph))
-    ours = decode_file(tmp_path / "photograph.png", (64, 48), 3, crop_ratio=0.875)
+    ours = decode(tmp_path / "photograph.png", (64, 48), 3, crop_ratio=0.875)
     assert ours.shape == (64, 48, 3)
     # The longer side is 97 pixels to timm, which rounds here, and 96 to torchvision, which rounds down.
     assert np.abs(ours.astype(int) - np.asarray(theirs)).mean() < 10
-    whole = decode_file(tmp_path / "photograph.png", (64, 48), 3)
+    whole = decode(tmp_path / "photograph.png", (64, 48), 3)
     assert np.abs(whole.astype(int) - np.asarray(theirs)).mean() > 30
 
 
@@ -102,7 +102,7 @@ def test_a_folder_is_measured_by_the_ratio_and_trained_on_as_augment_says(photog
     data = load("folder", root=photographs, crop_ratio=0.8, interpolation="bilinear", **options)
     assert (data.crop_ratio, data.interpolation, data.augment) == (0.8, "bilinear", RRC)
     assert (plain.crop_ratio, plain.interpolation) == (1.0, "bicubic")
-    expected = [decode_file(file, (70, 70), 3, crop_ratio=0.8, interpolation="bilinear") for file in map_paths(data)]
+    expected = [decode(file, (70, 70), 3, crop_ratio=0.8, interpolation="bilinear") for file in map_paths(data)]
     assert np.array_equal(data.test.pixels(np.arange(8)).numpy(), np.stack(expected))
     assert not torch.equal(data.test.pixels(np.arange(8)), plain.test.pixels(np.arange(8)))
     # Training images are kept whole at 8/7 of the size, and cropped at random from it.
@@ -111,7 +111,7 @@ def test_a_folder_is_measured_by_the_ratio_and_trained_on_as_augment_says(photog
     # Without random crops they are of one scale with the images that are measured.
     moved = load("folder", root=photographs, crop_ratio=0.8, augment="none", **options)
     file = photographs / "train" / "cat" / "0.png"
-    assert np.array_equal(moved.train.pixels(np.array([0]))[0].numpy(), decode_file(file, (70, 70), 3, crop_ratio=0.8))
+    assert np.array_equal(moved.train.pixels(np.array([0]))[0].numpy(), decode(file, (70, 70), 3, crop_ratio=0.8))
 
 
 def map_paths(data):
@@ -133,7 +133,7 @@ def test_validation_images_cut_from_training_are_framed_too(photographs, memory)
     whole = data.train if memory else load("folder", **(options | {"validation": 0.0})).train
     assert whole.pixels(np.array([0])).shape[1] == before_crop((70, 70), 0.875)[0]  # cropped without resizing again
     # Of a picture that was kept larger, and so not to the pixel: but of the same part of it.
-    decoded = np.stack([decode_file(Path(name), (70, 70), 3, crop_ratio=0.875) for name in data.validation.names])
+    decoded = np.stack([decode(Path(name), (70, 70), 3, crop_ratio=0.875) for name in data.validation.names])
     expected = normalise(torch.from_numpy(decoded), data.mean, data.std)
     distances = {ratio: (batch - expected).abs().mean() for ratio, batch in images.items()}
     assert distances[0.875] < 0.25 * min(distances[1.0], distances[0.7])

@@ -13,7 +13,7 @@ from PIL import Image
 from coterie.data import Streaming, evaluation_batches, load, training_batches
 from coterie.data import disk_cache as cache
 from coterie.data.disk_cache import DiskCache, cache_folder, keep_decoded
-from coterie.data.pixels import decode_file
+from coterie.data.pixels import decode as decode_whole
 from coterie.data.say import say_once
 
 SIZE = 40
@@ -120,7 +120,7 @@ def test_ways_of_decoding_do_not_mix(own, folder):
 
 
 def way(name, count=1):
-    return partial(decode_file, image_size=(SIZE, SIZE), channels=3, note=name), (SIZE, SIZE, 3), count
+    return partial(decode_whole, image_size=(SIZE, SIZE), channels=3, note=name), (SIZE, SIZE, 3), count
 
 
 def fill(own, root, name, age):
@@ -200,7 +200,7 @@ def test_training_images_are_drafted_and_nearly_the_same(tmp_path, side, mean, m
     path = tmp_path / "large.jpg"
     made_photograph(3, (900, 1200)).save(path, quality=92)
     for channels in (3, 1):
-        exact, drafted = (decode_file(path, (side, side), channels, draft=draft).astype(int) for draft in (False, True))
+        exact, drafted = (decode_whole(path, (side, side), channels, draft=draft).astype(int) for draft in (False, True))
         assert 0 < np.abs(exact - drafted).mean() < mean
         assert np.abs(exact - drafted).max() <= most
 
@@ -208,7 +208,7 @@ def test_training_images_are_drafted_and_nearly_the_same(tmp_path, side, mean, m
 @pytest.mark.parametrize(("name", "size"), [("small.jpg", (200, 300)), ("large.png", (900, 1200))])
 def test_what_cannot_be_drafted_is_exact(tmp_path, name, size):
     made_photograph(3, size).save(tmp_path / name)
-    exact, drafted = (decode_file(tmp_path / name, (128, 128), 3, draft=draft) for draft in (False, True))
+    exact, drafted = (decode_whole(tmp_path / name, (128, 128), 3, draft=draft) for draft in (False, True))
     assert np.array_equal(exact, drafted)
 
 
@@ -216,5 +216,5 @@ def test_test_images_are_never_drafted(folder, own):
     data = streamed(folder, cache_gb=0)
     assert isinstance(data.test, Streaming)
     pixels = data.test.pixels(np.arange(len(data.test))).numpy()
-    exact = np.stack([decode_file(Path(name), (SIZE, SIZE), 3) for name in data.test.names])
+    exact = np.stack([decode_whole(Path(name), (SIZE, SIZE), 3) for name in data.test.names])
     assert np.array_equal(pixels, exact)

@@ -8,14 +8,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from coterie.console.signals import unfinished
 from coterie.errors import UserError
+
+if TYPE_CHECKING:  # what reads cards and names alone must not need torch
+    from torch import Tensor
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (
@@ -193,7 +195,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_tensors(path: Path, mend: str) -> tuple[dict[str, Tensor], str | None]:
+def read_tensors(path: Path, mend: str) -> "tuple[dict[str, Tensor], str | None]":
     """The tensors of a safetensors file, on the CPU, and the text that coterie keeps in it, if any.
 
     Args:

@@ -8,17 +8,18 @@ from argparse import Action
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from coterie.checking import check_value
-from coterie.data import DATASETS
 from coterie.errors import UserError, in_a_line
 from coterie.files import read_yaml, user_path
-from coterie.methods import Method, find_fault, method_class
 from coterie.records import upgrade_options
+
+if TYPE_CHECKING:
+    from coterie.methods import Method
 
 # `--method one` is short for `--method.name one`: the other options of these groups depend on the name.
 _GROUPS = ("method", "network", "data", "recipe")
@@ -117,7 +118,7 @@ def value_of(given: list[str], option: str) -> str | None:
     return found
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: str) -> "type[Method]":
     """The method of a name that stands on the command line: one of a registry, or ``package.module:Class``.
 
     Code is imported by its place at the shell's word alone: files, which may come from strangers, name methods of
@@ -126,6 +127,8 @@ def find_method(name: str) -> type[Method]:
     Raises:
         UserError: It is unknown, cannot be imported, or is no method.
     """
+    from coterie.methods import find_fault, method_class  # torch, which `coterie serve` can do without
+
     if ":" not in name:
         return method_class(name)
     module, _, attribute = name.partition(":")
@@ -230,6 +233,8 @@ def check_data_name(name: str) -> None:
     Raises:
         UserError: It says how one's own images are named.
     """
+    from coterie.data import DATASETS  # torch, which `coterie serve` can do without
+
     if name not in DATASETS and (set("/\\") & set(name) or Path(name).is_dir()):
         here = shlex.quote(name)
         raise UserError(f"--data {here}: names a data set, not a folder; give --data folder --data.root {here}")

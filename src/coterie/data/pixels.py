@@ -16,11 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from coterie.data.base import Array
 from coterie.data.say import escape
-from coterie.data.transforms import before_crop
 from coterie.errors import UserError
 
+Array = np.ndarray[Any, Any]
 Range = tuple[float, float]
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -32,7 +31,7 @@ EIGHT, SIXTEEN, SIXTEEN_COLOUR, INTEGER, FLOAT = "8-bit", "16-bit", "16-bit colo
 _PHOTOMETRIC = 262  # TIFF's tag; 0 where 0 is white
 
 
-def decode_file(
+def decode(
     path: Path,
     image_size: tuple[int, int] | None,
     channels: int,
@@ -80,7 +79,7 @@ def decode_image(
     crop_ratio: float = 1.0,
     interpolation: Interpolation = "bicubic",
 ) -> Array:
-    """An image of Pillow's as :func:`decode_file` makes it of its file; ``name`` stands for the file in errors' lines.
+    """An image of Pillow's as :func:`decode` makes it of its file; ``name`` stands for the file in errors' lines.
 
     Raises:
         UserError: What its pixels mean is unknown.
@@ -93,6 +92,15 @@ def decode_image(
     if image_size is not None and (crop_ratio < 1 or (image.height, image.width) != tuple(image_size)):
         image = _framed(image, image_size, crop_ratio, Image.Resampling[interpolation.upper()])
     return np.asarray(image).reshape(image.height, image.width, channels)
+
+
+def before_crop(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
+    """The size that images have before the middle ``size`` of them is cropped: 256 for 224 and 0.875.
+
+    Rounded down, as timm does it; torchvision names this size, which its ratio gives back.
+    """
+    height, width = (floor(side / crop_ratio + 1e-6) for side in size)
+    return height, width
 
 
 def _framed(

@@ -5,7 +5,7 @@ without state: neither the batch it is in nor the process matters.
 """
 
 from functools import lru_cache
-from math import ceil, floor, log
+from math import ceil, log
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from coterie.data.pixels import before_crop
 from coterie.processor import laid_out
 from coterie.seeds import random_bits
 
@@ -33,15 +34,6 @@ def padding(size: int) -> int:
 def roomy(size: tuple[int, int]) -> tuple[int, int]:
     """The size at which images are kept that are cropped and resized to ``size``: 8/7 of it, 256 for 224."""
     return ceil(size[0] * 8 / 7), ceil(size[1] * 8 / 7)
-
-
-def before_crop(size: tuple[int, int], crop_ratio: float) -> tuple[int, int]:
-    """The size that images have before the middle ``size`` of them is cropped: 256 for 224 and 0.875.
-
-    Rounded down, as timm does it; torchvision names this size, which its ratio gives back.
-    """
-    height, width = (floor(side / crop_ratio + 1e-6) for side in size)
-    return height, width
 
 
 def augment(

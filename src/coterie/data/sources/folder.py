@@ -19,7 +19,7 @@ import torch
 from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
 from coterie.data.disk_cache import keep_decoded
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
-from coterie.data.pixels import Interpolation, Range, decode_file
+from coterie.data.pixels import Interpolation, Range, decode
 from coterie.data.say import escape, list_names, plural, say_once
 from coterie.data.sources.folder_survey import decode_all, raise_damage, refuse_damaged, survey
 from coterie.data.split import Split
@@ -114,14 +114,14 @@ def read_folder(
     how = augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
     kept = roomy(size) if how == "random-resized-crop" else size
     ratio = crop_ratio or (default_crop_ratio if how == "random-resized-crop" else 1.0)
-    decode = partial(
-        decode_file, channels=channels, pixel_range=pixel_range, interpolation=interpolation or default_interpolation
+    plain = partial(
+        decode, channels=channels, pixel_range=pixel_range, interpolation=interpolation or default_interpolation
     )
     # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
     sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
     # What is kept to be cropped at random is kept whole, and need not be to the pixel.
     decodes = [
-        partial(decode, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size)
+        partial(plain, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size)
         for each in sizes
     ]
     workers = (os.cpu_count() or 1) if workers is None else workers
