@@ -200,7 +200,8 @@ def test_training_images_are_drafted_and_nearly_the_same(tmp_path, side, mean, m
     path = tmp_path / "large.jpg"
     made_photograph(3, (900, 1200)).save(path, quality=92)
     for channels in (3, 1):
-        exact, drafted = (decode_whole(path, (side, side), channels, draft=draft).astype(int) for draft in (False, True))
+        decoded = [decode_whole(path, (side, side), channels, draft=draft) for draft in (False, True)]
+        exact, drafted = (pixels.astype(int) for pixels in decoded)
         assert 0 < np.abs(exact - drafted).mean() < mean
         assert np.abs(exact - drafted).max() <= most
 

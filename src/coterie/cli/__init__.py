@@ -1,4 +1,4 @@
-"""The command line: ``coterie train | evaluate | predict | export | bench | report | list | study``."""
+"""The command line: ``coterie train | evaluate | predict | export | bench | serve | report | list | study``."""
 
 import errno
 import os
@@ -13,6 +13,8 @@ from coterie.version import __version__
 # All else is imported when a command runs: it takes seconds, in which a signal must leave a line and no traceback.
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
+
+    Parts = dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]
 
 
 class Command(NamedTuple):
@@ -47,6 +49,10 @@ COMMANDS: dict[str, Command] = {
     "bench": Command(
         "Time Runs and exported files: latency, throughput, memory, size, beside the error.",
         "coterie bench runs/one model.onnx",
+    ),
+    "serve": Command(
+        "Answer over HTTP with the classes of images, and on a page to drop images on.",
+        "coterie serve model.onnx --port 8000",
     ),
     "report": Command(
         "Draw one page from one or more Runs.",
@@ -121,7 +127,7 @@ def _run(name: str, given: list[str]) -> None:
     from coterie.cli.arguments import expanded, plain, with_config
     from coterie.console.terminal import log_handler
 
-    make_parser, run = find_parts()[name]
+    make_parser, run = (serve_parts() if name == "serve" else find_parts())[name]
     log = logging.getLogger("coterie")
     log.handlers = [log_handler()]
     log.setLevel(logging.INFO)
@@ -141,7 +147,14 @@ def _run(name: str, given: list[str]) -> None:
     run(parsed)
 
 
-def find_parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Callable[[Namespace], None]]]":
+def serve_parts() -> "Parts":
+    """Those of ``coterie serve``, which needs none of the others' libraries: an ONNX file is served without torch."""
+    from coterie.cli import serve
+
+    return {"serve": (serve.serve_parser, serve.run_serve)}
+
+
+def find_parts() -> "Parts":
     """What makes each command's parser from its arguments, and what does it."""
     from coterie.cli import bench, measuring, runs, study, train
 
@@ -151,6 +164,7 @@ def find_parts() -> "dict[str, tuple[Callable[[list[str]], ArgumentParser], Call
         "predict": (measuring.predict_parser, measuring.run_predict),
         "export": (runs.export_parser, runs.run_export),
         "bench": (bench.bench_parser, bench.run_bench),
+        **serve_parts(),
         "report": (runs.report_parser, runs.run_report),
         "list": (runs.list_parser, runs.run_list),
         "study": (study.study_parser, study.run_study),
