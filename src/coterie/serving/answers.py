@@ -21,12 +21,14 @@ class Said(BaseModel):
     probabilities: dict[str, float] = Field(description="of every class")
 
 
-class ImageAnswer(Said):
+class ImageAnswer(BaseModel):
     """What is said of an image."""
 
     image: str = Field(description="the file's name, as it was sent")
-    ensemble: Said | None = Field(None, description="what the ensemble says, where it was asked")
-    differ: bool | None = Field(None, description="whether network and ensemble name different classes")
+    top: list[Likely] = Field(description="the likeliest classes, best first")
+    probabilities: dict[str, float] = Field(description="of every class")
+    ensemble: Said | None = Field(default=None, description="what the ensemble says, where it was asked")
+    differ: bool | None = Field(default=None, description="whether network and ensemble name different classes")
 
 
 class Latency(BaseModel):

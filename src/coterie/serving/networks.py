@@ -37,7 +37,7 @@ class Served:
 
     def normalise(self, pixels: Array) -> Array:
         """uint8 (B, H, W, channels) to float32 (B, channels, H, W)."""
-        mean, std = (np.asarray(self.card[name], np.float32) for name in ("mean", "std"))  # type: ignore[literal-required]
+        mean, std = (np.asarray(self.card[name], np.float32) for name in ("mean", "std"))
         images = (pixels.astype(np.float32) / 255 - mean) / std
         return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 

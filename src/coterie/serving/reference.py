@@ -69,7 +69,7 @@ def _section(name: str, about: str, rows: list[tuple[str, str]]) -> str:
 
 
 def _words(of: Mapping[str, Any]) -> str:
-    default = f"; {of['default']} where it is left out" if of.get("default") is not None else ""
+    default = f"; {str(of['default']).lower()} where it is left out" if of.get("default") is not None else ""
     return f"{_kind(of)}: {of['description']}{default}" if "description" in of else _kind(of) + default
 
 
