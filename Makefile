@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-avx2 test-gpu lint format docs clean
+.PHONY: demo test test-avx2 test-gpu lint format docs browser clean
 
 # The setting is the clearest of benchmarks/demo.json, on seeds that did not choose it. Two trainings side by side, one
 # thread each: the network alone writes to a log, so that ONE's progress can be read.
@@ -27,6 +27,10 @@ test-avx2: .venv/installed-for-tests
 
 test-gpu: .venv/installed-for-tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m gpu tests
+
+# Chromium from Debian's packages, in which the tests open the page of `coterie serve`; without one they are skipped.
+browser:
+	apt-get update --quiet && apt-get install --yes --no-install-recommends chromium
 
 lint: .venv/installed-for-tests
 	$(BIN)/ruff check .

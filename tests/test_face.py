@@ -13,10 +13,22 @@ from coterie import UserError
 from coterie.extras import need
 
 ROOT = Path(coterie.__file__).parent
-ROOMS = ("data", "deploy", "evaluation", "functional", "losses", "methods", "networks", "peers", "reports", "training")
+ROOMS = (
+    "data",
+    "deploy",
+    "evaluation",
+    "functional",
+    "losses",
+    "methods",
+    "networks",
+    "peers",
+    "reports",
+    "serving",
+    "training",
+)
 HEAVY = (
     *("timm", "torchvision", "matplotlib", "scipy", "torchmetrics", "onnxruntime"),
-    *("accelerate", "fontTools", "sklearn", "jinja2"),
+    *("accelerate", "fontTools", "sklearn", "jinja2", "fastapi"),
 )
 # A loop of one's own: nothing but torch.
 LOOP = """
@@ -108,6 +120,7 @@ def test_what_is_not_installed_is_asked_for_in_one_line_that_names_the_extra(mon
 WITHOUT = {
     "report": ("jinja2", "['report', RUN, '--out', OUT + '/report.html']"),
     "export": ("onnx", "['export', RUN, '--format', 'onnx', '--out', OUT + '/m.onnx']"),
+    "serve": ("fastapi", "['serve', RUN]"),
     "data": ("sklearn", "['train', '--network', 'resnet8', '--data', 'digits', '--out', OUT + '/r']"),
     "prune": ("torch_pruning", "['train', '--method', 'compact', '--network', 'resnet8', '--out', OUT + '/r', *FAST]"),
     "tensorboard": (

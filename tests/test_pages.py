@@ -76,7 +76,7 @@ def test_commands_are_understood_and_read_what_earlier_ones_made(page):
     for name, *words in commands(page):
         given = expanded(words)
         parsed = find_parts()[name][0](given).parse_args(given)
-        if name in ("evaluate", "predict"):
+        if name in ("evaluate", "predict", "serve"):
             assert parsed.source in made
         if name == "export":
             assert parsed.run in made

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         networks,
         peers,
         reports,
+        serving,
         studies,
         training,
     )
@@ -63,6 +64,7 @@ __all__ = [
     "predictions",
     "report",
     "reports",
+    "serving",
     "studies",
     "train",
     "training",
@@ -100,6 +102,7 @@ __getattr__, __dir__ = lazy_names(
         "predictions": "coterie.deploy.prediction",
         "report": "coterie.reports.page",
         "reports": "coterie.reports",
+        "serving": "coterie.serving",
         "studies": "coterie.studies",
         "train": "coterie.training.loop",
         "training": "coterie.training",

@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from coterie.serving.answers import Latency, Model, Prediction, Refusal, State, answer_of
 from coterie.serving.batching import Answer, Batcher, Places
-from coterie.serving.images import plain_name, read_image
+from coterie.serving.images import plain_name, read_image, read_one_of_ones_own
 from coterie.serving.networks import Served
 from coterie.serving.options import ServingOptions
 from coterie.serving.reference import reference_page
@@ -85,6 +85,7 @@ class Server:
             self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _warm(self) -> None:
+        await asyncio.wrap_future(self._decoders.submit(read_one_of_ones_own, self.served.card))
         await self._batcher.warm()
         if self.state == "warming":
             self.state = "ready"
@@ -183,7 +184,7 @@ def create_app(served: Served, options: ServingOptions | None = None) -> FastAPI
         async with server.running():
             yield
 
-    about = "Send images, get the probabilities of classes. Every refusal is one line in `detail`."
+    about = "Send images, get the probabilities of classes. Every refusal says why in one line, its detail."
     app = FastAPI(
         title="coterie serve",
         version=__version__,
@@ -204,7 +205,7 @@ def _add_addresses(app: FastAPI, server: Server) -> None:
     @app.post("/predict", responses=_REFUSALS, openapi_extra=_BODY, response_model_exclude_none=True)
     async def predict(
         request: Request,
-        top: Annotated[int, Query(ge=1, description="how many classes `top` names")] = 3,
+        top: Annotated[int, Query(ge=1, description="how many of the likeliest classes are named")] = 3,
         ensemble: Annotated[bool, Query(description="ask the ensemble too, where there is one")] = False,
     ) -> Prediction:
         """Classify one image, the body itself, or several, as the files of multipart/form-data."""
