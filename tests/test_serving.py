@@ -221,15 +221,21 @@ def refusals():
 @pytest.mark.parametrize("name", refusals())
 def test_what_is_refused_is_refused_in_one_line_without_decoding_it(name, monkeypatch):
     request, status, words = refusals()[name]
-    if status == 413:
-        monkeypatch.setattr(images_room, "decode_image", lambda *_: pytest.fail("was decoded"))
-    refused, answered = ask(
-        made(), request, {"content": b"?" if status == 413 else PNG}, max_bytes=10_000, max_pixels=100_000, max_images=3
-    )
+
+    async def go():
+        async with client_of(made(), max_bytes=10_000, max_pixels=100_000, max_images=3) as client:
+            with monkeypatch.context() as patch:
+                if status == 413:
+                    patch.setattr(images_room, "decode_image", lambda *_: pytest.fail("was decoded"))
+                refused = await client.post("/predict", **request)
+            assert client.server.places.used == 0
+            return refused, await client.post("/predict", content=PNG)
+
+    refused, answered = asyncio.run(go())
     assert refused.status_code == status
     assert re.search(words, refused.json()["detail"])
     assert refused.text.isprintable()
-    assert answered.status_code == (400 if status == 413 else 200)  # it goes on
+    assert answered.status_code == 200  # it goes on
 
 
 def test_images_that_came_while_the_network_was_busy_share_a_batch():
@@ -335,6 +341,22 @@ def test_it_is_ready_once_the_network_is_warm_and_alive_before():
     assert early == [200, 503, 503]
     assert answered.status_code == 200
     assert gate.batches == [1, 32, 1]  # of one image and of the most, before anyone is answered
+
+
+def test_a_network_that_fails_when_it_is_warmed_is_never_ready(caplog):
+    def network(images):
+        raise MemoryError("too much")
+
+    async def go():
+        async with client_of(made(network=network), ready=False, max_batch=8) as client:
+            while (state := (await client.get("/readyz"))).json()["status"] == "warming":
+                await asyncio.sleep(0.005)
+            return state, await client.post("/predict", content=PNG)
+
+    state, refused = asyncio.run(go())
+    assert (state.status_code, state.json()) == (503, {"status": "broken"})
+    assert (refused.status_code, "broken" in refused.json()["detail"]) == (503, True)
+    assert "a batch of 8 images cannot be run (MemoryError: too much)" in caplog.text
 
 
 def test_a_failing_network_tells_nobody_of_the_machine_and_the_server_goes_on():

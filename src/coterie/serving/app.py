@@ -1,6 +1,7 @@
 """The application: what each address answers."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
+from coterie.errors import in_a_line
 from coterie.serving.answers import Latency, Model, Prediction, Refusal, State, answer_of
 from coterie.serving.batching import Answer, Batcher, Places
 from coterie.serving.images import plain_name, read_image, read_one_of_ones_own
@@ -22,6 +24,8 @@ from coterie.serving.reference import reference_page
 from coterie.serving.refusals import Refused
 from coterie.serving.uploads import Upload, Uploads
 from coterie.version import __version__
+
+_log = logging.getLogger("coterie")
 
 _DECODERS = min(4, os.cpu_count() or 1)
 # The page brings all it needs; a name that looked like markup could fetch nothing.
@@ -60,7 +64,7 @@ class Server:
         served: The networks.
         options: The limits.
         places: Of the queue.
-        state: ``warming``, ``ready`` or ``stopping``.
+        state: ``warming``, ``ready``, ``stopping``; ``broken`` where warming failed.
     """
 
     def __init__(self, served: Served, options: ServingOptions) -> None:
@@ -85,8 +89,13 @@ class Server:
             self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _warm(self) -> None:
-        await asyncio.wrap_future(self._decoders.submit(read_one_of_ones_own, self.served.card))
-        await self._batcher.warm()
+        try:
+            await asyncio.wrap_future(self._decoders.submit(read_one_of_ones_own, self.served.card))
+            await self._batcher.warm()
+        except Exception as error:  # such as too little memory for a whole batch
+            self.state = "broken"
+            most = self.options.max_batch
+            _log.error("a batch of %d images cannot be run (%s); choose a smaller ⟨max_batch⟩", most, in_a_line(error))
         if self.state == "warming":
             self.state = "ready"
 
@@ -221,7 +230,7 @@ def _add_addresses(app: FastAPI, server: Server) -> None:
         """Whether the process lives: always 200."""
         return State(status="alive")
 
-    @app.get("/readyz", responses={503: {"model": State, "description": "warming or stopping"}})
+    @app.get("/readyz", responses={503: {"model": State, "description": "warming, stopping or broken"}})
     async def readyz(response: Response) -> State:
         """Whether images are classified: 200 once the network is loaded and warm, until the server is stopping."""
         response.status_code = 200 if server.state == "ready" else 503
