@@ -77,6 +77,8 @@ TRAIN = [
         "device",
         "compile",
         "capture",
+        "patience",
+        "accumulate",
         "test_every",
         "tensorboard",
         "config",

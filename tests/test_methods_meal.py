@@ -135,7 +135,7 @@ def test_in_turn_each_step_reaches_its_own_side_and_both_see_the_same_teacher():
         torch.manual_seed(seed)
         with only(first.module, first.parameters):
             first.module(batch)
-        held = imitating(stage).taught
+        held = imitating(stage).taught[0]  # of a batch in one part
         torch.manual_seed(seed)
         assert torch.equal(held[0], imitating(stage).pair.teacher_vectors(batch)[0])
         (drawn,) = held
@@ -148,9 +148,9 @@ def test_in_turn_each_step_reaches_its_own_side_and_both_see_the_same_teacher():
     apart = expected(stage, batch, lambda d, s, t: discriminator_loss(d, s.detach(), t[:, 0]))
     assert close(found["discriminators"], apart["discriminators"])
 
-    (held,) = imitating(stage).taught
+    (held,) = imitating(stage).taught[0]
     loss, found = gradients(second, batch)
-    assert imitating(stage).taught is None
+    assert imitating(stage).taught == {}
     assert set(loss.terms) == {"similarity", "adversarial"}
     assert found["discriminators"] is None
     alike = expected(stage, batch, lambda d, s, t: similarity_loss(s, held) + 0.3 * deception_loss(d, s))

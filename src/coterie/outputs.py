@@ -33,17 +33,31 @@ class Batch:
         indices: Which images of the split these are (B,), int64.
         progress: The share of the stage's epochs that are over, in [0, 1): epoch / epochs; a scalar tensor where the
             step is captured.
+        part: Which part of its step's batch this is, from 0, where the batch is computed in several.
     """
 
     views: tuple[Tensor, ...]
     labels: Tensor
     indices: Tensor
     progress: float | Tensor = 0.0
+    part: int = 0
 
     @property
     def images(self) -> Tensor:
         """The first view (B, channels, height, width)."""
         return self.views[0]
+
+    def parts(self, count: int) -> list["Batch"]:
+        """The batch in so many parts of nearly the same size, two images each at least."""
+        count = max(1, min(count, len(self.labels) // 2))
+        if count == 1:
+            return [self]
+        views = zip(*(view.tensor_split(count) for view in self.views), strict=True)
+        rest = zip(self.labels.tensor_split(count), self.indices.tensor_split(count), strict=True)
+        return [
+            Batch(own, labels, indices, self.progress, number)
+            for number, (own, (labels, indices)) in enumerate(zip(views, rest, strict=True))
+        ]
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on ``device``."""

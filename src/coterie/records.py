@@ -27,6 +27,7 @@ class NetworkRecord(TypedDict):
     pretrained: NotRequired[bool]
     weights: NotRequired[str | None]
     drop_path: NotRequired[float | None]
+    freeze: NotRequired[str | None]
 
 
 class Configuration(TypedDict):

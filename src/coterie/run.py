@@ -181,6 +181,8 @@ class Run:
             if options:
                 raise UserError(f"⟨data.{next(iter(options))}⟩: the data are an object of your own; leave it out")
             return self._own_data
+        if recorded is not None and "name" not in {**recorded, **options}:
+            raise UserError(f"{self.path / 'config.yaml'}, data: no name is there; give ⟨data NAME⟩")
         if recorded is None and "name" not in options:
             raise UserError(f"{self.path}: trained on data of yours; open it with Run(path, data=them)")
         card = self.card if (self.path / "model.json").is_file() else None

@@ -6,7 +6,7 @@ Neither the number of processes nor the place of a resumed step changes what a b
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 CPU = torch.device("cpu")
 NO_MIXING = Mixing()
 NO_VARIATION = Variation()
+Sampling = Literal["all", "balanced"]
 # The views of a batch of these images, of their pixels.
 _Views = Callable[[Tensor, Array], tuple[Tensor, ...]]
 
@@ -35,6 +36,43 @@ _PATIENCE = 600  # seconds that a batch may take to be decoded: nothing waits fo
 def order(count: int, seed: int, stage: int, epoch: int) -> Array:
     """The order of ``count`` images in an epoch: a permutation (count,), int64."""
     return np.random.default_rng(mix(seed, stage, epoch, "order")).permutation(count)
+
+
+def balanced_order(labels: Array, seed: int, stage: int, epoch: int) -> Array:
+    """As many images as there are, each class as often as the others: rare classes' several times, others' in part.
+
+    Which classes have one image more than the rest, and which images of a class are shown, changes from epoch to epoch.
+
+    Args:
+        labels: Class indices (N,).
+        seed: The run's.
+        stage: The stage's index.
+        epoch: From 0.
+
+    Returns:
+        Indices (N,), int64.
+    """
+    draw = np.random.default_rng(mix(seed, stage, epoch, "balanced order"))
+    classes = draw.permutation(np.unique(labels))
+    shown = [len(part) for part in np.array_split(labels, len(classes))]
+    chosen = []
+    for label, count in zip(classes, shown, strict=True):
+        images = np.flatnonzero(labels == label)
+        rounds = [draw.permutation(images) for _ in range(-(-count // len(images)))]
+        chosen.append(np.concatenate(rounds)[:count] if rounds else images[:0])
+    return draw.permutation(np.concatenate(chosen))
+
+
+def class_weights(labels: Array, classes: int) -> Tensor:
+    """What an image of each class weighs, so that classes weigh alike and the images' mean is 1 (C,): N / (k N_c).
+
+    Args:
+        labels: Class indices (N,), of k classes.
+        classes: C; one without images weighs 0.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    weights = np.divide(len(labels), counts * np.count_nonzero(counts), out=np.zeros(classes), where=counts > 0)
+    return torch.from_numpy(weights).float()
 
 
 def batches_per_epoch(count: int, batch_size: int, world: int = 1) -> int:
@@ -60,6 +98,7 @@ def training_batches(
     progress: float = 0.0,
     mixing: Mixing = NO_MIXING,
     variation: Variation = NO_VARIATION,
+    sampling: Sampling = "all",
     device: torch.device = CPU,
 ) -> Iterator[Batch]:
     """The augmented batches of an epoch.
@@ -77,6 +116,7 @@ def training_batches(
         progress: The share of the stage's epochs that are over; passed on to the batches.
         mixing: How labels are smoothed and images mixed.
         variation: How images are varied beside the data's ``augment``; not at all where that is ``none``.
+        sampling: ``all`` images once an epoch, or the classes ``balanced`` (:func:`balanced_order`).
         device: Where batches are made. What is done in 8 bits happens where the training images are
             (:meth:`~coterie.data.base.Resident.to`), and the rest here.
 
@@ -90,6 +130,8 @@ def training_batches(
             f"data '{data.name}' has {len(data.train)} training images; give {2 * world} or more, two for each process"
         )
     sequence = order(len(data.train), seed, stage, epoch)
+    if sampling == "balanced":
+        sequence = balanced_order(data.train.labels, seed, stage, epoch)
     steps = batches_per_epoch(len(sequence), batch_size, world)
     mixtures = draw_mixtures(mixing, steps, data.image_size, seed, stage, epoch, progress)
     places = [
@@ -100,6 +142,7 @@ def training_batches(
     keys = [mix(seed, stage, epoch, f"view{view}") for view in range(views)]
     variation = NO_VARIATION if data.augment == "none" else variation
     make_views = partial(_make_views, keys, data.augment, data.image_size, data.flip, variation)
+    weights = class_weights(data.train.labels, len(data.classes)).to(device) if mixing.weighs else None
     fetched = _fetch(data.train, parts, make_views)
     for step, own, (indices, varied) in zip(range(start, steps), places, fetched, strict=True):
         normalised = (
@@ -112,6 +155,8 @@ def training_batches(
         if mixing.softens:
             share = float(mixtures.share[step])
             mine = soften(mine, labels[own.others], share, len(data.classes), mixing.label_smoothing)
+        if weights is not None:
+            mine = mine * weights
         yield Batch(images, mine, torch.from_numpy(indices[: len(own.others)]).to(device), progress)
 
 

@@ -36,6 +36,7 @@ class Mixing:
         cutmix: α; 0 for none.
         probability: Share of the batches that are mixed.
         until: Share of a stage's epochs after which none is.
+        weighs: Whether labels are multiplied by their classes' weights (:func:`coterie.data.loader.class_weights`).
     """
 
     label_smoothing: float = 0.0
@@ -43,6 +44,7 @@ class Mixing:
     cutmix: float = 0.0
     probability: float = 1.0
     until: float = 1.0
+    weighs: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -52,7 +54,7 @@ class Mixing:
     @property
     def softens(self) -> bool:
         """Whether labels are distributions."""
-        return self.mixes or self.label_smoothing > 0
+        return self.mixes or self.label_smoothing > 0 or self.weighs
 
 
 class Mixtures(NamedTuple):

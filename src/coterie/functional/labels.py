@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def label_mean(values: Tensor, labels: Tensor) -> Tensor:
-    """What each image's labels say of a value per class: Σ_c y_bc v_bc, (B,); v_b[y_b] where labels are indices.
+    """What each image's labels say of a value per class: Σ_c y_bc v_bc / Σ_c y_bc, (B,); v_b[y_b] for indices.
 
     Args:
         values: v (B, C).
@@ -32,7 +32,7 @@ def label_mean(values: Tensor, labels: Tensor) -> Tensor:
     """
     if labels.dim() == 1:
         return values.gather(1, labels[:, None])[:, 0]
-    return (values * labels).sum(1)
+    return (values * labels).sum(1) / labels.sum(1)
 
 
 def heaviest_labels(labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Networks by name: the papers' CIFAR families, and everything of timm's and torchvision's."""
 
+import fnmatch
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -90,12 +91,15 @@ class Backbone:
             class count is left fresh, and said.
         drop_path: Share of the images that skip the last residual block while the network is trained; None for the
             recipe's. Networks of timm that take ``drop_path_rate`` have it, others go without.
+        freeze: Parameters that are not trained, by patterns of their names with commas between: ``conv1.*,layer1.*``.
+            Batch norm's statistics still follow the images.
     """
 
     source: str | nn.Module | Callable[..., nn.Module]
     pretrained: bool = False
     weights: str | None = None
     drop_path: Annotated[float, Bounds(least=0, below=1)] | None = None
+    freeze: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "network", skip=("source",))
@@ -108,14 +112,16 @@ class Backbone:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Backbone":
         """The backbone that a file names, see :class:`~coterie.records.NetworkRecord`."""
-        return cls(record["name"], record.get("pretrained", False), record.get("weights"), record.get("drop_path"))
+        more = {name: record.get(name) for name in ("weights", "drop_path", "freeze")}
+        return cls(record["name"], record.get("pretrained", False), **more)
 
     def to_record(self) -> dict[str, Any] | None:
         """How a file names it; None for a module or factory of the user's own, which cannot be written down."""
         if not isinstance(self.source, str):
             return None
         record = {"name": self.source, "pretrained": self.pretrained, "weights": self.weights}
-        return record if self.drop_path is None else {**record, "drop_path": self.drop_path}
+        said = {"drop_path": self.drop_path, "freeze": self.freeze}
+        return record | {name: value for name, value in said.items() if value is not None}
 
     @property
     def starts_trained(self) -> bool:
@@ -139,11 +145,12 @@ class Backbone:
         """
         self._check_weights()
         if isinstance(self.source, nn.Module):
-            return self.source if image_size is None else fit(self.source, num_classes, in_channels, image_size)
+            own = self.source if image_size is None else fit(self.source, num_classes, in_channels, image_size)
+            return freeze(own, self.freeze)
         network = self._make(num_classes, in_channels, image_size, self.pretrained)
         if self.weights is not None:
             load_matching(network, user_path(self.weights))
-        return network
+        return freeze(network, self.freeze)
 
     def build_fresh(self, num_classes: int, in_channels: int, image_size: tuple[int, int] | None = None) -> nn.Module:
         """The same architecture, newly initialised; the arguments are those of :meth:`build`.
@@ -221,6 +228,29 @@ def build(
     """
     check_arguments(build, {"name": name, "num_classes": num_classes, "in_channels": in_channels})
     return Backbone(name, pretrained, weights).build(num_classes, in_channels, image_size)
+
+
+def freeze(network: nn.Module, patterns: str | None) -> nn.Module:
+    """The network, without gradients for the parameters whose names match one of the patterns.
+
+    Args:
+        network: Is changed.
+        patterns: As of a shell's file names, with commas between; None for none.
+
+    Raises:
+        UserError: A pattern matches no parameter, or all of them are frozen.
+    """
+    parameters = dict(network.named_parameters())
+    for pattern in [] if patterns is None else [each.strip() for each in patterns.split(",")]:
+        matched = fnmatch.filter(parameters, pattern)
+        if not matched:
+            first, *_, last = parameters
+            raise UserError(f"⟨network.freeze⟩: no parameter is named {pattern!r}; they go from '{first}' to '{last}'")
+        for name in matched:
+            parameters[name].requires_grad_(False)
+    if patterns is not None and not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UserError(f"⟨network.freeze {patterns}⟩ leaves nothing to train; name fewer parameters")
+    return network
 
 
 def names(everything: bool = False) -> list[str]:

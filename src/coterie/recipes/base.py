@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from coterie.bounds import Bounds, NonNegative, Positive, PositiveShare, Share
 from coterie.checking import check_fields
+from coterie.data.loader import Sampling
 from coterie.data.mixing import Mixing
 from coterie.data.policies import Policy, Variation
 from coterie.errors import UserError
@@ -67,6 +68,9 @@ class Recipe:
             the mixed batches take each.
         mix_probability: Share of the batches that are mixed.
         mix_until: Share of a stage's epochs after which no batch is mixed.
+        class_weights: ``balanced`` multiplies the labels, and so an image's cross-entropy, by N / (k N_c), for N images
+            of k classes, N_c of its own; or ``none``.
+        sampling: ``all`` images once an epoch; or ``balanced``: as many, each class as often as the others.
         policy: ``trivial-augment`` or ``rand-augment``, beside what the data's ``augment`` does; or ``none``.
         policy_strength: How far the policy goes, from 0 to 1, the published range.
         jitter: How far brightness, contrast, saturation and hue are changed, from 0 to 1.
@@ -99,6 +103,8 @@ class Recipe:
     cutmix: NonNegative = 0.0
     mix_probability: Share = 1.0
     mix_until: Share = 1.0
+    class_weights: Literal["none", "balanced"] = "none"
+    sampling: Sampling = "all"
     policy: Policy = "none"
     policy_strength: Share = 1.0
     jitter: Share = 0.0
@@ -134,7 +140,8 @@ class Recipe:
     @property
     def mixing(self) -> Mixing:
         """How labels are smoothed and images mixed."""
-        return Mixing(self.label_smoothing, self.mixup, self.cutmix, self.mix_probability, self.mix_until)
+        weighs = self.class_weights == "balanced"
+        return Mixing(self.label_smoothing, self.mixup, self.cutmix, self.mix_probability, self.mix_until, weighs)
 
     @property
     def variation(self) -> Variation:

@@ -101,7 +101,7 @@ def _draw(run: Measured, data: ImageData, recipe: Recipe) -> list[Picture]:
     size, seed = min(config["batch_size"], len(data.train)), config["seed"]
     if size < 2:
         return []
-    mixing = replace(recipe.mixing, label_smoothing=0.0)  # what is mixed shows, not what is smoothed
+    mixing = replace(recipe.mixing, label_smoothing=0.0, weighs=False)  # what is mixed shows, not what is smoothed
     pictures: list[Picture] = []
     try:
         for step, places in _places(data, mixing, size, seed).items():

@@ -8,6 +8,7 @@ from math import prod
 
 from accelerate import Accelerator
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from coterie.data import ImageData, batches_per_epoch
 from coterie.data.say import list_names, plural
@@ -117,6 +118,10 @@ def course_line(method: Method, stage: Stage, setting: Setting) -> str:
     count, world = len(setting.data.train), setting.accelerator.num_processes
     steps = batches_per_epoch(count, setting.batch_size, world)
     batches = f"batches of {setting.batch_size}" + (", all the images" if setting.batch_size == count else "")
+    if setting.options.accumulate > 1:
+        batches += f" in {setting.options.accumulate} parts"
+        if any(isinstance(module, _BatchNorm) for turn in stage.turns for module in turn.module.modules()):
+            batches += ", of which batch norm sees one at a time"
     where = f"stage '{stage.name}': " if len(method.stage_names()) > 1 else ""
     epochs = f"{plural(setting.epochs_of(method, stage), 'epoch')} of {plural(steps, 'step')}"
     return f"{where}{epochs}, {batches}; {machine(setting.accelerator, setting.options)}"

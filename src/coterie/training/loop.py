@@ -29,6 +29,7 @@ from coterie.training.options import DeviceChoice, TrainingOptions, check_object
 from coterie.training.precision import PrecisionChoice, choose_precision
 from coterie.training.preflight import (
     check_first_stage,
+    check_patience,
     check_soft_targets,
     check_stage_names,
     count_parameters,
@@ -57,6 +58,8 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     compile: bool = False,
     capture: bool = False,
     deterministic: bool = False,
+    patience: int | None = None,
+    accumulate: int = 1,
     test_every: int = 1,
     tensorboard: bool | None = None,
 ) -> Run:
@@ -95,6 +98,8 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         compile=compile,
         capture=capture,
         deterministic=deterministic,
+        patience=patience,
+        accumulate=accumulate,
         test_every=test_every,
         tensorboard=tensorboard,
     )
@@ -135,6 +140,7 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first, method, task))
     setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
     check_soft_targets(method, setting.recipe)
+    check_patience(options, setting.recipe)
     config = configuration(method, data, setting.recipe, setting.options)
     if previous is not None:
         check_resumable(folder.path, config, previous, say)

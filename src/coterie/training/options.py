@@ -40,6 +40,10 @@ class TrainingOptions:
         capture: Whether the step is recorded once as a CUDA graph and replayed, where the method allows it: on one CUDA
             device, not compiled.
         deterministic: Whether only kernels may run that compute the same every time; CUDA has faster ones that do not.
+        patience: Epochs without a lower validation error after which a stage ends; None trains them all. The rate's
+            schedule is that of all epochs.
+        accumulate: Parts that a batch is computed in, one after the other, before a step: for batches that memory does
+            not hold. The same step but for batch norm, and losses that compare images, which see a part at a time.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
         tensorboard: Whether figures are also written for TensorBoard; None where it is installed.
     """
@@ -54,6 +58,8 @@ class TrainingOptions:
     compile: bool = False
     capture: bool = False
     deterministic: bool = False
+    patience: PositiveInt | None = None
+    accumulate: Annotated[int, Bounds(least=1, most=1024)] = 1
     test_every: PositiveInt = 1
     tensorboard: bool | None = None
 
@@ -71,6 +77,8 @@ class TrainingOptions:
         count = len(data.train)
         if count < 2:
             raise UserError(f"data '{data.name}' has {count} training image; batch norm needs two or more")
+        if self.patience is not None and data.validation is None:
+            raise UserError("⟨patience⟩ looks at validation images, and there are none; add ⟨data.validation 0.1⟩")
         if self.batch_size is None:
             return replace(self, batch_size=min(_DEFAULT_BATCH, count))
         if self.batch_size > count:

@@ -8,12 +8,13 @@ from torch import nn
 
 from coterie.data import ImageData
 from coterie.data.transforms import normalise, resized
-from coterie.errors import unknown_name
+from coterie.errors import UserError, unknown_name
 from coterie.functional import check_soft_labels
 from coterie.methods import Method, OnlineMethod, Stage, Task
 from coterie.networks.fitting import check_logits, check_writable
 from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe
+from coterie.training.options import TrainingOptions
 
 _IMAGES = 4
 
@@ -51,6 +52,18 @@ def check_soft_targets(method: Method, recipe: Recipe) -> None:
         names = [distillation.loss for distillation in method.config().distillations]
     for name in names:
         check_soft_labels(name)
+
+
+def check_patience(options: TrainingOptions, recipe: Recipe) -> None:
+    """Refuse to end a training early whose average begins late.
+
+    Raises:
+        UserError: Names the options of both.
+    """
+    if options.patience is not None and recipe.average == "tail":
+        raise UserError(
+            "⟨recipe.average tail⟩ averages the last epochs, which ⟨patience⟩ may leave out; use ⟨recipe.average ema⟩"
+        )
 
 
 def check_stage_names(method: Method) -> None:

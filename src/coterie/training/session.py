@@ -8,6 +8,7 @@ import torch
 
 from coterie.console.interrupt import Interrupted
 from coterie.data import ImageData
+from coterie.data.say import plural
 from coterie.errors import UserError
 from coterie.methods import Method, Stage, Task
 from coterie.metrics import Row
@@ -121,8 +122,13 @@ class Session:
         title = stage.name if index + left == 1 else f"{stage.name} (stage {index + 1} of {index + left})"
         with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
             pace = Pace(running, self.method) if self.announces else None
-            while running.epoch < epochs:
+            while running.epoch < epochs and not self._has_waited(running):
                 self._train_epoch(running, pace)
+        if running.epoch < epochs:
+            setting.reporter.say(
+                f"stage {stage.name} ends after {plural(running.epoch, 'epoch')}: the validation error was lowest "
+                f"after epoch {self.best['epoch']} (patience {setting.options.patience})"
+            )
         if self.best and stage.network is not None:
             load_modules(running.modules(), self.folder.load_states("best"))
         if running.averages is not None:
@@ -131,6 +137,11 @@ class Session:
             running.averages.hand_on(self.earlier)
         self.folder.save(f"stage{index}", states_of(running.modules()))
         return running.averages
+
+    def _has_waited(self, running: StageRun) -> bool:
+        """Whether the validation error has not fallen for as many epochs as the user waits."""
+        patience = self.setting.options.patience
+        return patience is not None and bool(self.best) and running.epoch - self.best["epoch"] >= patience
 
     def _train_epoch(self, running: StageRun, pace: Pace | None) -> None:
         for _ in running.run_epoch():
@@ -174,7 +185,11 @@ class Session:
             row |= self._validate(running)
             if running.stage.selects:
                 self._keep_best(running, row)
-        if running.epoch % self.setting.options.test_every == 0 or running.epoch == running.epochs:
+        if (
+            running.epoch % self.setting.options.test_every == 0
+            or running.epoch == running.epochs
+            or self._has_waited(running)
+        ):
             row |= running.measure("test", running.predict("test")) | running.measure_average("test")
         return row
 

@@ -71,14 +71,14 @@ class ImitationStep(nn.Module):
     def __init__(self, pair: StudentTeacherPair, discriminators: nn.ModuleList, objective: Objective) -> None:
         super().__init__()
         self.pair, self.discriminators, self.objective = pair, discriminators, objective
-        # The discriminators' turn leaves the teachers' vectors here: the student's turn on the same batch must learn
-        # from the teacher that was drawn for it.
-        self.taught: tuple[Tensor, ...] | None = None
+        # The discriminators' turn leaves the teachers' vectors of each part of the batch here: the student's turn on
+        # the same images must learn from the teacher that was drawn for them.
+        self.taught: dict[int, tuple[Tensor, ...]] = {}
 
     def forward(self, batch: Batch) -> StepResult:
         """A batch's loss, ``similarity`` and what else there is, and the student's logits."""
         objective = self.objective
-        taught, self.taught = self.taught or self.pair.teacher_vectors(batch), None
+        taught = self.taught.pop(batch.part, None) or self.pair.teacher_vectors(batch)
         student = self.pair.student_vectors(batch)
         pairs = zip(objective.weights, student, taught, strict=True)
         terms = {"similarity": _sum([γ * similarity_loss(s, t, objective.similarity) for γ, s, t in pairs])}
@@ -115,8 +115,8 @@ class DiscriminatorStep(nn.Module):
         pair = self.step.pair
         with torch.no_grad(), freeze_statistics(pair.student):  # batch norm counts a batch once, in the student's turn
             student = pair.student_vectors(batch)
-        self.step.taught = pair.teacher_vectors(batch)
-        loss = self.step.discriminator_loss(student, self.step.taught)
+        taught = self.step.taught[batch.part] = pair.teacher_vectors(batch)
+        loss = self.step.discriminator_loss(student, taught)
         return StepResult(LossTerms({"discriminator": loss}), PeerOutput(student[-1].unsqueeze(1)))
 
 

@@ -31,7 +31,7 @@ def make_stage(method: Method, config: OnlineConfig, task: Task) -> Stage:
     average = make_average(group, config)
     everyone = tuple(range(config.peers.count))
     if config.sequential:
-        answers: list[Tensor | None] = [None] * config.peers.count
+        answers: dict[int, list[Tensor | None]] = {}
         steps = [SequentialStep(Loss(config, (own,), example), group, own, answers) for own in everyone]
         losses = [step.loss for step in steps]
         turns = [Turn(step, tuple(step.peers.networks[step.own].parameters())) for step in steps]
@@ -110,10 +110,11 @@ class SequentialStep(nn.Module):
         loss: For this peer.
         group: Independent peers.
         own: Which peer this is.
-        answers: Every peer's last logits for the batch, shared by all turns; None where the peer was updated since.
+        answers: Every peer's last logits for each part of the batch, shared by all turns; None where the peer was
+            updated since.
     """
 
-    def __init__(self, loss: Loss, group: nn.Module, own: int, answers: list[Tensor | None]) -> None:
+    def __init__(self, loss: Loss, group: nn.Module, own: int, answers: dict[int, list[Tensor | None]]) -> None:
         super().__init__()
         assert isinstance(group, Group)
         assert isinstance(group.peers, Separate)
@@ -126,9 +127,10 @@ class SequentialStep(nn.Module):
 
     def forward(self, batch: Batch) -> StepResult:
         """A batch to this peer's loss, and to the output of all."""
-        answers, count = self.answers, len(self.answers)
+        count = len(self.peers.networks)
         if self.own == 0:
-            answers[:] = [None] * count
+            self.answers[batch.part] = [None] * count
+        answers = self.answers[batch.part]
         with torch.no_grad(), freeze_statistics(self.peers):  # each network counts a batch once, in its own turn
             for peer in range(count):
                 if peer != self.own and answers[peer] is None:

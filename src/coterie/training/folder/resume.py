@@ -85,6 +85,7 @@ _ROUNDING = ("threads", "device", "deterministic", "capture")
 # What Runs did that were trained before there was the option, if that is not null. A recipe that gained a field does by
 # its base's default what it did without.
 _UNWRITTEN = {
+    "accumulate": 1,
     "capture": False,
     "deterministic": False,
     "data.crop_ratio": 1.0,

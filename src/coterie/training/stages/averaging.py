@@ -239,6 +239,7 @@ def renew_statistics(averages: Averages, setting: Setting, row: Row, index: int,
             stage=index,
             epoch=epochs + number,
             variation=setting.recipe.variation,
+            sampling=setting.recipe.sampling,
         )
         for number in range(PASSES)
     )

@@ -58,6 +58,7 @@ def feed(
         progress=epoch / epochs,
         mixing=recipe.mixing,
         variation=recipe.variation,
+        sampling=recipe.sampling,
         # Only proven there: elsewhere they are made on the processor and moved.
         device=accelerator.device if cuda else torch.device("cpu"),
     )

@@ -171,15 +171,17 @@ class StageRun:
     def _take_turns(self, batch: Batch) -> None:
         for number, turn in enumerate(self.stage.turns):
             with only(turn.module, self.parameters[number]):
-                with autocast(batch.images.device, self.setting.options.precision):
-                    result: StepResult = self.runners[number](batch)
-                self.setting.accelerator.backward(result.loss.total * self._share(batch))
+                for part in batch.parts(self.setting.options.accumulate):
+                    with autocast(batch.images.device, self.setting.options.precision):
+                        result: StepResult = self.runners[number](part)
+                    share = self._share(batch) * (len(part.labels) / len(batch.labels))
+                    self.setting.accelerator.backward(result.loss.total * share)
+                    self._note(result, turn, part, number)
             if self.setting.recipe.clip_norm is not None:
                 self.setting.accelerator.clip_grad_norm_(self.parameters[number], self.setting.recipe.clip_norm)
             self.optimisers[number].step()
             self.optimisers[number].zero_grad()
             share_buffers([turn.module], self.setting.accelerator)
-            self._note(result, turn, batch, number)
 
     def _share(self, batch: Batch) -> float:
         """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
