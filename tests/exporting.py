@@ -27,5 +27,7 @@ def run_here(script, path, images, **options):
     """What run_afresh does, in this process, which is quicker by the imports of a fresh one."""
     names = {"path": str(path), "options": {"threads": 1, **options}}
     exec(script, names)
-    parts = np.array_split(images.contiguous().numpy(), 3)  # of 16 or 17 images, and files take any number
+    if isinstance(images, torch.Tensor):
+        images = images.tensor_split(3)  # of 16 or 17, and files take any number
+    parts = [part.contiguous().numpy() for part in images]
     return torch.from_numpy(np.concatenate([names["run"](part) for part in parts]))

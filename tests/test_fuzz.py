@@ -89,7 +89,7 @@ TRAIN = [
 OTHERS = {
     "evaluate": ["student", "split", "data", "data.root", "classes", "format", "out"],
     "predict": ["student", "top", "batch_size", "out", "skip_damaged"],
-    "export": ["format", "out", "student", "license", "push_to_hub"],
+    "export": ["format", "out", "student", "license", "push_to_hub", "tolerance", "with_preprocessing"],
     "bench": ["batch_sizes", "threads", "seconds", "out", "plot"],
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],

@@ -20,6 +20,7 @@ import coterie
 from coterie.cli import find_parts, main
 from coterie.cli.arguments import expanded
 from coterie.data.transforms import normalise
+from coterie.deploy.formats.preparing import preprocessing
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
@@ -179,7 +180,8 @@ def test_the_guides_own_serving_prepares_images_as_training_does(place):
             for framing in ({}, {"crop_ratio": 0.875, "interpolation": "bilinear"}, {"crop_ratio": 32 / 37}):
                 pixels = coterie.data.decode(Path("noise.png"), (32, 48), channels, **framing)
                 expected = normalise(torch.from_numpy(pixels.copy())[None], tuple(card["mean"]), tuple(card["std"]))
-                images = torch.from_numpy(names["preprocess"]("noise.png", card | framing))
+                told = {"preprocessing": preprocessing(card | framing, inside=False)}
+                images = torch.from_numpy(names["preprocess"]("noise.png", told))
                 torch.testing.assert_close(images, expected.contiguous(), atol=1e-5, rtol=0)
 
 

@@ -90,6 +90,10 @@ class Card(TypedDict):
         cost: By part, parameters and FLOPs.
         student: Of an exported file: which deliverable it holds.
         epochs: Of an exported file: those of the Run, on which the number of snapshots depends.
+        preprocessing: Of an exported file: how an image becomes what the network takes, step by step, and which steps
+            the file does itself.
+        quantised: Of an exported file of 8 bits: on how many training images its ranges were taken, and which nodes of
+            its graph are not of 8 bits.
         checked: Of an exported file: how it agreed with the network on test images before it was put in place.
     """
 
@@ -118,6 +122,8 @@ class Card(TypedDict):
     cost: dict[str, CostRecord]
     student: NotRequired[str]
     epochs: NotRequired[PositiveInt]
+    preprocessing: NotRequired[dict[str, Any]]
+    quantised: NotRequired[dict[str, Any]]
     checked: NotRequired[dict[str, Any]]
 
 

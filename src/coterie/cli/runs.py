@@ -70,11 +70,15 @@ def export_parser(given: list[str]) -> ArgumentParser:
         "--out",
         {"type": str, "required": True, "help": "the file: NAME.safetensors, NAME.onnx or NAME.pt2; for timm a folder"},
     )
+    about = "onnx: resize, crop and normalise in the graph, which then takes one uint8 image (H, W, channels)"
+    whole = ("--with_preprocessing", {"action": "store_true", "help": about})
+    about = "onnx-int8: by how many percent points top-1 may fall"
+    lost = ("--tolerance", {"type": float, "default": 0.5, "help": about})
     about = "timm: the licence of the weights, by its name on the Hugging Face Hub"
     licence = ("--license", {"type": str, "default": "unknown", "help": about})
     about = "timm: upload the folder to the Hugging Face Hub as OWNER/NAME"
     hub = ("--push_to_hub", {"type": str | None, "default": None, "help": about})
-    return _run_parser(given, kind, out, STUDENT, licence, hub, ROOT, METHOD)
+    return _run_parser(given, kind, out, STUDENT, whole, lost, licence, hub, ROOT, METHOD)
 
 
 def run_export(given: Namespace) -> None:
@@ -84,6 +88,8 @@ def run_export(given: Namespace) -> None:
         given.format,
         given.out,
         given.student,
+        with_preprocessing=given.with_preprocessing,
+        tolerance=given.tolerance,
         license=given.license,
         push_to_hub=given.push_to_hub,
         **data_options(given),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.deploy.formats import Logits, export
-from coterie.deploy.opening import no_such_file, open_in_pytorch, open_source
+from coterie.deploy.opening import no_such_file, open_in_pytorch, open_source, prepares, refusal_of_prepared
 from coterie.errors import UserError
 from coterie.extras import is_installed, need
 from coterie.records import Card, parse_card
@@ -122,6 +122,8 @@ def _of_onnx(path: Path, name: str) -> Runnable:
         return torch.from_numpy(np.asarray(opened.run(None, {opened.get_inputs()[0].name: images.numpy()})[0]))
 
     card = parse_card(session(1).get_modelmeta().custom_metadata_map.get("coterie"), path)
+    if prepares(card):
+        raise refusal_of_prepared(path)
     return Runnable(name, "ONNX Runtime", path, card, run, _WITH_ONNX, (str(path), ""))
 
 

@@ -1,6 +1,6 @@
 """What answers with logits: a Run's network, or a file or folder that ``coterie export`` made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -30,11 +30,14 @@ class Opened:
         path: Of the Run or the exported file.
         card: What the network is.
         answer: Normalised images (B, channels, H, W) to logits (B, C). It refuses a network that is not its card's.
+        answer_whole: Whole images, uint8 (H, W, channels) of any size, to logits (B, C), of a file that prepares them
+            itself; else None.
     """
 
     path: Path
     card: Card
     answer: Callable[[Tensor], Tensor]
+    answer_whole: Callable[[Sequence[np.ndarray[Any, Any]]], Tensor] | None = None
 
 
 def is_exported(source: Run | str | Path) -> bool:
@@ -88,9 +91,33 @@ def open_source(source: Run | str | Path, student: str | None = None) -> Opened:
             raise no_such_file(path)
         session = onnx_session(path)
         card = parse_card(session.get_modelmeta().custom_metadata_map.get("coterie"), path)
+        if prepares(card):
+            return Opened(path, card, partial(_refuse, path), partial(_run_whole, session))
         return _opened(path, card, partial(_run_session, session))
     card, network = open_in_pytorch(path)
     return _opened(path, card, torch.inference_mode()(network))
+
+
+def prepares(card: Card) -> bool:
+    """Whether an exported file prepares whole images itself."""
+    return bool(card.get("preprocessing", {}).get("in_graph"))
+
+
+def refusal_of_prepared(path: Path) -> UserError:
+    """The refusal of a file that prepares whole images, where prepared ones are at hand."""
+    return UserError(
+        f"{path}: prepares whole images itself; use `coterie predict`, or a file that was exported without "
+        "⟨with_preprocessing⟩"
+    )
+
+
+def _refuse(path: Path, images: Tensor) -> Tensor:
+    raise refusal_of_prepared(path)
+
+
+def _run_whole(session: Any, images: Sequence[np.ndarray[Any, Any]]) -> Tensor:
+    name = session.get_inputs()[0].name
+    return torch.from_numpy(np.concatenate([session.run(None, {name: image})[0] for image in images]))
 
 
 def _run_session(session: Any, images: Tensor) -> Tensor:

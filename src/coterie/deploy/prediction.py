@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +135,7 @@ def classify(
         UserError: An image cannot be read.
     """
     batch: list[_Decoded] = []
-    for decoded in _decoded(items, opened.card, 2 * batch_size, damaged):
+    for decoded in _decoded(items, opened, 2 * batch_size, damaged):
         batch.append(decoded)
         if len(batch) == batch_size:
             yield from _classified(opened, batch, top)
@@ -154,8 +155,11 @@ class _Decoded(NamedTuple):
 
 def _classified(opened: Opened, batch: list[_Decoded], top: int) -> Iterator[Prediction]:
     card = opened.card
-    pixels = torch.from_numpy(np.stack([decoded.pixels for decoded in batch]))
-    logits = opened.answer(normalise(pixels, card["mean"], card["std"]))
+    if opened.answer_whole is not None:
+        logits = opened.answer_whole([decoded.pixels for decoded in batch])
+    else:
+        pixels = torch.from_numpy(np.stack([decoded.pixels for decoded in batch]))
+        logits = opened.answer(normalise(pixels, card["mean"], card["std"]))
     best = logits.softmax(1).topk(min(top, len(card["classes"])))
     for decoded, values, places in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
         names = tuple(card["classes"][place] for place in places)
@@ -163,10 +167,11 @@ def _classified(opened: Opened, batch: list[_Decoded], top: int) -> Iterator[Pre
 
 
 def _decoded(
-    items: Iterable[Item], card: Card, ahead: int, damaged: Callable[[UserError], None] | None
+    items: Iterable[Item], opened: Opened, ahead: int, damaged: Callable[[UserError], None] | None
 ) -> Iterator[_Decoded]:
     """The decoded images, in order; no more than ``ahead`` of them are read and not yet given."""
     waiting: deque[tuple[Future[_Pixels], int, Path | None, str | None]] = deque()
+    card, decode_item = opened.card, partial(_decode, opened.answer_whole is not None)
 
     def given() -> Iterator[_Decoded]:
         coming, index, path, label = waiting.popleft()
@@ -183,7 +188,7 @@ def _decoded(
     try:
         for index, item in enumerate(items):
             start = pool.submit if isinstance(item.image, Path) else _now
-            waiting.append((start(_decode, card, item), index, item.path, item.label(card["classes"])))
+            waiting.append((start(decode_item, card, item), index, item.path, item.label(card["classes"])))
             if len(waiting) >= ahead:
                 yield from given()
         while waiting:
@@ -206,8 +211,8 @@ def _with_mend(error: UserError, several: bool) -> UserError:
     return UserError(f"{error.args[0]}, or give ⟨skip_damaged true⟩ to go on without such images") if several else error
 
 
-def _decode(card: Card, item: Item) -> _Pixels:
-    size, span = card["image_size"], card.get("pixel_range")
+def _decode(whole: bool, card: Card, item: Item) -> _Pixels:
+    size, span = None if whole else card["image_size"], card.get("pixel_range")
     framing = card.get("crop_ratio", 1.0), card.get("interpolation", "bicubic")  # cards of 0.1.0 do not say it
     if isinstance(item.image, Path):
         return decode(item.image, size, card["channels"], span, say_once, False, *framing)

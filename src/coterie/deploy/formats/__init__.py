@@ -4,19 +4,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-import numpy as np
-import torch
-
+from coterie.bounds import Bounds
 from coterie.checking import check_value
-from coterie.data import evaluation_batches
 from coterie.deploy.formats.base import Deliverable, Logits, Written, card_path
 from coterie.deploy.formats.folders import new_folder
-from coterie.deploy.formats.graph import ONNX, onnx_session
+from coterie.deploy.formats.graph import ONNX, ONNX_WHOLE, onnx_session
 from coterie.deploy.formats.hub import check_hub, push
+from coterie.deploy.formats.int8 import quantised
 from coterie.deploy.formats.program import TORCH_EXPORT
 from coterie.deploy.formats.readme import model_card
+from coterie.deploy.formats.subject import deliverable_of
 from coterie.deploy.formats.timm_folder import TIMM, check_timm
 from coterie.deploy.formats.weights import SAFETENSORS
 from coterie.errors import UserError
@@ -25,15 +24,20 @@ from coterie.run import Run
 
 __all__ = ["FORMATS", "Exported", "Format", "Logits", "export", "onnx_session"]
 
-Format = Literal["safetensors", "onnx", "timm", "torch-export"]
+Format = Literal["safetensors", "onnx", "onnx-int8", "timm", "torch-export"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-_WRITTEN: dict[str, Written] = {"safetensors": SAFETENSORS, "onnx": ONNX, "timm": TIMM, "torch-export": TORCH_EXPORT}
-_MEND = "choose another ⟨out⟩"
+Points = Annotated[float, Bounds(least=0, most=100)]
+_TOLERANCE = 0.5
 
-# Largest difference of float32 logits, as a share of their largest value, that another runtime may show.
-_TOLERANCE = 1e-3
-_CHECKED = 128
+_WRITTEN: dict[str, Written] = {
+    "safetensors": SAFETENSORS,
+    "onnx": ONNX,
+    "onnx-int8": quantised(_TOLERANCE),
+    "timm": TIMM,
+    "torch-export": TORCH_EXPORT,
+}
+_MEND = "choose another ⟨out⟩"
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ def export(
     out: str | Path,
     student: str | None = None,
     *,
+    with_preprocessing: bool = False,
+    tolerance: Points = _TOLERANCE,
     license: str = "unknown",
     push_to_hub: str | None = None,
     **data: Any,
@@ -75,11 +81,14 @@ def export(
 
     Args:
         run: A finished run, or its folder.
-        format: ``safetensors`` (weights by a plain model's names), ``onnx``, ``torch-export`` (a program for
-            ``torch.export.load``), both for any number of images, or ``timm`` (a folder for
-            ``timm.create_model("local-dir:FOLDER", pretrained=True)``, of timm's networks alone).
+        format: ``safetensors`` (weights by a plain model's names), or for any number of images ``onnx``, ``onnx-int8``
+            (of 8 bits, with ranges from training images) and ``torch-export`` (a program for ``torch.export.load``); or
+            ``timm`` (a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``, of timm's networks alone).
         out: The file, whose name ends in ``.safetensors``, ``.onnx`` or, for ``torch-export``, ``.pt2``; or the folder.
         student: Which deliverable; None for the default one.
+        with_preprocessing: Of ``onnx``: whether resizing, crop and normalisation are in the graph, which then takes one
+            image, uint8 (H, W, channels) of any size, upright and without transparency.
+        tolerance: Of ``onnx-int8``: by how many percent points top-1 may fall on the test images, from 0 to 100.
         license: Of ``timm``: the weights' licence, by its name on the Hugging Face Hub, such as ``mit``.
         push_to_hub: Of ``timm``: the name under which the folder is uploaded there, ``OWNER/NAME``; None to keep it
             here.
@@ -95,27 +104,32 @@ def export(
     if format != "timm" and (push_to_hub is not None or license != "unknown"):
         option = f"⟨push_to_hub {push_to_hub}⟩" if push_to_hub is not None else f"⟨license {license}⟩"
         raise UserError(f"{option}: of folders for timm alone; give ⟨format timm⟩, or leave it out")
+    if format != "onnx" and with_preprocessing:
+        raise UserError("⟨with_preprocessing true⟩: of ONNX files alone; give ⟨format onnx⟩, or leave it out")
+    tolerance = check_value("⟨tolerance⟩", tolerance, Points)
+    if format != "onnx-int8" and tolerance != _TOLERANCE:
+        raise UserError(f"⟨tolerance {tolerance:g}⟩: of int8 files alone; give ⟨format onnx-int8⟩, or leave it out")
     if push_to_hub is not None:
         check_hub(push_to_hub)
+    written = quantised(tolerance) if format == "onnx-int8" else ONNX_WHOLE if with_preprocessing else _WRITTEN[format]
     refusal = f"{path}: another coterie command is writing it; wait for it, or {_MEND}"
     with locked(path.with_name(f".{path.name}.lock"), refusal):
-        done = _export(run, format, path, student, license, data)
+        done = _export(run, written, path, student, license, data)
     if push_to_hub is None:
         return done
     return Exported(**{**vars(done), "uploaded": push(path, push_to_hub)})
 
 
 def _export(
-    run: Run, format: Format, path: Path, student: str | None, licence: str, data: Mapping[str, Any]
+    run: Run, written: Written, path: Path, student: str | None, licence: str, data: Mapping[str, Any]
 ) -> Exported:
     """What ``export`` does while no other command writes the file."""
-    written = _WRITTEN[format]
     folder = not written.ending
     for file in {path, card_path(path, folder)}:
         if file.exists():
             raise UserError(f"{file}: exists already; {_MEND}")
-    deliverable = _deliverable(run, student, data)
-    if format == "timm":
+    deliverable = deliverable_of(run, student, written.images, written is ONNX_WHOLE, data)
+    if written is TIMM:
         check_timm(deliverable)
     with new_folder(path) if folder else replacing(path) as temporary:
         written.write(deliverable, temporary)
@@ -134,19 +148,6 @@ def _as_text(deliverable: Deliverable) -> str:
     return json.dumps(deliverable.card, indent=2, ensure_ascii=False) + "\n"
 
 
-def _deliverable(run: Run, student: str | None, options: Mapping[str, Any]) -> Deliverable:
-    """The network, its card, and what it says of test images that lie evenly among all."""
-    network, card, name = run.network(student), run.card, run.student(student)
-    card["student"], card["epochs"] = name, run.config["epochs"]
-    data = run.data(**options)
-    chosen = np.linspace(0, len(data.test) - 1, min(_CHECKED, len(data.test))).astype(np.int64)
-    test = data.test.subset(chosen)
-    batch = next(evaluation_batches(data, test, batch_size=_CHECKED))
-    right = batch.labels if test.clean is None else torch.from_numpy(test.clean)
-    with torch.inference_mode():
-        return Deliverable(run, name, network, card, data, batch.images, right, Logits(network)(batch.images))
-
-
 def _compare(deliverable: Deliverable, written: Written, path: Path, temporary: Path) -> Exported:
     """How the file agrees with the network.
 
@@ -159,12 +160,17 @@ def _compare(deliverable: Deliverable, written: Written, path: Path, temporary: 
         raise UserError(error.args[0].replace(str(temporary), str(path))) from error
     expected, labels = deliverable.logits, deliverable.labels
     difference = float((logits - expected).abs().max())
-    allowed = _TOLERANCE * max(1.0, float(expected.abs().max()))
+    allowed = written.tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise UserError(f"{path}: differs from the network by {difference:.2g} (more than {allowed:.2g}); not written")
     theirs, ours = logits.argmax(1), expected.argmax(1)
     agreement = (theirs == ours).double().mean().item()
-    error_change = 100 * ((theirs != labels).double().mean() - (ours != labels).double().mean()).item()
+    error_change = round(100 * ((theirs != labels).double().mean() - (ours != labels).double().mean()).item(), 6)
+    if written.most_lost is not None and error_change > written.most_lost:
+        raise UserError(
+            f"{path}: top-1 falls by {error_change:.2f} points on {len(labels)} test images (more than "
+            f"⟨tolerance {written.most_lost:g}⟩); not written"
+        )
     return Exported(path, difference, len(labels), agreement, error_change)
 
 

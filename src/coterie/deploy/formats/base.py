@@ -37,6 +37,8 @@ class Deliverable:
         images: Test images (N, channels, H, W), normalised.
         labels: Theirs (N,).
         logits: What the network says of them (N, C).
+        whole: The test images as they were before they were prepared, uint8 (H, W, channels) of any size, where the
+            file is to prepare them; else None.
     """
 
     run: Run
@@ -47,6 +49,7 @@ class Deliverable:
     images: Tensor
     labels: Tensor
     logits: Tensor
+    whole: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,17 @@ class Written:
         ending: Of the file's name; empty where it is a folder.
         write: Makes the file, or fills the folder, which is there and empty.
         again: Opens it again, as its users will, and gives its logits (N, C) for the deliverable's images.
+        tolerance: Largest difference of its float32 logits, as a share of their largest value.
+        most_lost: By how many percent points its top-1 may fall at most; None where ``tolerance`` says enough.
+        images: On how many test images it is compared, where so many fit in memory.
     """
 
     ending: str
     write: Callable[[Deliverable, Path], None]
     again: Callable[[Deliverable, Path], Tensor]
+    tolerance: float = 1e-3
+    most_lost: float | None = None
+    images: int = 128
 
 
 CARD = "coterie.json"  # in an exported folder

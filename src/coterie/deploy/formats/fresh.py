@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,10 @@ import json, sys
 sys.modules["coterie"] = None  # whoever imports it from now on gets an ImportError
 import numpy
 path, place, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-images = numpy.load(place + "/images.npy")
+batches = numpy.load(place + "/images.npz")
 """
-_END = f"""
-batches = [images[start : start + {_BATCH}] for start in range(0, len(images), {_BATCH})]
-numpy.save(place + "/logits.npy", numpy.concatenate([run(batch) for batch in batches]))
+_END = """
+numpy.save(place + "/logits.npy", numpy.concatenate([run(batches[name]) for name in batches.files]))
 """
 _TORCH = """
 import torch
@@ -73,20 +73,21 @@ model = torch.export.load(path).module()
 """
 
 
-def run_afresh(script: str, path: Path, images: Tensor, **options: Any) -> Tensor:
+def run_afresh(script: str, path: Path, images: Tensor | Sequence[Tensor], **options: Any) -> Tensor:
     """Logits (N, C) of an exported file, from a fresh process without coterie.
 
     Args:
         script: One of this module's.
         path: The file or folder.
-        images: Normalised (N, channels, H, W).
+        images: Normalised (N, channels, H, W); or batches, each as the file takes them.
         options: For the script, plain values.
 
     Raises:
         UserError: The file cannot be opened so, or not be run on these images.
     """
     with tempfile.TemporaryDirectory() as place:
-        np.save(Path(place) / "images.npy", images.contiguous().numpy())
+        batches = torch.split(images, _BATCH) if isinstance(images, Tensor) else images
+        np.savez(Path(place) / "images.npz", *(batch.contiguous().numpy() for batch in batches))
         told = json.dumps({"threads": torch.get_num_threads(), **options})
         command = [sys.executable, "-P", "-c", _BEGIN + script + _END, str(path.absolute()), place, told]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from coterie.deploy.formats.base import Deliverable, Logits, Written
 from coterie.deploy.formats.fresh import WITH_ONNX, run_afresh
+from coterie.deploy.formats.preparing import Prepared
 from coterie.errors import UserError
 from coterie.extras import need
 
@@ -72,4 +73,19 @@ def _again(deliverable: Deliverable, path: Path) -> Tensor:
     return run_afresh(WITH_ONNX, path, deliverable.images)
 
 
+def _write_whole(deliverable: Deliverable, path: Path) -> None:
+    assert deliverable.whole is not None
+    module = Prepared(Logits(deliverable.network), deliverable.card).eval()
+    sides = [image for image in deliverable.whole if image.shape[0] != image.shape[1]]  # else one axis is the other
+    write_graph(module, (sides or deliverable.whole)[0], {0: "height", 1: "width"}, deliverable.card, path)
+
+
+def _again_whole(deliverable: Deliverable, path: Path) -> Tensor:
+    need("onnxruntime", "export")
+    assert deliverable.whole is not None
+    return run_afresh(WITH_ONNX, path, deliverable.whole)
+
+
 ONNX = Written(".onnx", _write, _again)
+# Of pixels that are rounded otherwise here and there.
+ONNX_WHOLE = Written(".onnx", _write_whole, _again_whole, tolerance=0.1)
