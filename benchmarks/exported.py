@@ -70,15 +70,14 @@ def processor() -> str:
 
 def compare_int8(run: coterie.Run, place: Path) -> dict[str, Any]:
     """Errors of both files, and how many times as fast the one of 8 bits is."""
-    sessions, errors = {}, {}
+    sessions, errors, root = {}, {}, run.config["data"]["root"]
     for format in ("onnx", "onnx-int8"):
         path = coterie.export(run, format, place / f"{format}.onnx").path
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         sessions[format] = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        errors[format] = round(
-            coterie.measure(path, name="fashion_mnist", root=run.config["data"]["root"]).measures["error"], 2
-        )
+        measured = coterie.measure(path, name="fashion_mnist", root=root)
+        errors[format] = round(measured.measures["error"], 2)
     data = run.data()
     images = next(evaluation_batches(data, data.test, batch_size=max(BATCHES))).images.contiguous().numpy()
     speed = [time_batch(sessions, images[:size]) for size in BATCHES]

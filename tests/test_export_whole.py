@@ -77,7 +77,7 @@ def test_the_card_says_how_images_are_prepared_and_where(whole, finished, tmp_pa
     assert outside == {
         **{"turn": "EXIF orientation", "transparency": "white", "colours": "L", "pixel_range": None},
         **{"cover": [8, 8], "crop_ratio": 1.0, "filter": "bicubic", "crop": [8, 8], "scale": "1/255"},
-        **{"mean": finished.card["mean"], "std": finished.card["std"], "in_graph": []},
+        **{"mean": list(finished.card["mean"]), "std": list(finished.card["std"]), "in_graph": []},
     }
     assert inside == outside | {"in_graph": ["cover", "filter", "crop", "scale", "mean", "std"]}
     assert "turn" not in inside["in_graph"]

@@ -82,8 +82,8 @@ def export(
     Args:
         run: A finished run, or its folder.
         format: ``safetensors`` (weights by a plain model's names), or for any number of images ``onnx``, ``onnx-int8``
-            (of 8 bits, with ranges from training images) and ``torch-export`` (a program for ``torch.export.load``); or
-            ``timm`` (a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``, of timm's networks alone).
+            (of 8 bits, with ranges from training images) and ``torch-export`` (a program for ``torch.export.load``);
+            or of timm's networks ``timm``, a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``.
         out: The file, whose name ends in ``.safetensors``, ``.onnx`` or, for ``torch-export``, ``.pt2``; or the folder.
         student: Which deliverable; None for the default one.
         with_preprocessing: Of ``onnx``: whether resizing, crop and normalisation are in the graph, which then takes one

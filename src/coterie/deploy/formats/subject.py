@@ -15,6 +15,7 @@ from coterie.data.pixels import decode_image
 from coterie.data.transforms import normalise
 from coterie.deploy.formats.base import Deliverable, Logits
 from coterie.deploy.formats.preparing import preprocessing
+from coterie.records import Card
 from coterie.run import Run
 
 _MEMORY = 4e8  # bytes, of all compared images
@@ -43,7 +44,7 @@ def deliverable_of(run: Run, student: str | None, count: int, whole: bool, optio
     labels = torch.from_numpy(test.labels if test.clean is None else test.clean)
     if whole:
         originals = _whole(data, test)
-        images = torch.cat([prepared(image, data) for image in originals])
+        images = torch.cat([prepared(image, card) for image in originals])
     else:
         originals = None
         images = torch.cat([batch.images for batch in evaluation_batches(data, test, batch_size=_BATCH)])
@@ -52,12 +53,12 @@ def deliverable_of(run: Run, student: str | None, count: int, whole: bool, optio
     return Deliverable(run, name, network, card, data, images, labels, logits, originals)
 
 
-def prepared(image: Tensor, data: ImageData) -> Tensor:
+def prepared(image: Tensor, card: Card) -> Tensor:
     """A whole image, uint8 (H, W, channels), as :func:`coterie.predict` gives it to the network."""
-    made = Image.fromarray((image[:, :, 0] if data.channels == 1 else image).numpy())
-    framing = data.crop_ratio, data.interpolation
-    pixels = decode_image(made, "image", data.image_size, data.channels, None, None, True, *framing)  # type: ignore[arg-type]
-    return normalise(torch.from_numpy(pixels.copy())[None], data.mean, data.std)
+    made = Image.fromarray((image[:, :, 0] if card["channels"] == 1 else image).numpy())
+    framing = card.get("crop_ratio", 1.0), card.get("interpolation", "bicubic")
+    pixels = decode_image(made, "image", card["image_size"], card["channels"], None, None, True, *framing)
+    return normalise(torch.from_numpy(pixels.copy())[None], card["mean"], card["std"])
 
 
 def _whole(data: ImageData, test: Images) -> list[Tensor]:
