@@ -1,6 +1,6 @@
 """What exported files keep: 8 bits against float32, and preprocessing inside a graph against `coterie predict`.
 
-    python benchmarks/exported.py --root DATA        # trains for about ten minutes, then measures for five
+    python benchmarks/exported.py --root DATA        # trains for about eight minutes, then measures for three
     python benchmarks/exported.py --root DATA --run runs/exported    # goes on from that training
 
 ResNet-32 is trained shortly on 20,000 images of Fashion-MNIST, whose idx files are in DATA. Its float32 and its 8-bit
