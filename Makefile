@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-avx2 test-gpu lint format docs browser clean
+.PHONY: demo test test-avx2 test-gpu lint format docs browser wheel clean
 
 # The setting is the clearest of benchmarks/demo.json, on seeds that did not choose it. Two trainings side by side, one
 # thread each: the network alone writes to a log, so that ONE's progress can be read.
@@ -46,6 +46,10 @@ format: .venv/installed-for-tests
 docs: .venv/installed-for-docs
 	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+# The wheel and the sdist, in dist/, built in an environment of their own. pip install 'dist/NAME.whl[EXTRA]' installs it.
+wheel: .venv/installed-for-tests
+	$(BIN)/python -m build
+
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "coterie needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
@@ -65,4 +69,4 @@ docs: .venv/installed-for-docs
 	@touch $@ .venv/installed .venv/installed-for-tests
 
 clean:
-	rm -rf .venv runs site
+	rm -rf .venv runs site build dist

@@ -10,8 +10,10 @@ import struct
 import subprocess
 import sys
 import threading
+import tomllib
 import zlib
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -453,11 +455,25 @@ def test_a_file_is_served_without_torch_and_sigterm_answers_what_was_accepted(ex
         socket.create_connection(("127.0.0.1", port), 5)
 
 
-def test_a_run_without_torch_is_refused_in_one_line(finished):
-    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", str(finished.path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [("serve", ".*: is served by torch, which is not installed; .*"), ("evaluate", "torch is not installed, .*")],
+)
+def test_what_needs_torch_says_so_in_one_line(command, line, finished):
+    words = [sys.executable, "-c", WITHOUT_TORCH, command, str(finished.path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert re.fullmatch(r"coterie: .*: is served by torch, which is not installed; .*\n", done.stderr)
+    assert re.fullmatch(f"coterie: {line}\n", done.stderr)
+
+
+def test_the_containers_requirements_are_the_packages_own_less_torch():
+    root = Path(coterie.__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["serve"]]
+    slim = (root / "docker" / "serve" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    lines = {line for line in slim if not line.startswith("#")}
+    assert lines < {line.replace("[signatures]", "") for line in declared}
+    assert not any("torch" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,12 @@ def _run(name: str, given: list[str]) -> None:
 
     from coterie.cli.arguments import expanded, plain, with_config
     from coterie.console.terminal import log_handler
+    from coterie.extras import is_installed
 
+    if name != "serve" and not is_installed("torch"):
+        raise UserError(
+            "torch is not installed, which only `coterie serve` can do without; install it: pip install torch"
+        )
     make_parser, run = (serve_parts() if name == "serve" else find_parts())[name]
     log = logging.getLogger("coterie")
     log.handlers = [log_handler()]
