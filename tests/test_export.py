@@ -70,6 +70,21 @@ def test_a_folder_for_timm_is_measured_timed_and_predicts_as_its_run_does(run_na
     assert coterie.predict(path, image)[0].classes == coterie.predict(run, image)[0].classes
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_torchvisions_networks_are_opened_by_torchvision(channels, run_named, tmp_path, monkeypatch):
+    opened = []
+
+    def recorded(script, path, images, **options):
+        opened.append((script, options["name"]))
+        return run_here(script, path, images, **options)
+
+    monkeypatch.setattr(weights, "run_afresh", recorded)
+    run = run_named("torchvision/shufflenet_v2_x0_5", channels)
+    done = coterie.export(run, "safetensors", tmp_path / "net.safetensors")
+    assert opened == [(fresh.WITH_TORCHVISION, "shufflenet_v2_x0_5")]
+    assert done.agreement == 1.0
+
+
 def test_the_fresh_process_has_no_coterie(tmp_path):
     script = "import coterie\n"
     with pytest.raises(UserError, match=r"cannot be opened without coterie \(.*coterie.*\); not written"):

@@ -10,7 +10,7 @@ import coterie
 from coterie import UserError
 from coterie.deploy import bench, measure
 from coterie.deploy.formats import int8
-from exporting import NETWORKS
+from exporting import NETWORKS, run_here
 
 
 def test_a_file_of_8_bits_says_nearly_what_its_network_says(finished, tmp_path):
@@ -38,8 +38,9 @@ def test_a_file_of_8_bits_says_nearly_what_its_network_says(finished, tmp_path):
     assert form.runtime == "ONNX Runtime"
 
 
-@pytest.mark.parametrize("family", ["grey resnet", "convnext"])
-def test_networks_of_libraries_are_quantised(family, run_named, tmp_path):
+@pytest.mark.parametrize("family", NETWORKS)
+def test_networks_of_libraries_are_quantised(family, run_named, tmp_path, monkeypatch):
+    monkeypatch.setattr(int8, "run_afresh", run_here)
     done = coterie.export(run_named(*NETWORKS[family]), "onnx-int8", tmp_path / "net.onnx", tolerance=100)
     assert done.images == 50
 

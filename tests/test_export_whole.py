@@ -58,6 +58,18 @@ def test_the_graph_takes_images_of_any_size_and_agrees_with_predict(whole, finis
         assert finished.card["classes"][logits[0].argmax()] == said.classes[0]
 
 
+def test_networks_of_patches_and_of_colour_images_prepare_them_too(run_named, tmp_path):
+    run = run_named("timm/vit_tiny_patch16_224", 1)
+    done = coterie.export(run, "onnx", tmp_path / "vit.onnx", with_preprocessing=True)
+    assert done.agreement == 1.0
+    run = run_named("timm/resnet10t", 3)
+    path = coterie.export(run, "onnx", tmp_path / "resnet.onnx", with_preprocessing=True).path
+    image = np.random.default_rng(0).integers(0, 256, (45, 60, 3), np.uint8)
+    theirs, ours = coterie.predict(run, image)[0], coterie.predict(path, image)[0]
+    assert ours.classes == theirs.classes
+    assert ours.probabilities == pytest.approx(theirs.probabilities, abs=0.01)
+
+
 def test_a_file_that_prepares_images_is_neither_measured_on_prepared_ones_nor_timed(whole):
     for call in (lambda: measure(whole.path, name="digits"), lambda: bench(whole.path, seconds=0.01)):
         with pytest.raises(UserError, match=r"whole\.onnx: prepares whole images itself; use `coterie predict`"):
