@@ -26,6 +26,13 @@ from coterie.evaluation.figures import percent_interval
 
 _SOURCE: tuple[str, dict[str, Any]] = ("source", {"help": "a Run folder, or an exported .onnx or .safetensors file"})
 
+_OF_A_CSV = {
+    "file": "of data csv: another list of images and labels",
+    "image_column": "of data csv: the column that names the images",
+    "label_column": "of data csv: the column of their classes",
+    "split_column": "of data csv: the column that says train, val or test",
+}
+
 
 def _source(given: Namespace) -> coterie.Run | str:
     """What is asked: an exported file, or a Run, of one's own method where it is the one that is named."""
@@ -42,6 +49,8 @@ def evaluate_parser(given: list[str]) -> ArgumentParser:
     about = "other data of the same classes; of an exported file, its data; short: --data"
     parser.add_argument("--data.name", type=str | None, default=None, help=about)
     parser.add_argument(ROOT[0], **ROOT[1])
+    for option, about in _OF_A_CSV.items():
+        parser.add_argument(f"--data.{option}", type=str | None, default=None, help=about)
     parser.add_argument(METHOD[0], **METHOD[1])
     about = "how many classes are shown, the worst by recall, or all (default: 5; in JSON and CSV all)"
     parser.add_argument("--classes", type=int | Literal["all"] | None, default=None, help=about)

@@ -164,7 +164,7 @@ class Source:
     validation: Images | None = None
     pixel_range: tuple[float, float] | None = None
     root: Path | None = None
-    class_folder: Literal[0, 1] = 0
+    class_folder: Literal[0, 1] | None = 0
     drawn: bool = False
     crop_ratio: float = 1.0
     interpolation: str = "bicubic"
@@ -195,8 +195,8 @@ class DataEntry:
             have defaults.
         augment: How training images are varied by default; None where the source says.
         shape: Of its images as they are read; None where the files say.
-        files: Whether its images are files in a folder that the user must name, ``root``: a Run then keeps which of
-            them were trained on, by name.
+        files: Whether its images are the user's files in a folder, ``root``, which must be named unless the reader has
+            a default for it: a Run then keeps which of them were trained on, by name.
     """
 
     summary: str

@@ -20,7 +20,7 @@ _COMPARED = 100  # so many test files tell whether a folder is the same one
 
 
 def record_split(
-    classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: Literal[0, 1], total: int
+    classes: Sequence[str], parts: Sequence[Images | None], root: Path, class_folder: Literal[0, 1] | None, total: int
 ) -> Split:
     """The split into these training, validation and test images, of so many in all."""
     names = [() if part is None else tuple(relative(name, root) for name in part.names or ()) for part in parts]
@@ -74,7 +74,6 @@ def read_split(path: Path) -> Split:
     check_class_names(split.classes, f"{path}: ")
     for names in split.parts().values():
         for name in names:
-            folders = name.split("/")[:-1]
-            if len(folders) <= split.class_folder or ".." in folders or not split.known(name):
+            if not split.known(name):
                 raise UserError(f"{path}: '{escape(name)}' lies in no class folder; {mend}")
     return split

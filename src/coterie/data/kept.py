@@ -15,6 +15,7 @@ from coterie.files import user_path
 # Options that say which images are taken: giving one draws anew.
 _DRAWING = ("seed", "validation", "train_samples", "test_samples", "test_fraction")
 _OF_FILES = ("crop_ratio", "interpolation")
+_OF_A_FILE = ("root", "split_column")  # of the Run's list of images, and not of another one
 
 
 def keep_split(data: ImageData, folder: Path, resume: bool) -> ImageData:
@@ -51,7 +52,7 @@ def load_run(
         folder: The Run's.
         options: Of :func:`coterie.data.load`, as the Run had them.
         overrides: Options in place of the Run's. With another ``root`` that does not hold the Run's own images, one
-            folder of classes is all test images.
+            folder of classes is all test images; so is another ``file`` of a ``csv``.
         classes: The Run's, where they are known.
         pixel_range: What is black and white to the Run's network, where images of more than 8 bits taught it.
 
@@ -61,6 +62,14 @@ def load_run(
     taken = DATASETS.find({**options, **overrides}["name"]).parameters()
     # Other data than the Run's may not be decoded from files: what was chosen for the Run's files is not theirs.
     merged = {key: value for key, value in options.items() if key not in _OF_FILES or key in taken} | dict(overrides)
+    if _is_other_file(options, overrides):
+        merged = {
+            key: value for key, value in merged.items() if key in overrides or key not in (*_OF_A_FILE, *_DRAWING)
+        }
+        data = make(merged, classes=classes)
+        if len(data.train) == 0:
+            _say_all_test(overrides["file"], data)
+        return data
     of_files = merged.get("root") is not None and DATASETS.find(merged["name"]).files
     if not of_files or merged["name"] != options.get("name") or any(option in overrides for option in _DRAWING):
         return make(merged)
@@ -84,6 +93,16 @@ def load_run(
     elsewhere = {key: value for key, value in merged.items() if key not in _DRAWING or key == "seed"}
     data = make(elsewhere, classes=classes)
     if len(data.train) == 0:
-        unsure = "" if split is not None else "; if the run was trained on some of them, its error is no test error"
-        say_once(f"{escape(root)}: all {plural(len(data.test), 'image')} are test images{unsure}")
+        _say_all_test(root, data, unsure=split is None)
     return data
+
+
+def _is_other_file(options: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
+    """Whether a list of images is named, and it is not the Run's."""
+    now, before = overrides.get("file"), options.get("file")
+    return now is not None and (before is None or user_path(str(now)).resolve() != user_path(str(before)).resolve())
+
+
+def _say_all_test(where: Path | str, data: ImageData, unsure: bool = True) -> None:
+    doubt = "; if the run was trained on some of them, its error is no test error" if unsure else ""
+    say_once(f"{escape(where)}: all {plural(len(data.test), 'image')} are test images{doubt}")

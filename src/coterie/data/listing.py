@@ -16,7 +16,7 @@ from coterie.data.say import escape, is_printable, list_names, plural, say_once
 from coterie.errors import UserError
 
 # The words for a split, in any capitals. `val/` alone is the test set: see coterie.data.sources.folder.
-_WORDS = {
+SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
     "test": ("test", "testing"),
@@ -82,8 +82,9 @@ class Part:
 
 
 def relative(path: str | Path, root: Path) -> str:
-    """A file's name relative to the folder, with ``/``."""
-    return Path(path).relative_to(root).as_posix()
+    """A file's name relative to the folder, with ``/``; its whole path where it lies elsewhere."""
+    path = Path(path)
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def split_folders(root: Path) -> dict[str, Path]:
@@ -96,7 +97,7 @@ def split_folders(root: Path) -> dict[str, Path]:
         UserError: Two folders have the same meaning, images are held out of nothing, or folders seem to be splits
             under names that are not known.
     """
-    role_of = {word: role for role, words in _WORDS.items() for word in words}
+    role_of = {word: role for role, words in SPLIT_WORDS.items() for word in words}
     roles: dict[str, Path] = {}
     others: list[str] = []
     for path in _folders(root):

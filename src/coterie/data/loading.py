@@ -197,12 +197,12 @@ def make(
     given = check_options(given)
     name, image_size, seed = given["name"], given["image_size"], given["seed"]
     entry = DATASETS[name]
-    if entry.files and given["root"] is None:
+    if entry.files and given["root"] is None and entry.parameters()["root"].default is Parameter.empty:
         raise UserError(f"data '{name}' needs ⟨data.root⟩, the folder that holds it")
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     options = {
         **given,
-        "root": user_path(given["root"]) if given["root"] is not None else Path("data"),
+        "root": user_path(given["root"]) if given["root"] is not None else None if entry.files else Path("data"),
         "image_size": size,
         "augment": given["augment"] or entry.augment,
         **{"split": split, "whole": whole, "keyed": keyed, "classes": classes},
@@ -220,6 +220,8 @@ def make(
         how_noisy = (noise, given["noise_kind"], given["noise_map"], len(source.classes), seed)
         train = noisy(train, *how_noisy)
         held_out = None if held_out is None else noisy(held_out, *how_noisy)
+    root = given["root"] if given["root"] is not None or not entry.files else source.root
+    resolved = {"root": root, **_framing(given, source)}
     size, depth = size or source.image_size, given["channels"] or source.channels
     how = given["augment"] or entry.augment or source.augment
     assert how is not None
@@ -234,7 +236,7 @@ def make(
         test=_fitted(test, size, depth, source),
         validation=None if held_out is None else _fitted(held_out, size, depth, source),
         augment=how,
-        options=_repeatable(entry, given, image_size=size, channels=depth, augment=how, **_framing(given, source)),
+        options=_repeatable(entry, given, image_size=size, channels=depth, augment=how, **resolved),
         pixel_range=source.pixel_range,
         drawn=split or record_parts(source, given, train, held_out, test),
         flip=given["flip"],

@@ -4,6 +4,7 @@ from typing import Any
 
 from coterie.data.base import DataEntry
 from coterie.data.sources.cifar import CIFAR10, CIFAR100
+from coterie.data.sources.csv_file import CSV
 from coterie.data.sources.digits import DIGITS
 from coterie.data.sources.fashion_mnist import FASHION_MNIST
 from coterie.data.sources.folder import FOLDER
@@ -30,6 +31,7 @@ DATASETS: Registry[DataEntry] = Registry(
         "svhn": SVHN,
         "imagenet": IMAGENET,
         "folder": FOLDER,
+        "csv": CSV,
     },
     find_fault,
 )

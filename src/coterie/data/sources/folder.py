@@ -4,35 +4,20 @@
 test set.
 """
 
-import os
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from math import prod
-from operator import mul
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
-from coterie.data.base import Array, Augmentation, DataEntry, Images, Resident, Source, Streaming
-from coterie.data.disk_cache import keep_decoded
+from coterie.data.base import Augmentation, DataEntry, Source
 from coterie.data.listing import LeftOut, Part, class_images, relative, split_folders
-from coterie.data.pixels import Interpolation, Range, decode
-from coterie.data.say import escape, list_names, plural, say_once
-from coterie.data.sources.folder_survey import decode_all, raise_damage, refuse_damaged, survey
+from coterie.data.pixels import Interpolation, Range
+from coterie.data.say import escape
+from coterie.data.sources.files import Files, Parts, Reading, as_drawn, divided, make_source
 from coterie.data.split import Split
-from coterie.data.splits import most_held_out, stratified
-from coterie.data.transforms import roomy
 from coterie.errors import UserError
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SMALL = 64
-_TEST_FRACTION = 0.2
-# The parts of a folder: files and their labels; None for validation where there is none.
-_Files = tuple[Sequence[Path], Array]
-_Parts = tuple[_Files, _Files | None, _Files]
 
 
 def read_folder(
@@ -86,6 +71,7 @@ def read_folder(
     Raises:
         UserError: There is no such folder, a class has no images, the splits' classes differ, a file is no image.
     """
+    given = dict(locals())
     if not root.is_dir():
         raise UserError(
             f"{escape(root)}: no such folder; ⟨data.root⟩ names the folder that holds train/ and val/, or the classes"
@@ -99,67 +85,18 @@ def read_folder(
     else:
         names, parts = _divided(root, test_fraction, seed, keyed, left_out)
     if split is not None:
-        names, parts = list(split.classes), _as_drawn(root, parts, split, whole)
+        names, parts = list(split.classes), as_drawn(root, parts, split, whole)
     left_out.say()
-    train, validation, test = parts
-    every = [*train[0], *(validation or ((), None))[0], *test[0]]
-    size = image_size or default_image_size
-    if scan:
-        seen = survey(every, root, pixel_range)
-        pixel_range = seen.pixel_range or pixel_range
-        if image_size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
-            size = only
-        channels = channels or (1 if seen.grey else 3)
-    channels = channels or 3
-    how = augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
-    kept = roomy(size) if how == "random-resized-crop" else size
-    ratio = crop_ratio or (default_crop_ratio if how == "random-resized-crop" else 1.0)
-    plain = partial(
-        decode, channels=channels, pixel_range=pixel_range, interpolation=interpolation or default_interpolation
-    )
-    # What is cut from training to validate on is kept at training's size, whether now or by an earlier session.
-    sizes = (kept, size if {"validation", "test"} <= set(folders) else kept, size)
-    # What is kept to be cropped at random is kept whole, and need not be to the pixel.
-    decodes = [
-        partial(plain, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size) for each in sizes
-    ]
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    splits = [
-        None if part is None else Streaming([str(file) for file in part[0]], part[1], how_decoded, workers)
-        for part, how_decoded in zip(parts, decodes, strict=True)
-    ]
-    counts = [0 if split is None else len(split) for split in splits]
-    resident = sum(map(mul, counts, map(prod, sizes))) * channels <= memory_gb * 1e9
-    if not resident and scan:
-        refuse_damaged(every, root, decodes[0])
-    if resident:
-        images = _decoded(splits, sizes, channels, root)
-    else:
-        ways = [(how, (*each, channels), count) for how, each, count in zip(decodes, sizes, counts, strict=True)]
-        kept_decodes = keep_decoded(root, ways, 1e9 * cache_gb)
-        images = [
-            None if split is None else replace(split, decode=how)
-            for split, how in zip(splits, kept_decodes, strict=True)
-        ]
-    assert images[0] is not None
-    assert images[2] is not None
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.449,), (0.226,))
-    return Source(
-        tuple(names),
-        images[0],
-        images[2],
-        mean,
-        std,
-        size,
-        channels,
-        how,
-        validation=images[1],
-        pixel_range=pixel_range,
-        root=root,
+    given["channels"] = channels if scan else channels or 3
+    return make_source(
+        root,
+        names,
+        parts,
+        Reading(**{each.name: given[each.name] for each in fields(Reading)}),
         class_folder=1 if folders else 0,
         drawn=not folders,
-        crop_ratio=ratio,
-        interpolation=interpolation or default_interpolation,
+        own_validation={"validation", "test"} <= set(folders),
+        scan=scan,
     )
 
 
@@ -169,7 +106,7 @@ def _given(
     test_fraction: float | None,
     names: Sequence[str] | None,
     left_out: LeftOut,
-) -> tuple[list[str], _Parts]:
+) -> tuple[list[str], Parts]:
     """Classes and parts of a folder that holds them apart."""
     if test_fraction is not None:
         raise UserError(
@@ -194,11 +131,11 @@ def _given(
     return classes, (_files(train), None if validation is None else _files(validation), _files(parts["test"]))
 
 
-def _files(part: Part) -> _Files:
+def _files(part: Part) -> Files:
     return part.files, part.labels
 
 
-def _undivided(root: Path, names: Sequence[str] | None, left_out: LeftOut) -> tuple[list[str], _Parts]:
+def _undivided(root: Path, names: Sequence[str] | None, left_out: LeftOut) -> tuple[list[str], Parts]:
     """One folder of class folders, which an earlier session of a Run divided: all of it, as test images."""
     part = class_images(root, left_out, fewest=2 if names is None else 1)
     part = part if names is None else part.labelled(names, root, "the run")
@@ -207,73 +144,11 @@ def _undivided(root: Path, names: Sequence[str] | None, left_out: LeftOut) -> tu
 
 def _divided(
     root: Path, test_fraction: float | None, seed: int, keyed: bool, left_out: LeftOut
-) -> tuple[list[str], _Parts]:
+) -> tuple[list[str], Parts]:
     """Classes and parts of one folder of class folders."""
     part = class_images(root, left_out)
-    labels = part.labels
-    fraction = _TEST_FRACTION if test_fraction is None else test_fraction
-    count = round(fraction * len(labels))
-    if not 0 < count < len(labels):
-        raise UserError(
-            f"⟨data.test_fraction {fraction}⟩ holds out {count} of {len(labels)} images; give another fraction, or "
-            "more images"
-        )
-    if count > most_held_out(labels):
-        raise UserError(
-            f"{escape(root)}: {plural(len(labels), 'image')} of {len(part.classes)} classes, of which {count} would be "
-            "held out to test on, and classes would have none to train on; add images, or give a smaller "
-            "⟨data.test_fraction⟩"
-        )
     names = [relative(file, root) for file in part.files] if keyed else None
-    test, train = stratified(labels, count, seed, names, every_class_in="rest" if keyed else None)
-    first, second = (([part.files[index] for index in indices], labels[indices]) for indices in (train, test))
-    return part.classes, (first, None, second)
-
-
-def _as_drawn(root: Path, parts: _Parts, split: Split, whole: bool) -> _Parts:
-    """The images of a split that was drawn earlier, as far as they are still there."""
-    here = {relative(file, root) for part in parts if part is not None for file in part[0]}
-    names = {role: [name for name in given if name in here] for role, given in split.parts().items()}
-    gone = [name for given in split.parts().values() for name in given if name not in here]
-    if gone:
-        are = "is" if len(gone) == 1 else "are"
-        line = f"{escape(root)}: {plural(len(gone), 'image')} of the run {are} gone: {list_names(gone, 10)}"
-        if whole:
-            raise UserError(f"{line}; put back what is gone to go on, or choose another ⟨out⟩")
-        say_once(line)
-    new = sorted(here - {name for given in split.parts().values() for name in given})
-    if len(new) > split.others:
-        examples = "" if split.others else f" ({list_names(new)})"
-        say_once(
-            f"{escape(root)}: {plural(len(new) - split.others, 'image')} more than when the run drew its split; they "
-            f"are not used{examples}"
-        )
-    for role in ("train", "test"):
-        if not names[role]:
-            raise UserError(f"{escape(root)}: no {role} image of the run is there; put them back, or name their folder")
-    files = {role: ([root / name for name in some], split.labels(some)) for role, some in names.items()}
-    return files["train"], files["validation"] if split.validation else None, files["test"]
-
-
-def _decoded(
-    splits: Sequence[Streaming | None], sizes: Sequence[tuple[int, int]], channels: int, root: Path
-) -> list[Images | None]:
-    """The splits in memory."""
-    images: list[Images | None] = []
-    damage = []
-    for split, size in zip(splits, sizes, strict=True):
-        if split is None:
-            images.append(None)
-            continue
-        data = torch.empty(len(split), *size, channels, dtype=torch.uint8)
-
-        def keep(index: int, image: Array, data: torch.Tensor = data) -> None:
-            data[index] = torch.from_numpy(image.copy())
-
-        damage += decode_all(split.decode, [Path(name) for name in split.names], keep)
-        images.append(Resident(data, split.labels, split.names))
-    raise_damage(damage, sum(len(split) for split in splits if split is not None), root)
-    return images
+    return part.classes, divided(part.files, part.labels, names, root, test_fraction, seed)
 
 
 FOLDER = DataEntry("your images: train/CLASS and val/CLASS, or CLASS alone", read_folder, files=True)

@@ -27,6 +27,19 @@ from coterie.errors import UserError
 
 T = TypeVar("T")
 
+
+class Damage(UserError):
+    """Images that cannot be used.
+
+    Attributes:
+        paths: Their files.
+    """
+
+    def __init__(self, line: str, paths: Sequence[Path]) -> None:
+        super().__init__(line)
+        self.paths = paths
+
+
 _GREY = ("1", "L", "LA", "La", "I", "F")
 _ORIENTATION = 0x0112  # EXIF
 _MANY = 2000  # from so many files on, a bar is shown
@@ -129,16 +142,18 @@ def raise_damage(damage: Sequence[tuple[Path, UserError]], total: int, root: Pat
     """One error for all damaged images, where there are any.
 
     Raises:
-        UserError: Names them.
+        Damage: Names them.
     """
+    paths = [path for path, _ in damage]
     if len(damage) == 1:
-        raise damage[0][1]
+        raise Damage(damage[0][1].args[0], paths) from damage[0][1]
     if damage:
         names = [relative(path, root) for path, _ in damage]
         reason = str(damage[0][1]).partition(": ")[2].partition("; mend")[0]
-        raise UserError(
+        raise Damage(
             f"{escape(root)}: {len(damage)} of {total} images cannot be used: {list_names(names, _NAMED)}; mend or "
-            f"remove them (the first {reason})"
+            f"remove them (the first {reason})",
+            paths,
         )
 
 
