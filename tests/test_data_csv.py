@@ -185,10 +185,13 @@ def test_a_run_keeps_its_images_wherever_they_are_and_measures_other_lists(tmp_p
     lines = (tmp_path / "yours/labels.csv").read_text().splitlines()
     (tmp_path / "yours/other.csv").write_text("\n".join(["image,kind", *lines[1:8]]))
     main(["evaluate", "run", "--data.file", "yours/other.csv", "--data.label_column", "kind"])
-    assert "7 images" in capsys.readouterr().out
+    assert "all 7 images are test images" in capsys.readouterr().err
     main(["export", "run", "--out", "net.safetensors", "--data.root", "yours"])
     main(["evaluate", "net.safetensors", "--data", "csv", "--data.file", "yours/labels.csv"])
-    assert "25 images" in capsys.readouterr().out
+    assert "all 25 images are test images" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["evaluate", "net.safetensors", "--data", "csv"])
     assert "data 'csv' needs --data.file" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "yours/labels.csv"])
+    assert "give --data csv --data.file yours/labels.csv" in capsys.readouterr().err

@@ -228,13 +228,16 @@ def _nearest(option: str, known: list[str]) -> str:
 
 
 def check_data_name(name: str) -> None:
-    """Refuse a folder where a data set's name stands.
+    """Refuse a folder or a CSV file where a data set's name stands.
 
     Raises:
         UserError: It says how one's own images are named.
     """
     from coterie.data import DATASETS  # torch, which `coterie serve` can do without
 
+    if name not in DATASETS and name.lower().endswith((".csv", ".tsv")):
+        here = shlex.quote(name)
+        raise UserError(f"--data {here}: names a data set, not a file; give --data csv --data.file {here}")
     if name not in DATASETS and (set("/\\") & set(name) or Path(name).is_dir()):
         here = shlex.quote(name)
         raise UserError(f"--data {here}: names a data set, not a folder; give --data folder --data.root {here}")

@@ -62,7 +62,7 @@ def load(
 
     Args:
         name: One of :data:`DATASETS`.
-        root: The folder that holds it; None for ``data/``.
+        root: The folder that holds it; None for ``data/``, for a ``csv`` the folder of its file.
         image_size: Side, or (height, width), in pixels, from 8 on; None for its own, for a folder of equal small
             images theirs, else ``default_image_size``.
         channels: 1 for grey, 3 for colour; None for its own.
@@ -76,7 +76,7 @@ def load(
         validation: Share of the training images that chooses the epoch, in [0, 1), stratified.
         train_samples: How many training images to take, stratified; None for all.
         test_samples: How many test images to take, stratified; None for all.
-        test_fraction: Share held out of a ``folder`` without val/ (None for a fifth), or of ``digits``.
+        test_fraction: Share held out of a ``folder`` without val/ or a ``csv`` (None for a fifth), or of ``digits``.
         noise: Share of each class's training labels that are made wrong, from 0 to 1, or one share for each class; the
             validation split's labels too, each split to the image. Test labels never are, and the right ones are kept:
             ``coterie evaluate --split train`` measures against them.

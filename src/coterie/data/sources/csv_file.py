@@ -133,7 +133,10 @@ def _read(path: Path, root: Path, image: str, label: str, split: str | None) -> 
         UserError: The file or a column is missing, a row is wrong, or an image is not there.
     """
     if not path.is_file():
-        raise UserError(f"{escape(path)}: no such file; ⟨data.file⟩ names the CSV file that lists the images")
+        raise UserError(
+            f"{escape(path)}: no such file; ⟨data.file⟩ names the CSV file that lists the images, or "
+            "⟨data.root⟩ the folder that it was moved to with them"
+        )
     lines = _lines(path)
     _, header = next(lines, (1, []))
     header = [name.strip() for name in header]

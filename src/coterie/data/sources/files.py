@@ -100,8 +100,7 @@ def make_source(
     sizes = (kept, size if own_validation else kept, size)
     # What is kept to be cropped at random is kept whole, and need not be to the pixel.
     decodes = [
-        partial(plain, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size)
-        for each in sizes
+        partial(plain, image_size=each, crop_ratio=ratio if each == size else 1.0, draft=each != size) for each in sizes
     ]
     workers = (os.cpu_count() or 1) if reading.workers is None else reading.workers
     splits = [
