@@ -84,7 +84,7 @@ TRAIN = [
         "config",
         "resume",
     ),
-    *("out", "lr", "batch-size", "help", "method.nmu_branches", "no_such_option"),
+    *("find_rate", "out", "lr", "batch-size", "help", "method.nmu_branches", "no_such_option"),
 ]
 OTHERS = {
     "evaluate": ["student", "split", "data", "data.root", "classes", "format", "out"],

@@ -241,3 +241,19 @@ def check_data_name(name: str) -> None:
     if name not in DATASETS and (set("/\\") & set(name) or Path(name).is_dir()):
         here = shlex.quote(name)
         raise UserError(f"--data {here}: names a data set, not a folder; give --data folder --data.root {here}")
+
+
+def new_file(named: str, ending: str, option: str) -> Path:
+    """A file that a command will write, before anything is computed.
+
+    Raises:
+        UserError: Its name ends otherwise, or it is there already.
+    """
+    path = user_path(named)
+    if path.suffix != ending:
+        raise UserError(
+            f"⟨{option} {path}⟩: the file's name ends in {ending}; give ⟨{option} {path.with_suffix(ending)}⟩"
+        )
+    if path.exists():
+        raise UserError(f"{path}: exists already; choose another ⟨{option}⟩")
+    return path

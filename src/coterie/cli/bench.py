@@ -3,20 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.markup import escape
 from rich.table import Table
 
-from coterie.cli.arguments import new_parser
+from coterie.cli.arguments import new_file, new_parser
 from coterie.cli.runs import ROOT
 from coterie.console.tables import table_console
 from coterie.console.terminal import printable, say
 from coterie.deploy.speed import Form, bench
-from coterie.errors import UserError
-from coterie.files import user_path, write_text
+from coterie.files import write_text
 
 
 def bench_parser(given: list[str]) -> ArgumentParser:
@@ -34,7 +32,8 @@ def bench_parser(given: list[str]) -> ArgumentParser:
 
 def run_bench(given: Namespace) -> None:
     """Measure, print the table, and write what was asked for."""
-    out, plot = _place(given.out, ".json", "out"), _place(given.plot, ".svg", "plot")
+    out = None if given.out is None else new_file(given.out, ".json", "out")
+    plot = None if given.plot is None else new_file(given.plot, ".svg", "plot")
     root = {} if given.data.root is None else {"root": given.data.root}
     forms = bench(
         given.sources,
@@ -54,20 +53,6 @@ def run_bench(given: Namespace) -> None:
 
         write_text(plot, plot_speed(forms))
         say(f"{plot}: error against latency")
-
-
-def _place(named: str | None, ending: str, option: str) -> Path | None:
-    """A file to write, before anything is measured."""
-    if named is None:
-        return None
-    path = user_path(named)
-    if path.suffix != ending:
-        raise UserError(
-            f"⟨{option} {path}⟩: the file's name ends in {ending}; give ⟨{option} {path.with_suffix(ending)}⟩"
-        )
-    if path.exists():
-        raise UserError(f"{path}: exists already; choose another ⟨{option}⟩")
-    return path
 
 
 def print_forms(forms: Sequence[Form]) -> None:

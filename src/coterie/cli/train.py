@@ -2,20 +2,22 @@
 
 import shlex
 from dataclasses import fields
+from typing import Any
 
 from accelerate import PartialState
 from jsonargparse import ArgumentParser, Namespace
 
-from coterie.cli.arguments import check_data_name, find_method, new_parser, options_of, value_of
+from coterie.cli.arguments import check_data_name, find_method, new_file, new_parser, options_of, value_of
 from coterie.cli.runs import print_runs
 from coterie.console.terminal import say
-from coterie.data import DATASETS, load
+from coterie.data import DATASETS, ImageData, load
 from coterie.data.loading import RESOLVED, own_options
 from coterie.errors import UserError
-from coterie.methods import METHODS
+from coterie.files import write_text
+from coterie.methods import METHODS, Method
 from coterie.networks import Backbone
-from coterie.recipes import RECIPES, default_recipe, recipe_class
-from coterie.training import TrainingOptions, train
+from coterie.recipes import RECIPES, Recipe, default_recipe, recipe_class
+from coterie.training import TrainingOptions, find_rate, train
 from coterie.training.distribution import leave_processes
 from coterie.training.images import load_for
 
@@ -47,6 +49,12 @@ def train_parser(given: list[str]) -> ArgumentParser:
     )
     parser.add_class_arguments(recipe, "recipe")
     parser.add_argument("--out", type=str, help="the Run's folder; default runs/METHOD-NETWORK-DATA-SEED")
+    parser.add_argument(
+        "--find_rate",
+        type=str | None,
+        default=None,
+        help="an .svg file: train 120 steps while the learning rate rises, draw the loss, suggest a rate, keep nothing",
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's last checkpoint")
     parser.add_class_arguments(TrainingOptions)
     for action in parser._actions:
@@ -71,6 +79,9 @@ def run_train(given: Namespace) -> None:
     method, recipe = options_of(given.method), options_of(given.recipe)
     trained = find_method(method.pop("name"))(network=chosen, **method)
     run_recipe = recipe_class(recipe.pop("name"))(**recipe)
+    if given.find_rate is not None:
+        _find_rate(given, trained, load_for(chosen, options_of(given.data)), run_recipe)
+        return
     out = given.out or f"runs/{trained.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
     try:
         run = train(
@@ -79,7 +90,7 @@ def run_train(given: Namespace) -> None:
             out=out,
             recipe=run_recipe,
             resume=given.resume,
-            **{option.name: given[option.name] for option in fields(TrainingOptions)},
+            **_training_options(given),
         )
         if PartialState().is_main_process:
             print_runs([run])
@@ -90,3 +101,19 @@ def run_train(given: Namespace) -> None:
         leave_processes()
         raise
     leave_processes()
+
+
+def _find_rate(given: Namespace, method: Method, data: ImageData, recipe: Recipe) -> None:
+    """Suggest a learning rate, and draw what it comes from."""
+    place = new_file(given.find_rate, ".svg", "find_rate")
+    test = find_rate(method, data, recipe=recipe, **_training_options(given))
+    # Matplotlib belongs to an extra, and nothing else of this command needs it.
+    from coterie.reports.rate import plot_rate
+
+    write_text(place, plot_rate(test))
+    say(f"suggested: --recipe.learning_rate {test.suggestion:.2g}; recipe '{recipe.name}' would take {test.chosen:.2g}")
+    say(f"{place}: the loss against the rate")
+
+
+def _training_options(given: Namespace) -> dict[str, Any]:
+    return {option.name: given[option.name] for option in fields(TrainingOptions)}

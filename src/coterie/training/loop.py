@@ -1,5 +1,6 @@
 """Train a method on data into a Run folder, from the beginning or from where a run stopped."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,7 @@ from coterie.console.tensorboard import open_tensorboard
 from coterie.data import ImageData, keep_split
 from coterie.extras import is_installed, need
 from coterie.files import user_path
-from coterie.methods import Method, Task
+from coterie.methods import Method, Stage, Task
 from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe, TrainingFacts, default_recipe, recipe_class
 from coterie.run import Run
@@ -121,13 +122,21 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     )
 
 
-def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) -> None:
-    """What ``train`` does in a folder that no other command trains into."""
-    data, options, accelerator, say = setting.data, setting.options, setting.accelerator, setting.reporter.say
+def settle(method: Method, setting: Setting) -> tuple[Method, Stage, Iterator[Stage], Setting]:
+    """Build a method's first stage, and leave nothing of the setting open.
+
+    Args:
+        method: What is trained.
+        setting: As the user gave it.
+
+    Returns:
+        The method, with its network's drop path; its first stage, its later ones; and the setting.
+
+    Raises:
+        UserError: An option is wrong, or the network does not fit the data.
+    """
     method = with_drop_path(method, setting.recipe)
-    previous = previous_configuration(folder.path, resume, say)
-    if previous is not None:
-        options = options.take_over(previous)
+    data, options, accelerator = setting.data, setting.options, setting.accelerator
     set_switches(options.threads, options.deterministic)
     check_stage_names(method)
     task = Task(
@@ -141,6 +150,16 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
     check_soft_targets(method, setting.recipe)
     check_patience(options, setting.recipe)
+    return method, first, stages, setting
+
+
+def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) -> None:
+    """What ``train`` does in a folder that no other command trains into."""
+    data, accelerator, say = setting.data, setting.accelerator, setting.reporter.say
+    previous = previous_configuration(folder.path, resume, say)
+    if previous is not None:
+        setting = replace(setting, options=setting.options.take_over(previous))
+    method, first, stages, setting = settle(method, setting)
     config = configuration(method, data, setting.recipe, setting.options)
     if previous is not None:
         check_resumable(folder.path, config, previous, say)
