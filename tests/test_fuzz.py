@@ -93,6 +93,7 @@ OTHERS = {
     "bench": ["batch_sizes", "threads", "seconds", "out", "plot"],
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],
+    "serve": ["host", "port", "student", "threads", "max_batch", "queue", "deadline_ms"],
     "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers", "together"],
 }
 
@@ -109,6 +110,7 @@ def lines(finished, folder):
         "bench": [str(finished.path), "--batch_sizes", "1", "--seconds", "0.01"],
         "report": [str(finished.path)],
         "list": ["methods"],
+        "serve": [str(digit)],  # which it refuses: no line serves for ever
         "study": ["one", "--plan"],
     }
     for number in range(LINES):

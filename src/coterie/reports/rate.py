@@ -1,6 +1,6 @@
 """The plot of ``coterie train --find_rate``: the loss against the learning rate."""
 
-from coterie.reports.plots import COLOURS, new_figure, to_svg
+from coterie.reports.plots import COLOURS, mark_log_axis, new_figure, to_svg
 from coterie.training.rate_test import RateTest
 
 
@@ -15,6 +15,7 @@ def plot_rate(test: RateTest) -> str:
     for rate, what, colour in ((test.suggestion, "suggested", COLOURS[1]), (test.chosen, "the recipe's", COLOURS[2])):
         axes.axvline(rate, color=colour, linestyle="--", label=f"{what}: {rate:.2g}")
     axes.set_xscale("log")
+    mark_log_axis(axes.xaxis, axes.get_xlim())
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss, smoothed")
     axes.legend(fontsize="small", frameon=False, loc="best")
