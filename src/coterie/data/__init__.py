@@ -7,6 +7,7 @@ from coterie.lazy import lazy_names
 if TYPE_CHECKING:
     from coterie.data.base import DataEntry, ImageData, Images, Resident, Shape, Source, Streaming
     from coterie.data.drawn import write_split
+    from coterie.data.given import from_arrays, from_dataset
     from coterie.data.kept import keep_split, load_run
     from coterie.data.loader import batches_per_epoch, evaluation_batches, read_ahead, training_batches
     from coterie.data.loading import load
@@ -27,6 +28,8 @@ __all__ = [
     "batches_per_epoch",
     "decode",
     "evaluation_batches",
+    "from_arrays",
+    "from_dataset",
     "keep_split",
     "load",
     "load_run",
@@ -51,6 +54,8 @@ __getattr__, __dir__ = lazy_names(
         "batches_per_epoch": "coterie.data.loader",
         "decode": "coterie.data.pixels",
         "evaluation_batches": "coterie.data.loader",
+        "from_arrays": "coterie.data.given",
+        "from_dataset": "coterie.data.given",
         "keep_split": "coterie.data.kept",
         "load": "coterie.data.loading",
         "load_run": "coterie.data.kept",

@@ -230,8 +230,8 @@ def make(
         classes=source.classes,
         image_size=size,
         channels=depth,
-        mean=_per_channel("mean", given["mean"] or source.mean, depth),
-        std=_per_channel("std", given["std"] or source.std, depth),
+        mean=per_channel("mean", given["mean"] or source.mean, depth),
+        std=per_channel("std", given["std"] or source.std, depth),
         train=_fitted(train, None if how == "random-resized-crop" else size, depth, source),
         test=_fitted(test, size, depth, source),
         validation=None if held_out is None else _fitted(held_out, size, depth, source),
@@ -276,7 +276,12 @@ def _fitted(images: Images, size: tuple[int, int] | None, channels: int, source:
     return replace(images, data=data.contiguous())
 
 
-def _per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+def per_channel(option: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A mean or standard deviation of so many channels.
+
+    Raises:
+        UserError: There are more or fewer values.
+    """
     if len(values) == channels:
         return tuple(values)
     if len(values) == 1:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from coterie.data.items import image_of
 from coterie.data.listing import LeftOut, images_below
 from coterie.data.say import escape
 from coterie.errors import UserError, show_value
@@ -65,7 +66,7 @@ def items_of(images: OneImage | Iterable[OneImage]) -> Iterator[Item]:
         if isinstance(image, str | PathLike):
             yield from _files(image)
         elif isinstance(image, np.ndarray):
-            yield Item(_from_array(image, name), None, name)
+            yield Item(image_of(image, name), None, name)
         elif isinstance(image, Image.Image):
             path = getattr(image, "filename", None)
             yield Item(image, Path(path) if isinstance(path, str) and path else None, str(path or name))
@@ -94,17 +95,6 @@ def _files(name: str | Path) -> Iterator[Item]:
             yield from _files(Path(match))
     else:
         yield Item(path, path, str(path))
-
-
-def _from_array(array: np.ndarray[Any, Any], name: str) -> Image.Image:
-    shape = array.shape[:2] if array.ndim == 3 and array.shape[2] == 1 else array.shape
-    right = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not right or 0 in shape:
-        raise UserError(
-            f"{name}: an array of {array.dtype}, {'x'.join(map(str, array.shape)) or 'one number'}; give uint8 (H, W) "
-            "or (H, W, C) of 1, 3 or 4 channels"
-        )
-    return Image.fromarray(array.reshape(shape))
 
 
 def _no_image(value: Any) -> UserError:

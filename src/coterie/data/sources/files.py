@@ -23,7 +23,7 @@ from coterie.data.transforms import roomy
 from coterie.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SMALL = 64
+SMALL = 64
 _TEST_FRACTION = 0.2
 # The parts of the files: those of training, validation (None where there is none) and test, and their labels.
 Files = tuple[Sequence[Path], Array]
@@ -55,7 +55,7 @@ class Reading:
         """
         seen = survey(files, root, self.pixel_range)
         size = self.image_size
-        if size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= _SMALL:
+        if size is None and len(seen.sizes) == 1 and max(only := next(iter(seen.sizes))) <= SMALL:
             size = only
         channels: Literal[1, 3] = self.channels or (1 if seen.grey else 3)
         return replace(self, image_size=size, channels=channels, pixel_range=seen.pixel_range or self.pixel_range)
@@ -91,7 +91,7 @@ def make_source(
     every = [*train[0], *(validation or ((), None))[0], *test[0]]
     reading = reading.looked_at(every, root) if scan else reading
     size, channels = reading.image_size or reading.default_image_size, reading.channels or 3
-    how = reading.augment or ("crop-flip" if max(size) <= _SMALL else "random-resized-crop")
+    how = reading.augment or ("crop-flip" if max(size) <= SMALL else "random-resized-crop")
     kept = roomy(size) if how == "random-resized-crop" else size
     ratio = reading.crop_ratio or (reading.default_crop_ratio if how == "random-resized-crop" else 1.0)
     interpolation = reading.interpolation or reading.default_interpolation
