@@ -1,12 +1,13 @@
-"""How ``coterie serve`` behaves under load, over loopback: at half of saturation, at ten times it, after it, at its end.
+"""How ``coterie serve`` behaves under load, over loopback: below saturation, far above it, after it, at its end.
 
     python benchmarks/serve.py        # about two minutes; writes benchmarks/serve.json
 
-Requests are sent at fixed times, whether earlier ones are answered or not, on connections of their own, by this process,
-which takes a core for it. The networks are untrained in all but name: how right they are does not matter here. The aims,
-set before: at half of saturation 95 % of the latencies are under three times what the network takes for one image; at ten
-times saturation every request has an answer or a status that says why not, and memory stays bounded; afterwards the
-latency is as before; SIGTERM under load loses no request that was accepted (a refused connection was not).
+Requests are sent at fixed times, whether earlier ones are answered or not, on connections of their own, by this
+process, which takes a core for it. The networks are hardly trained: how right they are does not matter here. The
+aims, set before: at half of saturation 95 % of the latencies are under three times what the network takes for one
+image; at ten times saturation every request has an answer or a status that says why not, and memory stays bounded;
+afterwards the latency is as before; SIGTERM under load loses no request that was accepted (a refused connection was
+not).
 """
 
 import asyncio
