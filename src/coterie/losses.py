@@ -125,7 +125,7 @@ def cl_ilr(
     Raises:
         UserError: There is one head, the labels do not fit the output, or a number is out of range.
     """
-    if not isinstance(beta, int | float) or not 0 <= beta <= 1:
+    if not isinstance(beta, (int, float)) or not 0 <= beta <= 1:
         raise UserError(f"beta is {beta!r}; use a number from 0 to 1")
     terms = supervise(output, labels, ce_weight=beta, ensemble_ce_weight=0.0)
     teachers = _make(Others, output, labels)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.data.transforms import before_crop
+from coterie.data.pixels import before_crop
 from coterie.records import Card
 
 _SUPPORT = {"bilinear": 1.0, "bicubic": 2.0}  # how far Pillow's filters reach, in pixels of the smaller image

@@ -101,10 +101,10 @@ def imitate(
         UserError: The temperature or the weight is no number, or out of range; or the loss is unknown, or takes no such
             labels.
     """
-    # Plain comparisons, which torch.compile looks through; NaN fails them.
-    if not isinstance(temperature, int | float) or not 1e-6 <= temperature <= 1e6:
+    # Plain comparisons, which torch.compile looks through (PyTorch 2.9 not through `int | float`); NaN fails them.
+    if not isinstance(temperature, (int, float)) or not 1e-6 <= temperature <= 1e6:
         raise UserError(f"temperature is {temperature!r}; use a number from 1e-06 to 1000000")
-    if not isinstance(weight, Tensor) and not (isinstance(weight, int | float) and 0 <= weight < inf):
+    if not isinstance(weight, Tensor) and not (isinstance(weight, (int, float)) and 0 <= weight < inf):
         raise UserError(f"weight is {weight!r}; use a finite number of 0 or more")
     scale = temperature**2 if scale_by_t2 else 1.0
     if loss not in DIVERGENCES:
