@@ -79,6 +79,7 @@ TRAIN = [
         "capture",
         "patience",
         "accumulate",
+        "from",
         "test_every",
         "tensorboard",
         "config",

@@ -10,6 +10,7 @@ from torch import nn
 import coterie
 import resuming
 from coterie import UserError
+from coterie.cli.arguments import expanded
 from coterie.data import training_batches
 from coterie.data.base import Resident
 from coterie.data.loader import balanced_order, class_weights
@@ -203,3 +204,68 @@ def test_patterns_that_freeze_nothing_or_all_are_refused(patterns, line, digits,
     with pytest.raises(UserError, match=line):
         go(Vanilla(network=Backbone("resnet8", freeze=patterns)), digits, tmp_path / "run", epochs=1)
     assert not (tmp_path / "run").exists()
+
+
+# Going on from a finished Run
+
+
+def test_a_run_goes_on_from_another_with_its_branches(digits, tmp_path):
+    first = go(One(network="resnet8"), digits, tmp_path / "first", epochs=2)
+    still = Recipe(learning_rate=1e-12, schedule="constant", weight_decay=0.0)
+    options = {"epochs": 1, "start_from": str(first.path), "recipe": still}
+    second = go(One(network="resnet8"), digits, tmp_path / "second", **options)
+    before, after = weights(first), weights(second)
+    assert before.keys() == after.keys()
+    for key in before:  # all but what batch norm has seen since
+        if "running" not in key and "num_batches" not in key:
+            torch.testing.assert_close(after[key], before[key])
+    assert second.card["training_flops"] == pytest.approx(1.5 * first.card["training_flops"])
+    assert second.config["start_from"] == str(first.path)
+
+
+def test_an_average_that_was_delivered_is_gone_on_from_and_resumed(digits, tmp_path):
+    first = go(
+        Vanilla(network="resnet8"),
+        digits,
+        tmp_path / "first",
+        epochs=3,
+        recipe=Recipe(average="ema", deliver="average"),
+    )
+    still = Recipe(learning_rate=1e-12, schedule="constant", weight_decay=0.0)
+    second = go(
+        Vanilla(network="resnet8"), digits, tmp_path / "second", epochs=1, start_from=str(first.path), recipe=still
+    )
+    assert torch.allclose(weights(second)["target.fc.weight"], weights(first)["target-average.fc.weight"])
+    make, options = (lambda: Vanilla(network="resnet8")), {"epochs": 2, "start_from": str(first.path)}
+    whole = go(make(), digits, tmp_path / "whole", **options)
+    cut = resuming.cut_and_resumed(make, digits, tmp_path / "cut", "train", 7, **options)
+    assert same(whole, cut)
+
+
+def test_of_several_stages_the_last_is_trained_again(digits, tmp_path):
+    make = lambda: METHODS["kd"](network="resnet8", epochs={"teacher": 1})  # noqa: E731
+    first = go(make(), digits, tmp_path / "first", epochs=1)
+    options = {"epochs": 2, "start_from": str(first.path)}
+    second = go(make(), digits, tmp_path / "second", **options)
+    stages = [row["stage"] for row in first.metrics]
+    assert {row["stage"] for row in second.metrics} == {stages[-1]}
+    assert (second.path / "checkpoints" / "stage0.safetensors").is_file()
+    cut = resuming.cut_and_resumed(make, digits, tmp_path / "cut", stages[-1], 4, **options)
+    assert same(second, cut)
+
+
+def test_another_run_than_the_same_is_refused(digits, finished, tmp_path):
+    for method, line in (
+        (Dml(network="resnet8"), "its method is 'one'"),
+        (One(network="resnet14"), "its network is 'resnet8'"),
+        (One(network="resnet8", num_branches=5), "checkpoint is of another network"),
+    ):
+        with pytest.raises(UserError, match=line):
+            go(method, digits, tmp_path / "run", epochs=1, start_from=str(finished.path))
+    with pytest.raises(UserError, match="no finished Run is there"):
+        go(One(network="resnet8"), digits, tmp_path / "run2", epochs=1, start_from=str(tmp_path))
+
+
+def test_the_command_knows_from(finished, tmp_path):
+    parsed = expanded(["--from", "a", "--from=b", "--method", "one", "--", "--from"])
+    assert parsed == ["--start_from", "a", "--start_from=b", "--method.name", "one", "--", "--from"]

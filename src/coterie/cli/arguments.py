@@ -38,10 +38,11 @@ def new_parser() -> ArgumentParser:
 
 
 def expanded(given: list[str]) -> list[str]:
-    """``--method one`` as ``--method.name one``, and ``--batch-size`` as ``--batch_size``."""
+    """``--method one`` as ``--method.name one``, ``--from RUN`` as ``--start_from RUN``, and dashes as underscores."""
     pattern = re.compile(rf"^--({'|'.join(_GROUPS)})(=.*)?$")
     end = given.index("--") if "--" in given else len(given)  # what follows are no options
-    return [pattern.sub(r"--\1.name\2", _underscored(word)) for word in given[:end]] + given[end:]
+    words = [re.sub(r"^--from(=.*)?$", r"--start_from\1", word) for word in given[:end]]
+    return [pattern.sub(r"--\1.name\2", _underscored(word)) for word in words] + given[end:]
 
 
 def _underscored(word: str) -> str:

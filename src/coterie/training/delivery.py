@@ -19,7 +19,7 @@ from coterie.metrics import Row
 from coterie.networks.zoo import Backbone
 from coterie.outputs import answer
 from coterie.records import AVERAGE, FORMAT
-from coterie.run import portable_state
+from coterie.run import Run, portable_state
 from coterie.training.distribution import predict_split
 from coterie.training.folder.resume import method_options
 from coterie.training.stages import Setting
@@ -100,8 +100,8 @@ def deliver(
         "data": data.name,
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,
-        "seconds": round(sum(float(row["seconds"]) for row in rows), 1),
-        "training_flops": _training_flops(rows),
+        "seconds": round(sum(float(row["seconds"]) for row in rows) + _seconds_before(setting), 1),
+        "training_flops": _training_flops(rows, setting),
         "test": figures,
         "cost": costs,
     }
@@ -133,10 +133,19 @@ def _measured(delivery: Delivery, setting: Setting) -> tuple[dict[str, dict[str,
     return figures, costs
 
 
-def _training_flops(rows: Sequence[Row]) -> float | None:
-    """Of all stages, teachers that they train among them; None where a compiled network hid them."""
+def _training_flops(rows: Sequence[Row], setting: Setting) -> float | None:
+    """Of all stages, teachers that they train among them, and of the Run that was gone on from.
+
+    None where a compiled network hid them.
+    """
+    before = 0.0 if setting.options.start_from is None else Run(setting.options.start_from).card["training_flops"]
     counted = [float(row["training_flops"]) for row in rows if "training_flops" in row]
-    return sum(counted) if len(counted) == len(rows) else None
+    return sum(counted) + before if len(counted) == len(rows) and before is not None else None
+
+
+def _seconds_before(setting: Setting) -> float:
+    """Of the Run that was gone on from."""
+    return 0.0 if setting.options.start_from is None else float(Run(setting.options.start_from).card["seconds"])
 
 
 def _asking(member: Adapted, data: ImageData) -> int:

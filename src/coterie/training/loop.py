@@ -38,6 +38,7 @@ from coterie.training.preflight import (
 )
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
+from coterie.training.start import Start
 from coterie.training.surroundings import keep_surroundings, set_switches
 
 
@@ -61,6 +62,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     deterministic: bool = False,
     patience: int | None = None,
     accumulate: int = 1,
+    start_from: str | None = None,
     test_every: int = 1,
     tensorboard: bool | None = None,
 ) -> Run:
@@ -101,6 +103,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         deterministic=deterministic,
         patience=patience,
         accumulate=accumulate,
+        start_from=start_from,
         test_every=test_every,
         tensorboard=tensorboard,
     )
@@ -160,6 +163,7 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     if previous is not None:
         setting = replace(setting, options=setting.options.take_over(previous))
     method, first, stages, setting = settle(method, setting)
+    start = None if setting.options.start_from is None else Start(setting.options.start_from, method, data)
     config = configuration(method, data, setting.recipe, setting.options)
     if previous is not None:
         check_resumable(folder.path, config, previous, say)
@@ -174,6 +178,6 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     wanted = is_installed("tensorboard") if setting.options.tensorboard is None else setting.options.tensorboard
     tensorboard = open_tensorboard(folder.path, wanted and folder.writes, say)
     with tensorboard as write_figures, stop_signals() as stop:
-        session = Session(folder, method, setting, stop, write_figures, resume=previous is not None)
+        session = Session(folder, method, setting, stop, write_figures, previous is not None, start)
         session.run(chain([first], stages))
     accelerator.wait_for_everyone()  # all is written

@@ -24,6 +24,7 @@ from coterie.training.modules import load_modules, place, stage_modules, states_
 from coterie.training.pace import Pace
 from coterie.training.stages import Setting, StageRun
 from coterie.training.stages.averaging import Averages, Earlier, make_averages
+from coterie.training.start import Start
 from coterie.training.surroundings import set_switches
 from coterie.training.together import give_way, takes_turns
 
@@ -57,6 +58,7 @@ class Session:
         stop: Signals that came.
         write_figures: Takes an epoch's row, for TensorBoard.
         resume: Whether to go on from the last checkpoint, if there is one.
+        start: A finished Run to go on from; None for none.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class Session:
         stop: list[int],
         write_figures: Callable[[Row], None],
         resume: bool,
+        start: Start | None = None,
     ) -> None:
         self.folder, self.method, self.setting = folder, method, setting
-        self.stop, self.write_figures = stop, write_figures
+        self.stop, self.write_figures, self.start = stop, write_figures, start
         self.images = describe_data(setting.data)
         self.announces = setting.reporter.show and not resume  # what is chosen is said when a run begins
         self.saved = folder.load_last() if resume else None
@@ -85,7 +88,11 @@ class Session:
         """Train every stage, or load it where an earlier session has finished it; then deliver the last one."""
         for index, stage in enumerate(stages):
             if self.saved is not None and index < self.saved["stage"]:
-                self._load_stage(stage, index)
+                self._load_stage(stage, self.folder.load_states(f"stage{index}"))
+            elif self.start is not None and index < self.start.last:
+                states = self.start.states(index)
+                self._load_stage(stage, states)
+                self.folder.save(f"stage{index}", states)
             else:
                 averages = self._train_stage(stage, index)
         self.folder.check()
@@ -98,18 +105,20 @@ class Session:
             return bool(self.best["average"])
         return self.setting.recipe.deliver == "average"
 
-    def _load_stage(self, stage: Stage, index: int) -> None:
-        """Load a stage that an earlier session finished."""
+    def _load_stage(self, stage: Stage, states: dict[str, dict[str, Any]]) -> None:
+        """Load a stage that an earlier session, or the Run that this one starts from, has finished."""
         place(stage, self.setting.accelerator.device)
         averages = make_averages(stage, self.setting.recipe, self.earlier)
         modules = stage_modules(stage) | ({} if averages is None else averages.modules())
-        load_modules(modules, self.folder.load_states(f"stage{index}"))
+        load_modules(modules, states)
         if averages is not None:
             averages.hand_on(self.earlier)
 
     def _train_stage(self, stage: Stage, index: int) -> Averages | None:
         setting, names = self.setting, self.method.stage_names()
         epochs = setting.epochs_of(self.method, stage)
+        if self.start is not None and self.saved is None:
+            self.start.load_last(stage)
         running = StageRun(stage, index, epochs, setting, self.earlier)
         if self.saved is not None and self.saved["stage"] == index:
             running.load(self.saved)
