@@ -11,12 +11,11 @@ import torch
 from safetensors.torch import load_file
 
 import coterie
-from coterie.methods import One
 from coterie.networks import Backbone
 from coterie.outputs import PeerOutput
 from coterie.training.folder import checkpoint
-from toys import comparable, go, plain, same, weights
-from two_processes import CASES, WRAPPERS, branched
+from toys import comparable, plain, same, weights
+from two_processes import CASES, WRAPPERS, branched, train_case
 
 TESTS = Path(__file__).parent
 
@@ -51,11 +50,9 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_processes_train_the_same_weights_as_one(name, trained, tmp_path):
-    (place, _), (options, recipe) = trained, CASES[name]
-    # No batch norm, whose statistics are each process's own; 165 images: the last batch is 3 and 2.
-    digits = coterie.data.load("digits", train_samples=165, test_samples=101)
-    method = One(network=plain(), at="1", gate="uniform", **options)
-    alone = go(method, digits, tmp_path / "one", batch_size=40, recipe=recipe)
+    place, _ = trained
+    # 165 images: the last batch is 3 and 2.
+    alone = train_case(name, tmp_path / "one")
     both = coterie.Run(place / name, plain())
     ours, theirs = weights(alone), weights(both)
     assert ours.keys() == theirs.keys()

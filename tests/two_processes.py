@@ -67,22 +67,35 @@ def mixed():
     return Recipe(label_smoothing=0.1, mixup=0.4, cutmix=1.0, mix_probability=0.8)
 
 
-# Options of ONE and a recipe: what has to train the same weights in two processes as in one.
+# Options of ONE, a recipe, options of training: what has to train the same weights in two processes as in one.
 CASES = {
     "plain": ({}, None),
     "mixed": ({}, mixed()),
     "ema": ({}, Recipe(average="ema", average_window=0.1, deliver="average")),
     "tail": ({}, Recipe(average="tail", average_window=0.6, deliver="average")),
     "dist": ({"divergence": "dist"}, None),
+    "uneven": ({}, Recipe(sampling="balanced", class_weights="balanced")),
+    "parts": ({}, Recipe(clip_norm=1.0), {"accumulate": 3}),
+    "patient": ({}, Recipe(learning_rate=1e-12, schedule="constant"), {"epochs": 5, "patience": 2}),
 }
+
+
+def train_case(name, out):
+    """A training without batch norm, whose statistics are each process's own; the last batch is of few images."""
+    options, recipe, *training = CASES[name]
+    more = training[0] if training else {}
+    digits = coterie.data.load(
+        "digits", train_samples=165, test_samples=101, validation=0.2 if "patience" in more else 0.0
+    )
+    method = One(network=plain(), at="1", gate="uniform", **options)
+    return go(method, digits, out, batch_size=40, recipe=recipe, **more)
 
 
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
-    for name, (options, recipe) in CASES.items():
-        method = One(network=plain(), at="1", gate="uniform", **options)
-        go(method, digits, place / name, batch_size=40, recipe=recipe)
+    for name in CASES:
+        train_case(name, place / name)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     averaged(digits, place)
