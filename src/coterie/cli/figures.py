@@ -18,6 +18,7 @@ from coterie.console.tables import table_console
 from coterie.console.terminal import printable
 from coterie.errors import UserError
 from coterie.evaluation.figures import ClassFigures, Evaluation, Interval
+from coterie.evaluation.test_time import passes_line
 from coterie.files import write_text
 
 Format = Literal["text", "json", "csv"]
@@ -104,6 +105,8 @@ def _print_tables(console: Console, measured: Evaluation, classes: Shown) -> Non
     for name, value in measured.measures.items():
         table.add_row(escape(printable(name)), f"{value:.4f}", _bracketed(measured.intervals.get(name), ""))
     console.print(f"{measured.images} {measured.split} images of {escape(printable(measured.data))}")
+    if measured.tta is not None:
+        console.print(passes_line(measured.tta))
     console.print(table)
     count = None if classes == "all" else _FEW if classes is None else classes
     shown = measured.classes if count is None else measured.worst(count)

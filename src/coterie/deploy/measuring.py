@@ -12,6 +12,7 @@ from coterie.errors import UserError
 from coterie.evaluation import Predictions
 from coterie.evaluation.figures import Evaluation
 from coterie.evaluation.runs import check_split, evaluation_of, images_of, measure_run
+from coterie.evaluation.test_time import Copies, TestTime, check_test_time, mean_probabilities, warn_of_mirrors
 from coterie.records import Card
 from coterie.run import Run
 
@@ -19,13 +20,22 @@ from coterie.run import Run
 _OF_FILES = ("crop_ratio", "interpolation", "pixel_range")
 
 
-def measure(source: Run | str | Path, *, student: str | None = None, split: str = "test", **data: Any) -> Evaluation:
+def measure(
+    source: Run | str | Path,
+    *,
+    student: str | None = None,
+    split: str = "test",
+    tta: TestTime | None = None,
+    **data: Any,
+) -> Evaluation:
     """All figures of a trained network on a split, with 95 % intervals, and those of each class.
 
     Args:
         source: A run, its folder, or an exported file.
         student: Which deliverable of a run; None for the default one.
         split: ``test``, ``validation`` or ``train``.
+        tta: Test-time augmentation: ``"flip"`` averages the probabilities of an image and its mirror image, a number
+            those of so many views; None for the image alone.
         data: Options of :func:`coterie.data.load`: of a run in place of its own, of a file those that say where its
             data are, for example ``name`` and ``root``. An exported file does not say how its Run divided a folder:
             one folder of classes is all test images, and options such as ``seed`` draw as they did in the training.
@@ -35,16 +45,23 @@ def measure(source: Run | str | Path, *, student: str | None = None, split: str 
             named.
     """
     if not is_exported(source):
-        return measure_run(Run.of(source), student, split, data)
+        return measure_run(Run.of(source), student, split, tta, data)
     check_split(split)
+    tta = check_test_time(tta)
     opened = open_source(source, student)
     loaded = _load(opened, data)
     images = images_of(loaded, split, opened.card["classes"], str(opened.path))
     parts = []
+    warn_of_mirrors(tta, loaded)
+    copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
     for batch in evaluation_batches(loaded, images):
-        parts.append(Predictions(batch.labels, opened.answer(batch.images).unsqueeze(1)))
+        if copies is None:
+            logits = opened.answer(batch.images)
+        else:
+            logits = mean_probabilities([opened.answer(copy) for copy in copies.of(batch.images, batch.indices)])
+        parts.append(Predictions(batch.labels, logits.unsqueeze(1)))
     named = (str(opened.path), opened.card["student"], loaded.name, split)
-    evaluation = evaluation_of(named, loaded.classes, Predictions.joined(parts), images)
+    evaluation = evaluation_of(named, loaded.classes, Predictions.joined(parts), images, tta=tta)
     _compare_with_card(evaluation, opened.card)
     return evaluation
 
@@ -74,7 +91,7 @@ def _load(opened: Opened, options: Mapping[str, Any]) -> ImageData:
 def _compare_with_card(evaluation: Evaluation, card: Card) -> None:
     """Say where other images than the Run's test images seem to have been measured: more than rounding tells."""
     recorded = card["test"].get(evaluation.student, {}).get("error")
-    if evaluation.split != "test" or evaluation.data != card["data"] or recorded is None:
+    if evaluation.tta is not None or evaluation.split != "test" or evaluation.data != card["data"] or recorded is None:
         return
     measured = evaluation.measures["error"]
     if abs(measured - recorded) * evaluation.images / 100 > max(1.5, 0.002 * evaluation.images):

@@ -22,6 +22,7 @@ from coterie.data.transforms import normalise
 from coterie.deploy.images import Item, OneImage, items_of
 from coterie.deploy.opening import Opened, open_source
 from coterie.errors import UserError
+from coterie.evaluation.test_time import Copies, TestTime, check_test_time, flipped, mean_probabilities
 from coterie.records import Card
 from coterie.run import Run
 
@@ -58,6 +59,7 @@ def predict(
     top: int = 3,
     batch_size: int = 64,
     skip_damaged: bool = False,
+    tta: TestTime | None = None,
 ) -> list[Prediction]:
     """Classify images, and give what is said of all of them at once; :func:`predictions` says what may be given.
 
@@ -68,11 +70,14 @@ def predict(
         top: How many classes to name for each image.
         batch_size: How many images the network is given at once.
         skip_damaged: Leave out images that cannot be read, with a line for each, instead of ending there.
+        tta: Test-time augmentation: ``"flip"`` averages the probabilities of an image and its mirror image, a number
+            those of so many views; None for the image alone.
 
     Raises:
         UserError: The source is none of these, or an image does not decode.
     """
-    return list(predictions(source, images, student=student, top=top, batch_size=batch_size, skip_damaged=skip_damaged))
+    options: dict[str, Any] = {"student": student, "top": top, "batch_size": batch_size}
+    return list(predictions(source, images, **options, skip_damaged=skip_damaged, tta=tta))
 
 
 def predictions(
@@ -83,6 +88,7 @@ def predictions(
     top: int = 3,
     batch_size: int = 64,
     skip_damaged: bool = False,
+    tta: TestTime | None = None,
 ) -> Iterator[Prediction]:
     """Classify any number of images, one after another, in the memory of a few batches.
 
@@ -97,6 +103,8 @@ def predictions(
         top: How many classes to name for each image.
         batch_size: How many images the network is given at once.
         skip_damaged: Leave out images that cannot be read, with a line for each, instead of ending there.
+        tta: Test-time augmentation: ``"flip"`` averages the probabilities of an image and its mirror image, a number
+            those of so many views; None for the image alone.
 
     Yields:
         What the network says of each image, in their order.
@@ -107,8 +115,20 @@ def predictions(
     """
     top = check_value("⟨top⟩", top, PositiveInt)
     batch_size = check_value("⟨batch_size⟩", batch_size, PositiveInt)
+    tta = check_test_time(tta)
     opened = open_source(source, student)
-    return classify(opened, items_of(images), top, batch_size, _warn if skip_damaged else None)
+    check_copies(opened, tta)
+    return classify(opened, items_of(images), top, batch_size, _warn if skip_damaged else None, tta)
+
+
+def check_copies(opened: Opened, tta: TestTime | None) -> None:
+    """Refuse views of a file that prepares whole images.
+
+    Raises:
+        UserError: Images of no one size cannot be moved alike.
+    """
+    if opened.answer_whole is not None and isinstance(tta, int):
+        raise UserError(f"⟨tta {tta}⟩: {opened.path} prepares whole images itself, which are not moved; use ⟨tta flip⟩")
 
 
 def _warn(error: UserError) -> None:
@@ -121,6 +141,7 @@ def classify(
     top: int,
     batch_size: int,
     damaged: Callable[[UserError], None] | None = None,
+    tta: TestTime | None = None,
 ) -> Iterator[Prediction]:
     """What a network says of each image.
 
@@ -130,6 +151,7 @@ def classify(
         top: How many classes to name.
         batch_size: How many images the network is given at once.
         damaged: Is told of each image that cannot be read; None to raise what is wrong with it.
+        tta: As of :func:`predict`, checked.
 
     Raises:
         UserError: An image cannot be read.
@@ -138,10 +160,10 @@ def classify(
     for decoded in _decoded(items, opened, 2 * batch_size, damaged):
         batch.append(decoded)
         if len(batch) == batch_size:
-            yield from _classified(opened, batch, top)
+            yield from _classified(opened, batch, top, tta)
             batch = []
     if batch:
-        yield from _classified(opened, batch, top)
+        yield from _classified(opened, batch, top, tta)
 
 
 class _Decoded(NamedTuple):
@@ -153,17 +175,26 @@ class _Decoded(NamedTuple):
     pixels: _Pixels
 
 
-def _classified(opened: Opened, batch: list[_Decoded], top: int) -> Iterator[Prediction]:
-    card = opened.card
-    if opened.answer_whole is not None:
-        logits = opened.answer_whole([decoded.pixels for decoded in batch])
-    else:
-        pixels = torch.from_numpy(np.stack([decoded.pixels for decoded in batch]))
-        logits = opened.answer(normalise(pixels, card["mean"], card["std"]))
+def _classified(opened: Opened, batch: list[_Decoded], top: int, tta: TestTime | None) -> Iterator[Prediction]:
+    card, logits = opened.card, _logits(opened, batch, tta)
     best = logits.softmax(1).topk(min(top, len(card["classes"])))
     for decoded, values, places in zip(batch, best.values.tolist(), best.indices.tolist(), strict=True):
         names = tuple(card["classes"][place] for place in places)
         yield Prediction(decoded.path, names, tuple(values), decoded.place, decoded.label)
+
+
+def _logits(opened: Opened, batch: list[_Decoded], tta: TestTime | None) -> torch.Tensor:
+    card = opened.card
+    if opened.answer_whole is not None:
+        whole = [decoded.pixels for decoded in batch]
+        logits = opened.answer_whole(whole)
+        return logits if tta is None else mean_probabilities([logits, opened.answer_whole(flipped(whole))])
+    images = normalise(torch.from_numpy(np.stack([decoded.pixels for decoded in batch])), card["mean"], card["std"])
+    if tta is None:
+        return opened.answer(images)
+    places = torch.tensor([decoded.place for decoded in batch])
+    copies = Copies(tta, card["mean"], card["std"]).of(images, places)
+    return mean_probabilities([opened.answer(copy) for copy in copies])
 
 
 def _decoded(

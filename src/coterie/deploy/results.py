@@ -2,10 +2,10 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from coterie.checking import check_value
 from coterie.data.say import escape, is_printable
@@ -31,15 +31,16 @@ def results_path(out: str | Path) -> Path:
 
 
 @contextmanager
-def results_file(path: Path, columns: int) -> Iterator[Writer]:
+def results_file(path: Path, columns: int, facts: Mapping[str, Any] | None = None) -> Iterator[Writer]:
     """Write predictions one by one to a file beside ``path``, which takes its place when the block succeeds.
 
     Args:
         path: As :func:`results_path` gives it.
         columns: How many classes each prediction names.
+        facts: What is true of all of them, which each line of JSON says.
     """
     with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-        yield _csv_writer(file, columns) if path.suffix == ".csv" else _lines_writer(file)
+        yield _csv_writer(file, columns) if path.suffix == ".csv" else _lines_writer(file, facts or {})
 
 
 def _csv_writer(file: IO[str], columns: int) -> Writer:
@@ -55,7 +56,7 @@ def _csv_writer(file: IO[str], columns: int) -> Writer:
     return write
 
 
-def _lines_writer(file: IO[str]) -> Writer:
+def _lines_writer(file: IO[str], facts: Mapping[str, Any]) -> Writer:
     """A JSON object a line; JSON's own escapes stand for control characters and bytes that are no UTF-8."""
 
     def write(said: Prediction) -> None:
@@ -63,6 +64,7 @@ def _lines_writer(file: IO[str]) -> Writer:
             "path": None if said.path is None else str(said.path),
             "classes": said.classes,
             "probabilities": [float(f"{value:.6g}") for value in said.probabilities],
+            **facts,
         }
         plain = all(map(is_printable, (str(said.path), *said.classes)))
         file.write(json.dumps(content, ensure_ascii=not plain) + "\n")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from coterie.evaluation.intervals import wilson
 from coterie.evaluation.predictions import confusion
+from coterie.evaluation.test_time import TestTime, passes
 
 Interval = tuple[float, float]
 
@@ -69,6 +70,7 @@ class Evaluation:
             the classes' F1 in percent, without classes that were neither there nor named.
         intervals: By name, the 95 % intervals (Wilson) of those measures that are shares of the images, in percent.
         classes: The figures of each class, by index.
+        tta: The test-time augmentation, ``flip`` or a number of views; None without.
     """
 
     source: str
@@ -79,6 +81,12 @@ class Evaluation:
     measures: dict[str, float]
     intervals: dict[str, Interval]
     classes: tuple[ClassFigures, ...]
+    tta: TestTime | None = None
+
+    @property
+    def passes(self) -> int:
+        """How often the network was asked about each image."""
+        return passes(self.tta)
 
     def worst(self, count: int | None = None) -> tuple[ClassFigures, ...]:
         """The classes of lowest recall, the lowest first; classes without images are left out.
@@ -99,6 +107,7 @@ class Evaluation:
         return {
             **{"source": self.source, "student": self.student, "data": self.data, "split": self.split},
             "images": self.images,
+            **{"tta": self.tta, "forward_passes": self.passes},
             "measures": dict(self.measures),
             "intervals": {name: list(ends) for name, ends in self.intervals.items()},
             "classes": [_class_as_dict(figures) for figures in classes],

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from coterie.evaluation.test_time import Copies
 from coterie.outputs import Batch, PeerOutput
 
 
@@ -54,20 +55,28 @@ def as_peer_output(output: PeerOutput | Tensor) -> PeerOutput:
 
 
 @torch.inference_mode()
-def predict_batches(network: nn.Module, batches: Iterable[Batch], device: torch.device | str = "cpu") -> Predictions:
+def predict_batches(
+    network: nn.Module, batches: Iterable[Batch], device: torch.device | str = "cpu", copies: Copies | None = None
+) -> Predictions:
     """Run a network in evaluation mode over batches; its mode is as before afterwards.
 
     Args:
         network: Maps images to a PeerOutput or to logits (B, C).
         batches: As made by :func:`coterie.data.evaluation_batches`.
         device: Where the network is.
+        copies: Of each image, over which probabilities are averaged; None for the image alone.
     """
+
+    def ask(images: Tensor) -> PeerOutput:
+        return as_peer_output(network(images))
+
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     labels, logits, ensembles, weights = [], [], [], []
     try:
         for batch in batches:
-            output = as_peer_output(network(batch.images.to(device)))
+            images = batch.images.to(device)
+            output = ask(images) if copies is None else copies.ask(ask, images, batch.indices)
             labels.append(batch.labels.to(output.logits.device))
             logits.append(output.logits)
             if output.ensemble is not None:

@@ -11,12 +11,18 @@ from coterie.data import ImageData, Images, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.figures import Evaluation, class_figures, intervals_of, with_accuracy
 from coterie.evaluation.predictions import Predictions, disagreement, measures, predict_batches
+from coterie.evaluation.test_time import Copies, TestTime, check_test_time, warn_of_mirrors
 from coterie.outputs import answer
 from coterie.run import Run
 
 
 def evaluate(
-    run: Run | str | Path, *, student: str | None = None, split: str = "test", **data: Any
+    run: Run | str | Path,
+    *,
+    student: str | None = None,
+    split: str = "test",
+    tta: TestTime | None = None,
+    **data: Any,
 ) -> dict[str, float]:
     """Error, NLL and calibration of one of a run's deliverables, in float32.
 
@@ -26,6 +32,8 @@ def evaluate(
         run: A finished run, or its folder.
         student: Which deliverable; None for the default one.
         split: ``test``, ``validation`` or ``train``.
+        tta: Test-time augmentation: ``"flip"`` averages the probabilities of an image and its mirror image, a number
+            those of so many views; None for the image alone.
         data: Options of :func:`coterie.data.load` in place of the run's, for example ``root``.
 
     Returns:
@@ -37,25 +45,28 @@ def evaluate(
         UserError: There is no such deliverable or split, or the data have other classes.
     """
     run = Run.of(run)
-    _, images, predictions = _predict_split(run, student, split, data)
+    _, images, predictions = _predict_split(run, student, split, tta, data)
     return measures_of(predictions, images, run.card["peers"])
 
 
-def measure_run(run: Run, student: str | None, split: str, data: dict[str, Any]) -> Evaluation:
+def measure_run(run: Run, student: str | None, split: str, tta: TestTime | None, data: dict[str, Any]) -> Evaluation:
     """All figures of one of a run's deliverables; the arguments are :func:`evaluate`'s."""
-    loaded, images, predictions = _predict_split(run, student, split, data)
+    loaded, images, predictions = _predict_split(run, student, split, tta, data)
     named = (str(run.path), run.student(student), loaded.name, split)
-    return evaluation_of(named, loaded.classes, predictions, images, run.card["peers"])
+    return evaluation_of(named, loaded.classes, predictions, images, run.card["peers"], tta)
 
 
 def _predict_split(
-    run: Run, student: str | None, split: str, data: dict[str, Any]
+    run: Run, student: str | None, split: str, tta: TestTime | None, data: dict[str, Any]
 ) -> tuple[ImageData, Images, Predictions]:
     check_split(split)
+    tta = check_test_time(tta)
     network = run.network(student)
     loaded = run.data(**data)
     images = images_of(loaded, split, run.card["classes"], f"the run in {run.path}")
-    return loaded, images, predict_batches(network, evaluation_batches(loaded, images))
+    warn_of_mirrors(tta, loaded)
+    copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
+    return loaded, images, predict_batches(network, evaluation_batches(loaded, images), copies=copies)
 
 
 def check_split(split: str) -> None:
@@ -113,6 +124,7 @@ def evaluation_of(
     predictions: Predictions,
     images: Images,
     peers: Sequence[str] = (),
+    tta: TestTime | None = None,
 ) -> Evaluation:
     """All figures of predictions.
 
@@ -122,10 +134,11 @@ def evaluation_of(
         predictions: Of the split's images.
         images: The split.
         peers: Names of a group's peers.
+        tta: The test-time augmentation that there was.
     """
     figures = class_figures(answer(predictions), _right_labels(predictions, images), classes)
     values = with_accuracy(measures_of(predictions, images, peers), figures)
-    return Evaluation(*named, len(images), values, intervals_of(values, len(images)), figures)
+    return Evaluation(*named, len(images), values, intervals_of(values, len(images)), figures, tta)
 
 
 def _right_labels(predictions: Predictions, images: Images) -> torch.Tensor:
