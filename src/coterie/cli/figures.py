@@ -18,7 +18,7 @@ from coterie.console.tables import table_console
 from coterie.console.terminal import printable
 from coterie.errors import UserError
 from coterie.evaluation.figures import ClassFigures, Evaluation, Interval
-from coterie.evaluation.test_time import passes_line
+from coterie.evaluation.tta import passes_line
 from coterie.files import write_text
 
 Format = Literal["text", "json", "csv"]

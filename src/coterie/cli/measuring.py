@@ -19,13 +19,22 @@ from coterie.data.say import plural
 from coterie.deploy.images import Item, items_of
 from coterie.deploy.measuring import measure
 from coterie.deploy.opening import is_exported, open_source
-from coterie.deploy.prediction import Prediction, classify
+from coterie.deploy.prediction import Prediction, check_copies, classify
 from coterie.deploy.results import results_file, results_path
 from coterie.errors import UserError
 from coterie.evaluation.figures import percent_interval
+from coterie.evaluation.tta import check_test_time, passes, passes_line
 
 _SOURCE: tuple[str, dict[str, Any]] = ("source", {"help": "a Run folder, or an exported .onnx or .safetensors file"})
 
+TTA: tuple[str, dict[str, Any]] = (
+    "--tta",
+    {
+        "type": Literal["flip"] | int | None,
+        "default": None,
+        "help": "average over each image and its mirror image (flip), or over so many moved views (a number)",
+    },
+)
 _OF_A_CSV = {
     "file": "of data csv: another list of images and labels",
     "image_column": "of data csv: the column that names the images",
@@ -52,6 +61,7 @@ def evaluate_parser(given: list[str]) -> ArgumentParser:
     for option, about in _OF_A_CSV.items():
         parser.add_argument(f"--data.{option}", type=str | None, default=None, help=about)
     parser.add_argument(METHOD[0], **METHOD[1])
+    parser.add_argument(TTA[0], **TTA[1])
     about = "how many classes are shown, the worst by recall, or all (default: 5; in JSON and CSV all)"
     parser.add_argument("--classes", type=int | Literal["all"] | None, default=None, help=about)
     about = "of what is printed, or of --out (default: as its name ends)"
@@ -67,7 +77,7 @@ def run_evaluate(given: Namespace) -> None:
     if given.classes not in (None, "all"):
         check_value("⟨classes⟩", given.classes, PositiveInt)
     write = None if given.out is None else write_figures(given.out, given.format)
-    measured = measure(_source(given), student=given.student, split=given.split, **data_options(given))
+    measured = measure(_source(given), student=given.student, split=given.split, tta=given.tta, **data_options(given))
     if write is not None:
         write(measured, given.classes)
     print_figures(measured, "text" if write is not None else given.format or "text", given.classes)
@@ -83,6 +93,7 @@ def predict_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument(METHOD[0], **METHOD[1])
     parser.add_argument("--top", type=int, default=3, help="how many classes to name")
     parser.add_argument("--batch_size", type=int, default=64, help="how many images the network is given at once")
+    parser.add_argument(TTA[0], **TTA[1])
     parser.add_argument("--out", type=str | None, default=None, help="a .csv or .jsonl file in place of the lines")
     about = "go on without images that cannot be read, and count them"
     parser.add_argument("--skip_damaged", action="store_true", help=about)
@@ -93,20 +104,26 @@ def run_predict(given: Namespace) -> None:
     """Print a line for each image or write them to a file, then what is known of them all."""
     top = check_value("⟨top⟩", given.top, PositiveInt)
     batch_size = check_value("⟨batch_size⟩", given.batch_size, PositiveInt)
+    tta = check_test_time(given.tta)
     out = None if given.out is None else results_path(given.out)
     items, total = _items(given.images)
     opened = open_source(_source(given), given.student)
+    check_copies(opened, tta)
     tally = _Tally()
     with ExitStack() as stack:
+        facts = {} if tta is None else {"tta": tta, "forward_passes": passes(tta)}
         columns = min(top, len(opened.card["classes"]))
-        write = _print if out is None else stack.enter_context(results_file(out, columns))
+        write = _print if out is None else stack.enter_context(results_file(out, columns, facts))
         counter = stack.enter_context(Counter("images", total))
-        for said in classify(opened, items, top, batch_size, tally.add_damaged if given.skip_damaged else None):
+        damaged = tally.add_damaged if given.skip_damaged else None
+        for said in classify(opened, items, top, batch_size, damaged, tta):
             write(said)
             tally.add(said)
             counter.advance()
         tally.check()
     tally.say()
+    if tta is not None:
+        say(f"coterie: {passes_line(tta)}", sys.stderr)
     if out is not None:
         say(f"{out}: {plural(tally.images, 'image')}")
 

@@ -12,7 +12,7 @@ from coterie.errors import UserError
 from coterie.evaluation import Predictions
 from coterie.evaluation.figures import Evaluation
 from coterie.evaluation.runs import check_split, evaluation_of, images_of, measure_run
-from coterie.evaluation.test_time import Copies, TestTime, check_test_time, mean_probabilities, warn_of_mirrors
+from coterie.evaluation.tta import Copies, TestTime, check_test_time, mean_probabilities, warn_of_mirrors
 from coterie.records import Card
 from coterie.run import Run
 

@@ -22,7 +22,7 @@ from coterie.data.transforms import normalise
 from coterie.deploy.images import Item, OneImage, items_of
 from coterie.deploy.opening import Opened, open_source
 from coterie.errors import UserError
-from coterie.evaluation.test_time import Copies, TestTime, check_test_time, flipped, mean_probabilities
+from coterie.evaluation.tta import Copies, TestTime, check_test_time, flipped, mean_probabilities
 from coterie.records import Card
 from coterie.run import Run
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from coterie.evaluation.intervals import wilson
 from coterie.evaluation.predictions import confusion
-from coterie.evaluation.test_time import TestTime, passes
+from coterie.evaluation.tta import TestTime, passes
 
 Interval = tuple[float, float]
 

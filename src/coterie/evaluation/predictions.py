@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.evaluation.test_time import Copies
+from coterie.evaluation.tta import Copies
 from coterie.outputs import Batch, PeerOutput
 
 

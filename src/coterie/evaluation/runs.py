@@ -11,7 +11,7 @@ from coterie.data import ImageData, Images, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.figures import Evaluation, class_figures, intervals_of, with_accuracy
 from coterie.evaluation.predictions import Predictions, disagreement, measures, predict_batches
-from coterie.evaluation.test_time import Copies, TestTime, check_test_time, warn_of_mirrors
+from coterie.evaluation.tta import Copies, TestTime, check_test_time, warn_of_mirrors
 from coterie.outputs import answer
 from coterie.run import Run
 
