@@ -123,4 +123,4 @@ def test_commands_say_what_it_costs_and_files_hold_it(place, capsys, tmp_path, c
     for value in ("1", "mirror"):
         with pytest.raises(SystemExit):
             main(["evaluate", str(place / "run"), "--tta", value])
-        assert "--tta" in capsys.readouterr().err
+        assert "--tta is" in capsys.readouterr().err

@@ -13,9 +13,11 @@ from coterie.evaluation.predictions import (
     measures,
     predict_batches,
 )
+from coterie.evaluation.tta import Copies
 
 __all__ = [
     "ClassFigures",
+    "Copies",
     "Cost",
     "Evaluation",
     "Predictions",

@@ -14,6 +14,7 @@ from coterie.checking import check_value
 from coterie.data import ImageData
 from coterie.data.say import say_once
 from coterie.data.transforms import augment
+from coterie.errors import UserError
 from coterie.outputs import PeerOutput
 from coterie.seeds import mix
 
@@ -79,6 +80,8 @@ def check_test_time(how: Any) -> TestTime | None:
     Raises:
         UserError: It is neither ``flip`` nor a number of views.
     """
+    if isinstance(how, str) and how != "flip":
+        raise UserError(f"⟨tta⟩ is '{how}'; write flip, or a number of views from 2 on")
     checked: TestTime | None = check_value("⟨tta⟩", how, TestTime | None)
     return checked
 
