@@ -30,7 +30,7 @@ _SOURCE: tuple[str, dict[str, Any]] = ("source", {"help": "a Run folder, or an e
 TTA: tuple[str, dict[str, Any]] = (
     "--tta",
     {
-        "type": Literal["flip"] | int | None,
+        "type": int | str | None,
         "default": None,
         "help": "average over each image and its mirror image (flip), or over so many moved views (a number)",
     },
