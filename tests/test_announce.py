@@ -15,10 +15,10 @@ from coterie.evaluation.costs import step_flops
 from coterie.methods import Dml, Ensemble, Kd, One, SelfDistillation, Vanilla
 from coterie.networks import Backbone
 from coterie.recipes import Finetune, Modern, Recipe, Transformer
-from coterie.training import pace
-from coterie.training.advice import advised_batch, warn_of_batch, warn_of_length, warn_of_rate, warn_of_size
-from coterie.training.announce import data_line, recipe_line
-from coterie.training.pace import duration, time_line
+from coterie.training.before import pace
+from coterie.training.before.advice import advised_batch, warn_of_batch, warn_of_length, warn_of_rate, warn_of_size
+from coterie.training.before.announce import data_line, recipe_line
+from coterie.training.before.pace import duration, time_line
 from resuming import stopping
 from toys import go, same
 

@@ -1,8 +1,6 @@
 """``coterie train``."""
 
-import os
 import shlex
-import sys
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +11,6 @@ from coterie.cli.arguments import check_data_name, find_method, new_file, new_pa
 from coterie.cli.runs import print_runs
 from coterie.console.terminal import say
 from coterie.data import DATASETS, ImageData, load
-from coterie.data.balance import balance_lines
 from coterie.data.loading import RESOLVED, own_options
 from coterie.errors import UserError
 from coterie.files import write_text
@@ -88,7 +85,6 @@ def run_train(given: Namespace) -> None:
     out = given.out or f"runs/{trained.name}-{name.replace('/', '-')}-{given.data.name}-{given.seed}"
     try:
         data = load_for(chosen, options_of(given.data))
-        _say_balance(data, run_recipe)
         run = train(
             trained,
             data,
@@ -106,13 +102,6 @@ def run_train(given: Namespace) -> None:
         leave_processes()
         raise
     leave_processes()
-
-
-def _say_balance(data: ImageData, recipe: Recipe) -> None:
-    """How uneven the classes are, from the first process alone."""
-    if os.environ.get("RANK", "0") == "0":
-        for line in balance_lines(data, recipe.class_weights == "balanced" or recipe.sampling == "balanced"):
-            say(line, sys.stderr)
 
 
 def _find_rate(given: Namespace, method: Method, data: ImageData, recipe: Recipe) -> None:

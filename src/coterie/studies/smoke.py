@@ -22,7 +22,7 @@ from coterie.records import AVERAGE
 from coterie.studies.check import check_data
 from coterie.studies.study import Key, Trial, locate_run
 from coterie.studies.trial import method_of, recipe_of
-from coterie.training.preflight import count_parameters
+from coterie.training.before.preflight import count_parameters
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
 _LARGEST = 64  # pixels of a side, where the network takes them: for speed

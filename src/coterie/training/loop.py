@@ -16,8 +16,16 @@ from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe, TrainingFacts, default_recipe, recipe_class
 from coterie.run import Run
 from coterie.teachers import open_teacher
-from coterie.training.advice import likely_mistakes
-from coterie.training.announce import opening_lines
+from coterie.training.before.advice import likely_mistakes
+from coterie.training.before.announce import opening_lines
+from coterie.training.before.preflight import (
+    check_first_stage,
+    check_patience,
+    check_soft_targets,
+    check_stage_names,
+    count_parameters,
+    with_drop_path,
+)
 from coterie.training.distribution import make_accelerator, only_training, share_choice
 from coterie.training.folder.resume import (
     check_resumable,
@@ -28,14 +36,6 @@ from coterie.training.folder.resume import (
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
-from coterie.training.preflight import (
-    check_first_stage,
-    check_patience,
-    check_soft_targets,
-    check_stage_names,
-    count_parameters,
-    with_drop_path,
-)
 from coterie.training.session import Session, make_stages
 from coterie.training.stages import Setting
 from coterie.training.start import Start

@@ -16,12 +16,12 @@ from coterie.records import AVERAGE
 from coterie.run import Run
 from coterie.seeds import mix
 from coterie.training.answers import prepare
+from coterie.training.before.pace import Pace
 from coterie.training.delivery import Delivery, deliver
 from coterie.training.distribution import find_signal
 from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.folder.run_folder import RunFolder
 from coterie.training.modules import load_modules, place, stage_modules, states_of
-from coterie.training.pace import Pace
 from coterie.training.stages import Setting, StageRun
 from coterie.training.stages.averaging import Averages, Earlier, make_averages
 from coterie.training.start import Start

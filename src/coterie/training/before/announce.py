@@ -1,6 +1,6 @@
 """What is said before a training starts: all that was chosen for the user, a line for each thing.
 
-What only the first steps tell, a step's cost and the time, is said after them (:mod:`coterie.training.pace`).
+What only the first steps tell, a step's cost and the time, is said after them (:mod:`coterie.training.before.pace`).
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from coterie.data import ImageData, batches_per_epoch
+from coterie.data.balance import balance_lines
 from coterie.data.say import list_names, plural
 from coterie.methods import Method, Stage
 from coterie.networks.zoo import Backbone
@@ -21,16 +22,18 @@ from coterie.training.stages import Setting
 
 
 def opening_lines(method: Method, stage: Stage, setting: Setting) -> list[str]:
-    """Method, data, recipe and course of a training, each in a line.
+    """Method, data, recipe and course of a training, each in a line; and how uneven the classes are, where they are.
 
     Args:
         method: What is trained.
         stage: Its first one.
         setting: The run's, with nothing left open.
     """
+    recipe = setting.recipe
     return [
         method_line(method, stage),
         data_line(setting.data),
+        *balance_lines(setting.data, recipe.class_weights == "balanced" or recipe.sampling == "balanced"),
         recipe_line(setting.recipe, Backbone.of(method.network), stage),
         course_line(method, stage, setting),
     ]

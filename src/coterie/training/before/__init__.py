@@ -1,0 +1,1 @@
+"""What is said, refused and estimated before a training begins."""
