@@ -1,10 +1,14 @@
 """Every format gives what the network gives, opened without coterie and with it; what does not fit is refused."""
 
+import io
 import json
+import pathlib
 import shutil
+import zipfile
 
 import pytest
 import torch
+from PIL import Image
 
 import coterie
 from coterie import UserError
@@ -113,3 +117,44 @@ def test_damaged_files_and_folders_are_one_line(run_named, program_file, tmp_pat
                 main([*map(str, command)])
             assert stopped.value.code == 2
             assert line in " ".join(capsys.readouterr().err.splitlines()[-1:])
+
+
+class Touching:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("where", ["sample_inputs", "weights"])
+def test_a_program_that_holds_pickled_objects_is_refused_unopened(where, program_file, tmp_path):
+    trap, touched = tmp_path / "trap.pt2", tmp_path / "touched"
+    bad = io.BytesIO()
+    torch.save(Touching(touched), bad)
+    with zipfile.ZipFile(program_file) as whole, zipfile.ZipFile(trap, "w") as other:
+        for name in whole.namelist():
+            content = whole.read(name)
+            if where == "sample_inputs" and "/sample_inputs/" in name:
+                content = bad.getvalue()
+            if where == "weights" and name.endswith("weights_config.json"):
+                config = json.loads(content)
+                next(iter(config["config"].values()))["use_pickle"] = True
+                content = json.dumps(config).encode()
+            if where == "weights" and name.endswith("/weight_0"):
+                content = bad.getvalue()
+            other.writestr(name, content)
+    with pytest.raises(UserError, match=f"data/{where}/.* holds pickled objects, which may run code"):
+        coterie.predict(trap, [Image.new("L", (8, 8))])
+    assert not touched.exists()
+
+
+def test_a_program_keeps_no_images(program_file):
+    with zipfile.ZipFile(program_file) as archive:
+        (name,) = (each for each in archive.namelist() if "/sample_inputs/" in each)
+        (images,), _ = torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+    assert images.shape[0] == 2
+    assert not images.any()
+    assert images.untyped_storage().nbytes() == images.nbytes
