@@ -74,6 +74,7 @@ def recorded_recipe(path: Path) -> str | None:
 # device, sums are rounded in another order.
 _FREE = (
     "data.root",
+    "data.file",
     "data.workers",
     "data.memory_gb",
     "data.cache_gb",
