@@ -377,7 +377,7 @@ def test_parts_without_costs_are_all_shown(measured):
 def test_without_the_extra_a_page_is_refused_in_a_line_and_other_commands_run():
     code = """
 import coterie.extras
-coterie.extras.find_spec = lambda library: None
+coterie.extras.find_spec = lambda library: None if library != "torch" else object()
 from coterie.cli import find_parts, main
 find_parts()
 main(["report", "docs/results/srm.json", "--out", "never.html"])

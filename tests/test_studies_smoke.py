@@ -118,7 +118,7 @@ def test_the_shapes_of_data_sets_are_what_is_loaded():
     assert DATASETS["fashion_mnist"].shape[0] == len(CLASSES)
     assert DATASETS["glyphs"].shape[0] == len(RECIPE.classes)
     for name, entry in DATASETS.items():
-        assert (entry.shape is None) == (name == "folder")
+        assert (entry.shape is None) == (name in ("folder", "csv"))
 
 
 @pytest.mark.parametrize(

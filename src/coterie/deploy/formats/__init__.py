@@ -125,7 +125,7 @@ def _export(
 ) -> Exported:
     """What ``export`` does while no other command writes the file."""
     folder = not written.ending
-    for file in {path, card_path(path, folder)}:
+    for file in dict.fromkeys((path, card_path(path, folder))):  # of a folder these are the same
         if file.exists():
             raise UserError(f"{file}: exists already; {_MEND}")
     deliverable = deliverable_of(run, student, written.images, written is ONNX_WHOLE, data)
