@@ -220,7 +220,22 @@ def test_a_run_goes_on_from_another_with_its_branches(digits, tmp_path):
         if "running" not in key and "num_batches" not in key:
             torch.testing.assert_close(after[key], before[key])
     assert second.card["training_flops"] == pytest.approx(1.5 * first.card["training_flops"])
+    assert second.card["seconds"] > first.card["seconds"]
     assert second.config["start_from"] == str(first.path)
+
+
+def test_the_run_may_be_named_from_home_and_is_read_before_training(digits, tmp_path, monkeypatch):
+    go(Vanilla(network="resnet8"), digits, tmp_path / "first", epochs=1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    method = Vanilla(network="resnet8")
+    method.stages = lambda task: _gone(Vanilla.stages(method, task), tmp_path / "first" / "model.json")
+    second = go(method, digits, tmp_path / "second", epochs=1, start_from="~/first")
+    assert second.card["training_flops"] > second.metrics[0]["training_flops"]
+
+
+def _gone(stages, card):
+    for stage in stages:
+        yield replace(stage, hooks=replace(stage.hooks, after_step=lambda done: card.unlink(missing_ok=True)))
 
 
 def test_an_average_that_was_delivered_is_gone_on_from_and_resumed(digits, tmp_path):

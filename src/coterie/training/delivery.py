@@ -18,8 +18,8 @@ from coterie.methods.frozen_teacher import Adapted
 from coterie.metrics import Row
 from coterie.networks.zoo import Backbone
 from coterie.outputs import answer
-from coterie.records import AVERAGE, FORMAT
-from coterie.run import Run, portable_state
+from coterie.records import AVERAGE, FORMAT, Card
+from coterie.run import portable_state
 from coterie.training.distribution import predict_split
 from coterie.training.folder.resume import method_options
 from coterie.training.stages import Setting
@@ -59,7 +59,13 @@ class Delivery:
 
 
 def deliver(
-    path: Path, method: Method, delivery: Delivery, setting: Setting, rows: Sequence[Row], best: int | None
+    path: Path,
+    method: Method,
+    delivery: Delivery,
+    setting: Setting,
+    rows: Sequence[Row],
+    best: int | None,
+    before: Card | None = None,
 ) -> None:
     """Measure the deliverables in float32 and write them; ``model.json`` comes last, and says all is there.
 
@@ -70,6 +76,7 @@ def deliver(
         setting: The run's.
         rows: One an epoch.
         best: The epoch that was chosen on the validation split; None for the last one.
+        before: The card of the Run that was gone on from, whose seconds and FLOPs count too; None for none.
     """
     networks, stage = delivery.networks, delivery.stage
     figures, costs = _measured(delivery, setting)
@@ -100,8 +107,8 @@ def deliver(
         "data": data.name,
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,
-        "seconds": round(sum(float(row["seconds"]) for row in rows) + _seconds_before(setting), 1),
-        "training_flops": _training_flops(rows, setting),
+        "seconds": round(sum(float(row["seconds"]) for row in rows) + (before["seconds"] if before else 0), 1),
+        "training_flops": _training_flops(rows, before),
         "test": figures,
         "cost": costs,
     }
@@ -133,19 +140,14 @@ def _measured(delivery: Delivery, setting: Setting) -> tuple[dict[str, dict[str,
     return figures, costs
 
 
-def _training_flops(rows: Sequence[Row], setting: Setting) -> float | None:
+def _training_flops(rows: Sequence[Row], before: Card | None) -> float | None:
     """Of all stages, teachers that they train among them, and of the Run that was gone on from.
 
     None where a compiled network hid them.
     """
-    before = 0.0 if setting.options.start_from is None else Run(setting.options.start_from).card["training_flops"]
     counted = [float(row["training_flops"]) for row in rows if "training_flops" in row]
-    return sum(counted) + before if len(counted) == len(rows) and before is not None else None
-
-
-def _seconds_before(setting: Setting) -> float:
-    """Of the Run that was gone on from."""
-    return 0.0 if setting.options.start_from is None else float(Run(setting.options.start_from).card["seconds"])
+    earlier = 0.0 if before is None else before["training_flops"]
+    return sum(counted) + earlier if len(counted) == len(rows) and earlier is not None else None
 
 
 def _asking(member: Adapted, data: ImageData) -> int:

@@ -97,7 +97,8 @@ class Session:
                 averages = self._train_stage(stage, index)
         self.folder.check()
         delivery = Delivery(stage, averages, self._prefers_average())
-        deliver(self.folder.path, self.method, delivery, self.setting, self.rows, self.best.get("epoch"))
+        before = None if self.start is None else self.start.card
+        deliver(self.folder.path, self.method, delivery, self.setting, self.rows, self.best.get("epoch"), before)
 
     def _prefers_average(self) -> bool:
         """Whether averaged weights are the ones to go on from: the validation split's choice, or the recipe's."""
