@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 
 import coterie
+import resuming
 from coterie import UserError
 from coterie.cli import main
 from coterie.data import Resident, Streaming, load, training_batches
+from coterie.methods import Vanilla
+from coterie.training import Interrupted
+from toys import go, same
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -195,3 +199,15 @@ def test_a_run_keeps_its_images_wherever_they_are_and_measures_other_lists(tmp_p
     with pytest.raises(SystemExit):
         main(["train", "--data", "yours/labels.csv"])
     assert "give --data csv --data.file yours/labels.csv" in capsys.readouterr().err
+
+
+def test_a_training_resumes_where_the_list_and_its_images_have_moved(tmp_path):
+    file = write_list(tmp_path / "here")
+    options = {"epochs": 2, "batch_size": 6}
+    make = lambda: Vanilla(network="resnet8")  # noqa: E731
+    whole = go(make(), load("csv", file=file), tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        go(resuming.stopping(make(), "train", 2), load("csv", file=file), tmp_path / "cut", **options)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    moved = load("csv", file=tmp_path / "there" / "labels.csv")
+    assert same(whole, go(make(), moved, tmp_path / "cut", resume=True, **options))

@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 import coterie
+import resuming
 from coterie import UserError
 from coterie.data import Resident, Streaming, evaluation_batches, from_arrays, from_dataset, training_batches
 from coterie.methods import Vanilla
@@ -182,3 +183,9 @@ def test_a_run_is_trained_opened_and_gone_on_with(tmp_path):
     assert coterie.evaluate(opened) == coterie.evaluate(run)
     with pytest.raises(UserError, match="trained on data of yours"):
         coterie.Run(tmp_path / "run").data()
+
+
+def test_a_training_on_a_data_set_resumes_exactly(tmp_path):
+    options = {"epochs": 2, "batch_size": 6}
+    make = lambda: Vanilla(network="resnet8")  # noqa: E731
+    assert resuming.resumes_exactly(make, from_dataset(Pairs(), memory_gb=0), tmp_path, "train", 2, **options)
