@@ -25,7 +25,7 @@ from mkdocs.structure.pages import Page
 
 from coterie.cli import main
 from coterie.methods import METHODS
-from coterie.reports.teaching import draw_teaching
+from coterie.reports.drawing.teaching import draw_teaching
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -13,11 +13,12 @@ import yaml
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
+from coterie.reports.drawing.colours import COLOURS, Palette
+from coterie.reports.drawing.plots import draw_confusions, draw_curves
+from coterie.reports.drawing.teaching import draw_teaching
 from coterie.reports.groups import group_runs
 from coterie.reports.measured import Experiment, Measured, collect_curves
-from coterie.reports.plots import COLOURS, Palette, draw_confusions, draw_curves
 from coterie.reports.table import describe_means, make_rows
-from coterie.reports.teaching import draw_teaching
 from toys import Handed
 
 

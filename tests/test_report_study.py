@@ -306,7 +306,7 @@ def test_labels_keep_apart_and_within():
 
 
 def test_one_point_without_spread_is_drawn():
-    svg = draw_costs([CostPoint("a $x$ & b", "target", 0, 1e9, [20.0])], "one <point>", "FLOPs")
+    svg = draw_costs([CostPoint("a $x$ & b", "target", "#010101", 1e9, [20.0])], "one <point>", "FLOPs")
     assert "a $x$ &amp; b" in svg
     assert 'aria-label="one &lt;point&gt;"' in svg
 
@@ -317,7 +317,7 @@ def test_figures_of_costs_do_not_lie_on_each_other(most, monkeypatch):
     monkeypatch.setattr(
         import_module("coterie.reports.studies.plots"), "to_svg", lambda figure, title: figures.append(figure) or ""
     )
-    draw_costs([CostPoint(str(x), "target", 0, x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
+    draw_costs([CostPoint(str(x), "target", "#010101", x, [20.0, 21.0]) for x in (1.6e8, most)], "costs", "FLOPs")
     (axes,) = figures[0].axes
     figures[0].canvas.draw()
     boxes = [tick.get_window_extent() for tick in axes.get_xticklabels(which="both") if tick.get_text()]

@@ -49,7 +49,7 @@ def run_bench(given: Namespace) -> None:
         say(f"{out}: all figures")
     if plot is not None:
         # Matplotlib belongs to an extra, and nothing else of this command needs it.
-        from coterie.reports.speed import plot_speed
+        from coterie.reports.drawing.speed import plot_speed
 
         write_text(plot, plot_speed(forms))
         say(f"{plot}: error against latency")

@@ -109,7 +109,7 @@ def _find_rate(given: Namespace, method: Method, data: ImageData, recipe: Recipe
     place = new_file(given.find_rate, ".svg", "find_rate")
     test = find_rate(method, data, recipe=recipe, **_training_options(given))
     # Matplotlib belongs to an extra, and nothing else of this command needs it.
-    from coterie.reports.rate import plot_rate
+    from coterie.reports.drawing.rate import plot_rate
 
     write_text(place, plot_rate(test))
     say(f"suggested: --recipe.learning_rate {test.suggestion:.2g}; recipe '{recipe.name}' would take {test.chosen:.2g}")

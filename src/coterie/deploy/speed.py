@@ -60,6 +60,8 @@ class Form:
 
     Attributes:
         name: The Run or file, and the deliverable.
+        method: Of its training.
+        student: Which of that method's deliverables it is.
         runtime: ``PyTorch`` or ``ONNX Runtime``.
         megabytes: Of its file.
         error: Test error in percent; None where neither the card nor the test images say it.
@@ -70,6 +72,8 @@ class Form:
     """
 
     name: str
+    method: str
+    student: str
     runtime: str
     megabytes: float
     error: float | None
@@ -120,7 +124,7 @@ def bench(
         timings = _time(forms, bar([(count, size) for count in threads for size in batch_sizes], "time"), seconds)
         sizes = [form.file.stat().st_size / 1e6 for form in forms]
     return [
-        Form(form.name, form.runtime, size, error, measured, taken, times)
+        Form(form.name, form.card["method"], form.card["student"], form.runtime, size, error, measured, taken, times)
         for form, size, (error, measured), taken, times in zip(forms, sizes, errors, memory, timings, strict=True)
     ]
 

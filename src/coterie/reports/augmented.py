@@ -14,9 +14,9 @@ from coterie.data.mixing import Mixing, draw_mixtures
 from coterie.data.policies import Variation
 from coterie.errors import UserError
 from coterie.recipes import RECIPES, Recipe
+from coterie.reports.drawing.plots import make_thumbnail
 from coterie.reports.groups import FREE_OF_DATA
 from coterie.reports.measured import Experiment, Measured
-from coterie.reports.plots import make_thumbnail
 
 _PICTURES = 12
 _SIDE = 160  # of a picture, in pixels

@@ -76,6 +76,19 @@ class Group:
             return f"alone{_averaged(peer)}{self.difference}"
         return peer if self.name == "one" else f"{self.name} {peer}"
 
+    @property
+    def colour_names(self) -> dict[str, str]:
+        """What plots call its peers, and the name by which each has its colour."""
+        peers = dict.fromkeys((*self.card["test"], *self.card["peers"], "ensemble"))
+        return {self.label(peer): name_part(self.method, peer, self.difference) for peer in peers}
+
+
+def name_part(method: str, peer: str, difference: str = "") -> str:
+    """The name by which a method's peer has its colour; see :mod:`coterie.reports.drawing.colours`."""
+    if is_baseline(method):
+        return f"alone{_averaged(peer)}{difference}"
+    return f"{method}{difference}" + ("" if peer == "target" else f" {peer}")
+
 
 def _averaged(peer: str) -> str:
     return ", averaged" if peer.endswith(AVERAGE) else ""

@@ -16,16 +16,17 @@ from coterie.evaluation import Predictions
 from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.methods import Edge
-from coterie.reports import plots
 from coterie.reports.augmented import show_augmented
 from coterie.reports.classes import counts_of, make_classes_section
 from coterie.reports.comparisons import compare_to_baselines
+from coterie.reports.drawing import plots
+from coterie.reports.drawing.colours import Palette
+from coterie.reports.drawing.teaching import draw_teaching
 from coterie.reports.groups import find_baseline, group_runs
 from coterie.reports.measured import Experiment, collect_curves, measure
 from coterie.reports.section import Section
 from coterie.reports.students import delivers_students, make_students_section
 from coterie.reports.table import describe_means, make_rows
-from coterie.reports.teaching import draw_teaching
 from coterie.run import Run
 from coterie.version import __version__
 
@@ -57,6 +58,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
     if any(card["classes"] != cards[0]["classes"] for card in cards):
         raise UserError("these runs are of different classes; report them one data set at a time")
     experiments, left_out = measure(group_runs(given), options)
+    palette = Palette({label: name for each in experiments for label, name in each.group.colour_names.items()})
     environment = need("jinja2", "report").Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.reports").joinpath("page.html").read_text(encoding="utf-8"))
     images = sum(len(data.test) for data in _data(experiments)[:1])
@@ -71,7 +73,7 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
         rows=make_rows(given),
         means=describe_means(given),
         images=f"{images:,}" if images else "all",
-        sections=[*_students(experiments, options), *_sections(experiments, plots.Palette())],
+        sections=[*_students(experiments, options), *_sections(experiments, palette)],
         augmented=show_augmented(experiments),
         pictures=_pictures(experiments),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text("utf-8")} for run in given],
@@ -126,7 +128,7 @@ def _students(experiments: Sequence[Experiment], options: Mapping[str, Any]) -> 
     return sections
 
 
-def _sections(experiments: Sequence[Experiment], palette: plots.Palette) -> list[Section]:
+def _sections(experiments: Sequence[Experiment], palette: Palette) -> list[Section]:
     sections = [*_teaching(experiments), _curves(experiments, palette)]
     sections += [
         _gate(experiment, palette)
@@ -162,7 +164,7 @@ def _few(named: Mapping[str, Value], experiments: Sequence[Experiment]) -> Mappi
     return {name: value for name, value in named.items() if name in kept or name.split(", ")[0] in kept}
 
 
-def _curves(experiments: Sequence[Experiment], palette: plots.Palette) -> Section:
+def _curves(experiments: Sequence[Experiment], palette: Palette) -> Section:
     pictures = []
     for split, caption in (("test", "Test error, %"), ("train", "Training error, %")):
         named = {
@@ -206,7 +208,7 @@ def _teaching(experiments: Sequence[Experiment]) -> list[Section]:
     return [section] if drawings else []
 
 
-def _gate(experiment: Experiment, palette: plots.Palette) -> Section:
+def _gate(experiment: Experiment, palette: Palette) -> Section:
     run, weights = next((run, seen.weights) for run, seen in experiment.seen if seen.weights is not None)
     assert weights is not None
     peers = enumerate(run.card["peers"])

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from statistics import mean
 
+from coterie.reports.drawing.colours import Palette, name_arm
 from coterie.reports.studies.plots import (
     CostPoint,
     Prediction,
@@ -34,7 +35,7 @@ def draw_pictures(
         (heading, (caption, SVG) of each picture).
     """
     name, found = f"{study.name} {results.scale}", list[tuple[str, list[tuple[str, str]]]]()
-    arms = list(dict.fromkeys(trial.arm for trial in results.trials))  # each has one colour on the whole page
+    palette = Palette({trial.arm: name_arm(trial.arm) for trial in results.trials})
     for data in dict.fromkeys(trial.data for trial in results.trials):
         trials = [trial for trial in results.trials if trial.data == data]
         usual, pictures = _usual(trials), []
@@ -42,17 +43,17 @@ def draw_pictures(
             ("Error against all training, teachers included", "FLOPs of all training", True),
             ("Error against the deployed network", "FLOPs of one image, as deployed", False),
         ):
-            points = _points(trials, training, arms)
+            points = _points(trials, training, palette)
             if points:
                 pictures.append((caption, draw_costs(points, f"{name}, {data}: {caption}", label)))
         learned = _curves(trials)
         if learned:
             caption = "Errors in the course of training: test images solid, training images dashed"
-            pictures.append((caption, draw_curves(learned, _colours(trials, arms), f"{name}, {data}: {caption}")))
+            pictures.append((caption, draw_curves(learned, _colours(trials, palette), f"{name}, {data}: {caption}")))
         moved = _flatness_of(trials)
         if moved:
             caption = "Flatness: what moving the parameters costs"
-            pictures.append((caption, draw_flatness(moved, _colours(trials, arms), f"{name}, {data}: flatness")))
+            pictures.append((caption, draw_flatness(moved, _colours(trials, palette), f"{name}, {data}: flatness")))
         if pictures:
             several = usual is not None and any(trial.network != usual for trial in trials)
             found.append((f"{data}; {usual} where no other is named" if several else data, pictures))
@@ -69,17 +70,17 @@ def draw_pictures(
     return found
 
 
-def _colours(trials: Sequence[Result], arms: Sequence[str]) -> dict[str, int]:
+def _colours(trials: Sequence[Result], palette: Palette) -> dict[str, str]:
     """Label to its arm's colour."""
     return {
-        _label(trial.arm, trial.network, part, trials): arms.index(trial.arm)
+        _label(trial.arm, trial.network, part, trials): palette.colour(trial.arm)
         for trial in trials
         for part in trial.measured
     }
 
 
-def _points(trials: Sequence[Result], training: bool, arms: Sequence[str]) -> list[CostPoint]:
-    """A point for each network that can be deployed, where its cost is known, in the colour of its arm's place."""
+def _points(trials: Sequence[Result], training: bool, palette: Palette) -> list[CostPoint]:
+    """A point for each network that can be deployed, where its cost is known, in the colour of its arm."""
     found = dict[tuple[str, str, str], list[tuple[float, float]]]()
     for trial in trials:
         # One of several that are alike says no more than the network alone.
@@ -96,7 +97,7 @@ def _points(trials: Sequence[Result], training: bool, arms: Sequence[str]) -> li
         CostPoint(
             label=_label(arm, network, part, trials),
             part=part,
-            colour=arms.index(arm),
+            colour=palette.colour(arm),
             x=mean(cost for cost, _ in pairs),
             errors=[error for _, error in pairs],
         )

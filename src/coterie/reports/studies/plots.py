@@ -1,14 +1,14 @@
 """The pictures of a study's page."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import mean, stdev
 from typing import Any
 
 from coterie.extras import need
-from coterie.reports.plots import COLOURS, INK, colour_axes, mark_log_axis, new_figure, to_svg
+from coterie.reports.drawing.colours import COLOURS, count_alike
+from coterie.reports.drawing.plots import INK, colour_axes, mark_log_axis, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
 _GAP = 0.17  # inches between the labels of points
@@ -26,14 +26,14 @@ class CostPoint:
     Attributes:
         label: Beside it.
         part: ``target`` and ``ensemble`` have marks of their own.
-        colour: Which of the page's colours.
+        colour: Its arm's.
         x: The cost, positive.
         errors: In percent, one for each seed.
     """
 
     label: str
     part: str
-    colour: int
+    colour: str
     x: float
     errors: Sequence[float]
 
@@ -70,7 +70,7 @@ def draw_costs(points: Sequence[CostPoint], title: str, label: str) -> str:
     axes.set_ylim(low, high)
     labels = _spread([(point.mean - low) / (high - low) for point in points], _GAP / (height - 0.7))
     for point, aside, share in zip(points, _asides([point.x for point in points]), labels, strict=True):
-        colour = COLOURS[point.colour % len(COLOURS)]
+        colour = point.colour
         # In inches on the page, so that no point's cost is changed.
         place = axes.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
         style: dict[str, Any] = {"color": colour, "markersize": 6, "elinewidth": 1.2, "capsize": 2, "transform": place}
@@ -166,19 +166,19 @@ def draw_predictions(found: Sequence[Prediction], title: str, label: str) -> str
 
 
 def draw_curves(
-    named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], colours: Mapping[str, int], title: str
+    named: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]], colours: Mapping[str, str], title: str
 ) -> str:
     """Errors in the course of training, means over seeds; bars of one standard deviation on the test errors.
 
     Args:
         named: Name to ``train_error`` and ``test_error`` to epoch to a value for each seed.
-        colours: Name to which of the page's colours; those of one colour have marks that tell them apart.
+        colours: Name to its arm's; those of one colour have marks that tell them apart.
         title: For those who cannot see it.
     """
     figure, axes = new_figure()
-    places = _places_in_colour(named, colours)
+    places = count_alike(named, colours)
     for name, metrics in named.items():
-        colour, mark = COLOURS[colours[name] % len(COLOURS)], ("", "o", "s", "^")[places[name] % 4]
+        colour, mark = colours[name], ("", "o", "s", "^")[places[name] % 4]
         for metric, style in (("train_error", "--"), ("test_error", "-")):
             curve = metrics.get(metric, {})
             epochs = sorted(curve)
@@ -204,35 +204,24 @@ def draw_curves(
     return to_svg(figure, title)
 
 
-def draw_flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, int], title: str) -> str:
+def draw_flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours: Mapping[str, str], title: str) -> str:
     """How much accuracy is lost at a distance from the trained parameters, mean and standard deviation over seeds.
 
     Args:
         named: Name to distance to a value for each seed.
-        colours: Name to which of the page's colours; those of one colour have lines that tell them apart.
+        colours: Name to its arm's; those of one colour have lines that tell them apart.
         title: For those who cannot see it.
     """
     figure, axes = new_figure()
-    places = _places_in_colour(named, colours)
+    places = count_alike(named, colours)
     for name, curve in named.items():
         distances = sorted(curve)
         middle = [mean(curve[distance]) for distance in distances]
         spread = [stdev(curve[distance]) if len(curve[distance]) > 1 else 0.0 for distance in distances]
-        colour, style = COLOURS[colours[name] % len(COLOURS)], ("-", "--", ":", "-.")[places[name] % 4]
+        colour, style = colours[name], ("-", "--", ":", "-.")[places[name] % 4]
         axes.errorbar(distances, middle, spread, color=colour, linestyle=style, label=name, capsize=2, elinewidth=0.9)
     axes.set_xlabel("distance from the trained parameters")
     axes.set_ylabel("accuracy lost, points")
     axes.legend(frameon=False, fontsize="small")
     colour_axes(axes)
     return to_svg(figure, title)
-
-
-def _places_in_colour(names: Iterable[str], colours: Mapping[str, int]) -> dict[str, int]:
-    """Which of those of its colour each name is."""
-    used = Counter[int]()
-    places = {}
-    for name in names:
-        colour = colours[name] % len(COLOURS)
-        places[name] = used[colour]
-        used[colour] += 1
-    return places

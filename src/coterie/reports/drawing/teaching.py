@@ -6,7 +6,8 @@ from typing import Any
 
 from coterie.extras import need
 from coterie.methods import Edge
-from coterie.reports.plots import COLOURS, INK, new_figure, to_svg
+from coterie.reports.drawing.colours import COLOURS
+from coterie.reports.drawing.plots import INK, new_figure, to_svg
 
 _ROW, _COLUMN = 0.62, 3.4  # inches between rows, and from the learners' column to the teachers'
 

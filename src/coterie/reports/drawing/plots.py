@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from coterie.extras import need
+from coterie.reports.drawing.colours import Palette
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,26 +25,11 @@ matplotlib, font_manager, ticker = (
     need(name, "report") for name in ("matplotlib", "matplotlib.font_manager", "matplotlib.ticker")
 )
 
-# Colour-blind safe (Okabe, Ito) and readable on both grounds.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7A5CA8")
 INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
 _HALF = (4.8, 3.2)  # inches, of half a page: no wider, so that its text can be read on a telephone
 
 Curve = tuple[Sequence[float], Sequence[float]]
-
-
-class Palette:
-    """Gives every name one colour and one kind of line, on all pictures of a page."""
-
-    def __init__(self) -> None:
-        self._places: dict[str, int] = {}
-
-    def style(self, name: str) -> dict[str, str]:
-        """Matplotlib's options of its lines."""
-        place = self._places.setdefault(name, len(self._places))
-        lines = ("--", ":") if name.startswith("alone") else ("-", "-.")
-        return {"color": COLOURS[place % len(COLOURS)], "linestyle": lines[place // len(COLOURS) % 2]}
 
 
 def new_figure(width: float = 6.4, height: float = 3.6) -> tuple["Figure", Any]:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from coterie.deploy.speed import Form
 from coterie.errors import UserError
-from coterie.reports.plots import COLOURS, new_figure, to_svg
+from coterie.reports.drawing.colours import Palette, count_alike
+from coterie.reports.drawing.plots import new_figure, to_svg
+from coterie.reports.groups import name_part
 
 
 def plot_speed(forms: Sequence[Form]) -> str:
@@ -22,12 +24,17 @@ def plot_speed(forms: Sequence[Form]) -> str:
     if not known:
         raise UserError("⟨plot⟩: no test error is known of these files; name their Run too")
     figure, axes = new_figure(6.4, 3.6)
-    for place, form in enumerate(known):
+    # A network has one colour in whatever form it runs, and marks tell its forms apart.
+    labels = [f"{form.name} ({form.runtime})" for form in known]
+    palette = Palette({label: name_part(form.method, form.student) for form, label in zip(known, labels, strict=True)})
+    colours = {label: palette.colour(label) for label in labels}
+    marks = count_alike(labels, colours)
+    for form, label in zip(known, labels, strict=True):
         assert form.error is not None
         timing = form.timings[0]
-        colour = COLOURS[place % len(COLOURS)]
-        axes.plot(timing.median_ms, form.error, "o", color=colour, label=f"{form.name} ({form.runtime})")
-        axes.hlines(form.error, timing.median_ms, timing.p95_ms, color=colour, linewidth=1)
+        mark = ("o", "s", "^", "D")[marks[label] % 4]
+        axes.plot(timing.median_ms, form.error, mark, color=colours[label], label=label)
+        axes.hlines(form.error, timing.median_ms, timing.p95_ms, color=colours[label], linewidth=1)
     first = known[0].timings[0]
     threads = f"{first.threads} thread{'s' if first.threads > 1 else ''}"
     axes.set_xlabel(f"ms, median to 95 %, batch {first.batch_size}, {threads}")

@@ -1,6 +1,7 @@
 """The plot of ``coterie train --find_rate``: the loss against the learning rate."""
 
-from coterie.reports.plots import COLOURS, mark_log_axis, new_figure, to_svg
+from coterie.reports.drawing.colours import COLOURS
+from coterie.reports.drawing.plots import mark_log_axis, new_figure, to_svg
 from coterie.training.rate_test import RateTest
 
 

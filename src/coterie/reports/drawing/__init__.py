@@ -1,0 +1,1 @@
+"""Pictures as SVG, and the colours that names have in all of them."""
