@@ -137,7 +137,7 @@ def run_report(given: Namespace) -> None:
 
 
 def print_study(measured: "Measured") -> None:
-    """Print a study's claims with their verdicts, and a line that sums them up."""
+    """Print a study's claims with their verdicts, what its frontiers say, and a line that sums all up."""
     from coterie.studies.verdicts import summarise
 
     table = Table("claim", "data", "network", "difference [95 %]", "p adjusted", "verdict")
@@ -149,7 +149,10 @@ def print_study(measured: "Measured") -> None:
             said = difference, format_p(verdict.adjusted)
         cells = (verdict.claim.says, verdict.data or "–", verdict.network or "–", *said, verdict.word)
         table.add_row(*(escape(printable(cell)) for cell in cells))
-    table_console().print(table)
+    if measured.verdicts:
+        table_console().print(table)
+    for frontier in measured.frontiers:
+        say(f"{frontier.title}. {' '.join(frontier.sentences)}")
     say(summarise(measured.study, measured.results, measured.verdicts))
 
 

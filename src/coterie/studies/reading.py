@@ -11,6 +11,8 @@ from coterie.errors import UserError, unknown_name
 from coterie.files import read_yaml, user_path
 from coterie.studies.analyses import CURVES, MEASURES
 from coterie.studies.claims import Claim, Published, Side
+from coterie.studies.ladder import Frontier
+from coterie.studies.rungs import with_rungs
 from coterie.studies.study import Scale, Study, Table
 
 _OWN = Path(str(files("coterie.studies"))) / "files"
@@ -56,7 +58,8 @@ def _study(name: str, content: Any) -> Study:
 def _scale(name: str, content: Any) -> Scale:
     if isinstance(content, dict) and content.get("common", {}) is None:  # nothing but comments is below it
         content = {**content, "common": {}}
-    made = make_checked(Scale, name, {**content, "tables": ()} if isinstance(content, dict) else content)
+    parts: dict[str, Any] = {"tables": (), "frontiers": ()}
+    made = make_checked(Scale, name, {**content, **parts} if isinstance(content, dict) else content)
     if made.seeds < 1:
         raise UserError(f"{name}: seeds is {made.seeds}; use 1 or more")
     for arm, own in made.arms.items():
@@ -64,8 +67,16 @@ def _scale(name: str, content: Any) -> Scale:
             check_names(f"{name}, arm '{arm}'", own, ("experiment",))
         if "name" not in own.get("experiment", own.get("method", {})):
             raise UserError(f"{name}: arm '{arm}' names no method; write 'method: {{name: one}}'")
-    tables = _items(f"{name}, tables", content.get("tables") or None, Table)
-    return replace(made, tables=tuple(_table(name, table, made) for table in tables))
+    ladders = _items(f"{name}, frontiers", content.get("frontiers") or [], Frontier)
+    frontiers = tuple(
+        make_checked(Frontier, f"{name}, frontier {place}", each) for place, each in enumerate(ladders, 1)
+    )
+    tables = _items(f"{name}, tables", content.get("tables") or ([] if frontiers else None), Table)
+    made = replace(made, tables=tuple(_table(name, table, made) for table in tables), frontiers=frontiers)
+    try:
+        return with_rungs(made)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _table(name: str, content: Mapping[str, Any], scale: Scale) -> Table:

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from coterie.errors import UserError, unknown_name
 from coterie.studies.claims import Claim, Published
+from coterie.studies.ladder import Frontier
 
 Key = tuple[str, str, str, int]  # data, network, arm, seed
 
@@ -124,6 +125,7 @@ class Scale:
         networks: By name, arguments of :class:`coterie.networks.Backbone`.
         arms: By name, what a trial has beside ``common``: a ``method`` with its options, or an ``experiment``.
         tables: What is run.
+        frontiers: Arms on ladders of budgets, each rung of which is a table too (:mod:`coterie.studies.rungs`).
         common: What every trial's configuration has, such as ``epochs`` and ``recipe``.
         budgets: By data set, what its trials have instead, such as ``epochs``; an arm may have ``budgets`` of its own.
         about: Said on the page.
@@ -134,6 +136,7 @@ class Scale:
     networks: dict[str, dict[str, Any]]
     arms: dict[str, Arm]
     tables: tuple[Table, ...]
+    frontiers: tuple[Frontier, ...] = ()
     common: Training = field(default_factory=Training)
     budgets: dict[str, Training] = field(default_factory=dict)
     about: str = ""

@@ -13,11 +13,14 @@ from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.reports import numbers
 from coterie.reports.studies.forest import ForestLine, make_forest
+from coterie.reports.studies.frontier import FrontierView
 from coterie.reports.studies.pictures import draw_pictures
 from coterie.reports.studies.tables import Figure, FilledTable, deployed_parts, fill_table, list_analyses, list_measures
 from coterie.studies.claims import Side
+from coterie.studies.frontiers import judge_frontiers
 from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results, load_results, unit_of
+from coterie.studies.rungs import beside_rungs
 from coterie.studies.statistics import power
 from coterie.studies.study import Study, Table
 from coterie.studies.verdicts import WORDS, Verdict, Word, count_verdicts, judge_claims
@@ -110,7 +113,7 @@ class Measured:
         """Of this scale."""
         every = [each for scale in self.study.scales.values() for table in scale.tables for each in table.published]
         scale = self.study.scale(self.results.scale)
-        return [fill_table(table, scale, self.results, every) for table in scale.tables]
+        return [fill_table(table, scale, self.results, every) for table in beside_rungs(scale, self.results)[0]]
 
     @property
     def elsewhere(self) -> list[Table]:
@@ -137,9 +140,16 @@ class Measured:
         return said
 
     @cached_property
+    def frontiers(self) -> list[FrontierView]:
+        """Error against the cost of training, of those of which anything was measured."""
+        judged = judge_frontiers(self.study.scale(self.results.scale).frontiers, self.results)
+        return [FrontierView(each) for each in judged if each.curves]
+
+    @cached_property
     def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """See :func:`coterie.reports.studies.pictures.draw_pictures`."""
-        return draw_pictures(self.study, self.results, self.verdicts)
+        _, beside = beside_rungs(self.study.scale(self.results.scale), self.results)
+        return draw_pictures(self.study, beside, self.verdicts)
 
     @property
     def analyses(self) -> tuple[list[str], list[tuple[str, ...]]]:

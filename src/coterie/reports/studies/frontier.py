@@ -1,0 +1,164 @@
+"""Error against the cost of training: the picture of a frontier, its table, and what it says."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from coterie.extras import need
+from coterie.reports.numbers import format_interval, format_number, format_p, format_signed
+from coterie.reports.plots import COLOURS, colour_axes, mark_log_axis, new_figure, to_svg
+from coterie.studies.curves import WORTH, Crossing, Curve, Judgement
+from coterie.studies.frontiers import Judged
+
+EngFormatter = need("matplotlib.ticker", "report").EngFormatter
+format_flops = EngFormatter(unit="FLOP", places=1)
+
+
+def draw_frontier(curves: Mapping[str, Curve], title: str, label: str = "test error, %") -> str:
+    """Mean errors against training FLOPs, each with the 95 % interval of the mean over seeds.
+
+    Args:
+        curves: By arm, which the legend names.
+        title: For those who cannot see it.
+        label: Of the vertical axis.
+    """
+    figure, axes = new_figure(6.4, 3.8)
+    for place, (arm, curve) in enumerate(curves.items()):
+        points = [curve[rung] for rung in sorted(curve)]
+        colour = COLOURS[place % len(COLOURS)]
+        # Of the same cost on a rung: side by side, so that no interval hides another.
+        costs = [point.flops * (1 + 0.012 * (place - (len(curves) - 1) / 2)) for point in points]
+        axes.errorbar(
+            costs,
+            [point.mean for point in points],
+            [point.half or 0.0 for point in points],
+            color=colour,
+            marker="os^Dvph*"[place % 8],
+            markersize=5,
+            linewidth=1.6,
+            capsize=3,
+            elinewidth=1,
+            label=arm,
+        )
+    axes.set_xscale("log")
+    ends = [point.flops for curve in curves.values() for point in curve.values()]
+    low, high = min(ends) / 1.15, max(ends) * 1.15
+    axes.set_xlim(low, high)
+    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))  # intervals of few seeds reach below what errors can be
+    mark_log_axis(axes.xaxis, (low, high), form=EngFormatter(unit="FLOP"))
+    axes.set_xlabel("FLOPs of all training")
+    axes.set_ylabel(label)
+    axes.legend(frameon=False, fontsize="small")
+    colour_axes(axes)
+    return to_svg(figure, title)
+
+
+def frontier_rows(curves: Mapping[str, Curve]) -> list[tuple[str, ...]]:
+    """Arm, epochs, cost, seeds, and mean error with its 95 % interval, a row for each measured rung of an arm."""
+    return [
+        (
+            arm,
+            str(point.epochs),
+            format_flops(point.flops),
+            str(len(point.errors)),
+            format_number(point.mean) + ("" if point.half is None else f" ± {format_number(point.half)}"),
+        )
+        for arm, curve in curves.items()
+        for _, point in sorted(curve.items())
+    ]
+
+
+def judgement_sentence(arm: str, baseline: str, judged: Judgement, errors: Sequence[float], margin: float) -> str:
+    """Who is better, by how much, and how sure that is.
+
+    Args:
+        arm: What is judged.
+        baseline: What it is compared with.
+        judged: Of the two.
+        errors: Mean test errors of the two.
+        margin: Points within which they count as equal.
+    """
+    found = judged.comparison
+    figures = (
+        f"test error {format_number(errors[0])} against {format_number(errors[1])} %, difference "
+        f"{format_signed(found.difference)} points, 95 % interval {format_interval(found.low, found.high)}, "
+        f"{found.n} pairs of seeds, {format_p(judged.adjusted)} corrected"
+    )
+    word = {
+        "better": f"better than {baseline}",
+        "worse": f"worse than {baseline}",
+        "equivalent": f"equivalent to {baseline} within {margin:g} points",
+        "inconclusive": f"not told apart from {baseline}",
+    }[judged.word]
+    said = f"At equal cost {arm} is {word}: {figures}."
+    if judged.word != "inconclusive":
+        return said
+    wanted = f"about {judged.seeds} seeds" if judged.seeds else "more than a thousand seeds"
+    return f"{said} It takes {wanted} to tell {margin:g} points in four of five repetitions."
+
+
+def crossing_sentence(arm: str, baseline: str, crossing: Crossing) -> str:
+    """From which budget on an arm has the lower mean error."""
+    order = "a lower" if crossing.ahead else "a higher"
+    if crossing.flops is None:
+        return f"{arm} has {order} mean test error than {baseline} at every measured budget."
+    low = "below the ladder" if crossing.low is None else format_flops(crossing.low)
+    high = "above it" if crossing.high is None and crossing.low is None else "above the ladder"
+    high = high if crossing.high is None else format_flops(crossing.high)
+    return (
+        f"From {format_flops(crossing.flops)} on {arm} has {order} mean test error than {baseline} "
+        f"(95 % interval of that budget: {low} to {high})."
+    )
+
+
+@dataclass(frozen=True)
+class FrontierView:
+    """What a page shows of a frontier."""
+
+    judged: Judged
+
+    @property
+    def title(self) -> str:
+        """Of its section."""
+        return f"Error against cost: {self.judged.frontier.title}"
+
+    @property
+    def picture(self) -> str:
+        """The curves."""
+        return draw_frontier(self.judged.curves, self.title)
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """See :func:`frontier_rows`."""
+        return frontier_rows(self.judged.curves)
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts, saturation, crossings, and unequal costs."""
+        judged, frontier = self.judged, self.judged.frontier
+        baseline = judged.curves.get(frontier.baseline, {})
+        said = []
+        for arm, judgement in judged.judgements.items():
+            assert judged.rung is not None
+            sides = (judged.curves[arm][judged.rung], baseline[judged.rung])
+            seeds = sorted(set(sides[0].errors) & set(sides[1].errors))
+            errors = [mean(side.errors[seed] for seed in seeds) for side in sides]
+            said.append(judgement_sentence(f"'{arm}'", f"'{frontier.baseline}'", judgement, errors, frontier.margin))
+        if judged.rung is not None:
+            at = format_flops(baseline[judged.rung].flops)
+            if frontier.baseline in judged.saturated:
+                why = f"where '{frontier.baseline}' is saturated: each rung above it gains less than {WORTH:g} points"
+            else:
+                why = f"their highest budget: '{frontier.baseline}' is not saturated on this ladder"
+            said.append(f"Arms are compared at {at}, {why}.")
+        for arm, rung in judged.saturated.items():
+            if arm != frontier.baseline:
+                said.append(f"'{arm}' is saturated from {format_flops(judged.curves[arm][rung].flops)} on.")
+        said += [
+            crossing_sentence(f"'{arm}'", f"'{frontier.baseline}'", each) for arm, each in judged.crossings.items()
+        ]
+        said += [
+            f"On rung {rung + 1} '{arm}' cost {share:+.1%} of what it should: the comparison there is not at equal cost."
+            for rung, arm, share in judged.uneven
+        ]
+        return said

@@ -1,0 +1,155 @@
+"""A ladder of budgets: how many epochs each arm has on each rung, so that all cost the same there."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from coterie.bounds import Bounds, Positive, PositiveInt
+from coterie.errors import UserError, unknown_name
+
+TOLERANCE = 0.01  # by which costs on a rung may differ
+_NEAR = 0.08  # how far from the wanted budget a rung may lie, so that whole epochs of all arms cost the same
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that is trained on a share of its student's budget.
+
+    Attributes:
+        cost: Of one of its epochs, over an epoch of the first arm.
+        share: Of the budget.
+    """
+
+    cost: Positive
+    share: Annotated[float, Bounds(above=0, below=1)]
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """Arms of a study on a ladder of budgets, each rung a whole training of its own.
+
+    Attributes:
+        data: Name of a data set of the scale.
+        network: Name of a network of the scale.
+        costs: By arm, the training FLOPs of an epoch over those of the first arm, whose cost is 1. An arm that learns
+            from ``@ARM`` has the cost without its teacher's training here.
+        epochs: Of the first arm on the lowest rung.
+        rungs: How many.
+        ratio: Of a rung's budget to that below.
+        teachers: By arm, what the teacher that it names as ``@ARM`` or ``@ARM/NETWORK`` costs.
+        against: The arm that the others are compared with; empty for the first.
+        margin: Points of test error within which two arms count as equal.
+        minutes: Core-minutes of a trial on the lowest rung.
+        about: Said on the page.
+    """
+
+    data: str
+    network: str
+    costs: dict[str, Positive]
+    epochs: PositiveInt
+    rungs: Annotated[int, Bounds(least=1, most=20)] = 4
+    ratio: Annotated[float, Bounds(above=1, most=16)] = 1.6
+    teachers: dict[str, Teacher] = field(default_factory=dict)
+    against: str = ""
+    margin: Positive = 0.5
+    minutes: Positive = 1.0
+    about: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.costs or next(iter(self.costs.values())) != 1:
+            raise UserError(
+                f"costs of the frontier on '{self.data}' begin with no arm of cost 1; write 'alone: 1' first"
+            )
+        for kind, names in (("teachers", self.teachers), ("against", [self.baseline])):
+            for name in names:
+                if name not in self.costs:
+                    raise unknown_name(f"arm in {kind} of the frontier on '{self.data}'", name, self.costs)
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        return self.against or next(iter(self.costs))
+
+    @property
+    def title(self) -> str:
+        """As on the page."""
+        return f"{self.network} on {self.data}"
+
+    def ladder(self) -> list["Rung"]:
+        """All rungs, the cheapest first.
+
+        Raises:
+            UserError: Whole epochs of all arms do not cost the same on one of them.
+        """
+        return [self._rung(number) for number in range(self.rungs)]
+
+    def _rung(self, number: int) -> "Rung":
+        shares = {arm: teacher.share for arm, teacher in self.teachers.items()}
+        found = match_epochs(self.epochs * self.ratio**number, self.costs, shares)
+        if found is None:
+            wanted = f"{self.epochs * self.ratio**number:.0f} epochs of '{next(iter(self.costs))}'"
+            raise UserError(
+                f"the frontier on '{self.data}': near {wanted} no whole epochs of all arms cost the same to "
+                f"{TOLERANCE:.0%}; begin with more epochs"
+            )
+        budget, epochs = found
+        taught = {arm: max(1, round(budget * teacher.share / teacher.cost)) for arm, teacher in self.teachers.items()}
+        return Rung(number, budget, epochs, taught)
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A budget.
+
+    Attributes:
+        number: From 0, the cheapest.
+        budget: In epochs of the first arm.
+        epochs: By arm.
+        taught: By arm, the epochs of its teacher.
+    """
+
+    number: int
+    budget: float
+    epochs: dict[str, int]
+    taught: dict[str, int]
+
+
+def match_epochs(
+    wanted: float, costs: Mapping[str, float], shares: Mapping[str, float] | None = None
+) -> tuple[float, dict[str, int]] | None:
+    """Whole epochs of each arm that cost the same to 1 %, near a budget.
+
+    Args:
+        wanted: The budget, in units of cost.
+        costs: By arm, of an epoch.
+        shares: By arm, what of its budget is not spent on its own epochs; 0 where it is not named.
+
+    Returns:
+        The budget that was taken, within 8 % of the wanted one, and the epochs; None where there are none.
+    """
+    shares = shares or {}
+    found = []
+    for epochs in _near(wanted / next(iter(costs.values()))):
+        budget = epochs * next(iter(costs.values()))
+        each = {arm: max(1, round(budget * (1 - shares.get(arm, 0)) / cost)) for arm, cost in costs.items()}
+        worst = max(
+            abs(each[arm] * cost / (budget * (1 - shares.get(arm, 0))) - 1) * (1 - shares.get(arm, 0))
+            for arm, cost in costs.items()
+        )
+        if worst <= TOLERANCE:
+            found.append((abs(budget / wanted - 1), budget, each))
+    return min(found, key=lambda one: one[0])[1:] if found else None
+
+
+def _near(epochs: float) -> Iterator[int]:
+    """Whole numbers within 8 %, and the nearest one."""
+    nearest = max(1, round(epochs))
+    yield nearest
+    for number in range(max(1, int(epochs * (1 - _NEAR))), int(epochs * (1 + _NEAR)) + 1):
+        if number != nearest and abs(number / epochs - 1) <= _NEAR:
+            yield number
+
+
+def name_arm(arm: str, epochs: int) -> str:
+    """The name of an arm that is trained for so long."""
+    return f"{arm} {epochs} epochs"

@@ -1,0 +1,70 @@
+"""The arms and tables of a scale's frontiers: an arm for each length of training, a table for each rung."""
+
+import re
+from dataclasses import replace
+
+from coterie.errors import unknown_name
+from coterie.studies.ladder import Frontier, Rung, name_arm
+from coterie.studies.results import Results
+from coterie.studies.study import Arm, Scale, Table
+
+
+def with_rungs(scale: Scale) -> Scale:
+    """The same scale with an arm ``NAME N epochs`` for each arm on each rung of its frontiers, and a table a rung.
+
+    Raises:
+        UserError: A frontier names what the scale does not have, or whole epochs do not cost the same.
+    """
+    arms, tables = dict(scale.arms), list(scale.tables)
+    for frontier in scale.frontiers:
+        _check_names(frontier, scale)
+        for rung in frontier.ladder():
+            for arm in frontier.costs:
+                arms |= _on_rung(scale, rung, arm)
+            tables.append(_table(frontier, rung))
+    return replace(scale, arms=arms, tables=tuple(tables))
+
+
+def _check_names(frontier: Frontier, scale: Scale) -> None:
+    for kind, names, known in (
+        ("data set", [frontier.data], scale.data),
+        ("network", [frontier.network], scale.networks),
+        ("arm", frontier.costs, scale.arms),
+    ):
+        for name in names:
+            if name not in known:
+                raise unknown_name(f"{kind} in a frontier", name, known)
+
+
+def _table(frontier: Frontier, rung: Rung) -> Table:
+    return Table(
+        f"{frontier.title}: {rung.budget:g} epochs of '{next(iter(frontier.costs))}'",
+        (frontier.data,),
+        (frontier.network,),
+        tuple(name_arm(arm, epochs) for arm, epochs in rung.epochs.items()),
+        minutes=frontier.minutes * rung.budget / frontier.epochs,
+    )
+
+
+def _on_rung(scale: Scale, rung: Rung, arm: str) -> dict[str, Arm]:
+    """An arm on a rung, and its teacher there if it trains one."""
+    own, taught, made = dict(scale.arms[arm].get("method", {})), rung.taught.get(arm), dict[str, Arm]()
+    for option, value in own.items():
+        if taught is not None and isinstance(value, str) and value.startswith("@"):
+            teacher, *rest = re.split("(?=[/:])", value[1:], maxsplit=1)
+            if teacher not in scale.arms:
+                raise unknown_name(f"arm in '{value}'", teacher, scale.arms)
+            made[name_arm(teacher, taught)] = {**scale.arms[teacher], "epochs": taught}
+            own[option] = f"@{name_arm(teacher, taught)}{''.join(rest)}"
+    trained: Arm = {**scale.arms[arm], "epochs": rung.epochs[arm]}
+    if own:
+        trained["method"] = own
+    return made | {name_arm(arm, rung.epochs[arm]): trained}
+
+
+def beside_rungs(scale: Scale, results: Results) -> tuple[tuple[Table, ...], Results]:
+    """The tables and the trials of a scale that are not of its frontiers, which have pictures of their own."""
+    rungs = [_table(frontier, rung) for frontier in scale.frontiers for rung in frontier.ladder()]
+    places = {(table.data, table.networks, arm) for table in rungs for arm in table.arms}
+    trials = [each for each in results.trials if ((each.data,), (each.network,), each.arm) not in places]
+    return tuple(table for table in scale.tables if table not in rungs), replace(results, trials=trials)
