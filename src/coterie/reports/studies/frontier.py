@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import mean
 
 from coterie.extras import need
+from coterie.reports.drawing.colours import Palette, name_arm
+from coterie.reports.drawing.plots import colour_axes, mark_log_axis, new_figure, to_svg
 from coterie.reports.numbers import format_interval, format_number, format_p, format_signed
-from coterie.reports.plots import COLOURS, colour_axes, mark_log_axis, new_figure, to_svg
 from coterie.studies.curves import WORTH, Crossing, Curve, Judgement
 from coterie.studies.frontiers import Judged
 
@@ -23,16 +24,16 @@ def draw_frontier(curves: Mapping[str, Curve], title: str, label: str = "test er
         label: Of the vertical axis.
     """
     figure, axes = new_figure(6.4, 3.8)
+    palette = Palette({arm: name_arm(arm) for arm in curves})
     for place, (arm, curve) in enumerate(curves.items()):
         points = [curve[rung] for rung in sorted(curve)]
-        colour = COLOURS[place % len(COLOURS)]
         # Of the same cost on a rung: side by side, so that no interval hides another.
         costs = [point.flops * (1 + 0.012 * (place - (len(curves) - 1) / 2)) for point in points]
         axes.errorbar(
             costs,
             [point.mean for point in points],
             [point.half or 0.0 for point in points],
-            color=colour,
+            **palette.style(arm),
             marker="os^Dvph*"[place % 8],
             markersize=5,
             linewidth=1.6,
@@ -158,7 +159,7 @@ class FrontierView:
             crossing_sentence(f"'{arm}'", f"'{frontier.baseline}'", each) for arm, each in judged.crossings.items()
         ]
         said += [
-            f"On rung {rung + 1} '{arm}' cost {share:+.1%} of what it should: the comparison there is not at equal cost."
+            f"On rung {rung + 1} '{arm}' cost {share:+.1%} of what it should: costs are not equal there."
             for rung, arm, share in judged.uneven
         ]
         return said
