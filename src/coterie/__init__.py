@@ -1,5 +1,7 @@
 """Train any image classifier as its own ensemble, and get the same network back: same size, same speed."""
 
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from coterie.lazy import lazy_names
@@ -69,6 +71,10 @@ __all__ = [
     "train",
     "training",
 ]
+
+# In a notebook without ipywidgets tqdm, which other libraries import, would say so. Nothing here shows its bars.
+if "ipykernel" in sys.modules:
+    warnings.filterwarnings("ignore", "IProgress not found")
 
 # A command must be able to say a line at a signal while torch is imported, which takes seconds, and a loop of one's own
 # needs no more than torch.

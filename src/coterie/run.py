@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,21 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: what was trained on what, and how well."""
+        config = self.config
+        known = {"path": str(self.path), "method": config["method"]["name"]}
+        for part in ("network", "data"):
+            known[part] = str((config[part] or {}).get("name", "an object of your own"))
+        if (self.path / "model.json").is_file():
+            errors = {name: figures["error"] for name, figures in self.card["test"].items()}
+            known["test error"] = ", ".join(f"{name} {error:.2f} %" for name, error in errors.items())
+            known["epoch"] = f"{self.card.get('epoch', '?')} ({self.card.get('selected', 'last')})"
+        else:
+            known["epoch"] = f"{len(self.metrics)} done; not finished: resume=True goes on"
+        rows = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in known.items())
+        return f"<table>{''.join(rows)}</table>"
 
     @classmethod
     def of(cls, run: "Run | str | Path") -> "Run":

@@ -2,66 +2,21 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import Progress, ProgressColumn, Task, TaskID
+from rich.live import Live
 from rich.text import Text
 
+from coterie.console.notebook import WIDTH, NotebookLine, in_notebook
 from coterie.console.terminal import printable, say
+from coterie.console.time_left import Watch, clock
 
 Row = Mapping[str, float | int | str]
 
-_SHORTEST, _LONGEST = 10, 24  # columns of the bar itself
-_SHORT_NAME = 12  # of a stage, where there is no room for more
-
-
-class Reporter:
-    """A progress bar on a terminal, one line an epoch everywhere; nothing on processes but the first."""
-
-    def __init__(self, show: bool) -> None:
-        self.show = show
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._state: StageState | None = None
-
-    @contextmanager
-    def stage(self, name: str, steps: int, done: int, epochs: int) -> Iterator[None]:
-        """The bar of one stage of so many steps and epochs, some of them done by an earlier session."""
-        if not (self.show and sys.stderr.isatty()):
-            yield
-            return
-        console = Console(stderr=True, highlight=False)
-        self._state = StageState(name, epochs)
-        with Progress(_BarLine(self._state, console), console=console) as self._bar:
-            self._task = self._bar.add_task(name, total=steps, completed=done)
-            yield
-        self._bar = self._state = None
-
-    @property
-    def wants_detail(self) -> bool:
-        """Whether a bar is on the screen, so that figures are worth fetching from the device."""
-        return self._bar is not None
-
-    def step(self, figures: Row | None = None) -> None:
-        """One batch is done; the figures are of the current epoch so far, where they were asked for."""
-        if self._bar is not None and self._state is not None:
-            self._bar.update(self._task, advance=1)
-            if figures is not None:
-                self._state.figures = figures
-
-    def epoch(self, rows: Sequence[Row], epochs: int) -> None:
-        """An epoch is done: the last of the run's rows, of a stage of so many epochs."""
-        if self._state is not None:
-            self._state.rows = rows
-        self.say(epoch_line(rows, epochs))
-
-    def say(self, line: str) -> None:
-        """A line that stays."""
-        if self.show:
-            say(line, sys.stderr)
+_SHORTEST, _LONGEST = 8, 24  # columns of the bar itself
+_WIDE = 100  # columns of a terminal that has room for whole phrases
 
 
 @dataclass
@@ -69,62 +24,130 @@ class StageState:
     """What is known of a stage while it trains.
 
     Attributes:
-        name: Its title.
+        name: Its name.
         epochs: Its length.
+        watch: Counts its steps.
+        place: Among the run's stages, such as ``stage 1 of 2``; empty where it is the only one.
         figures: Of the current epoch so far.
         rows: The run's epochs.
     """
 
     name: str
     epochs: int
+    watch: Watch
+    place: str = ""
     figures: Row = field(default_factory=dict)
     rows: Sequence[Row] = ()
 
-
-class _BarLine(ProgressColumn):
-    """The whole line of the bar, made for the terminal's width at the moment."""
-
-    def __init__(self, state: StageState, console: Console) -> None:
-        super().__init__()
-        self.state, self.console = state, console
-
-    def render(self, task: Task) -> Text:
-        share = task.completed / task.total if task.total else 0.0
-        ascii_only = self.console.options.ascii_only
-        line = bar_line(self.state, share, task.time_remaining, self.console.width - 1, ascii_only)
-        return Text(line, no_wrap=True, overflow="crop")
+    def left(self, short: bool = False) -> str:
+        """The time until the end of the run, or that until the end of the stage where no more is known."""
+        of = "" if self.watch.later is not None else " of stage" if short else " of this stage"
+        return f"{clock(self.watch.left())} left{of}"
 
 
-def bar_line(state: StageState, share: float, seconds: float | None, width: int, ascii_only: bool = False) -> str:
+class Reporter:
+    """A bar on a terminal and in a notebook, one line an epoch everywhere; nothing on processes but the first."""
+
+    def __init__(self, show: bool) -> None:
+        self.show = show
+        self._state: StageState | None = None
+        self._console: Console | None = None
+        self._line: NotebookLine | None = None
+
+    @contextmanager
+    def stage(self, state: StageState) -> Iterator[None]:
+        """Inside, a stage trains."""
+        if not self.show:
+            yield
+            return
+        self._state = state
+        with self._picture(state):
+            yield
+        self._state = self._console = self._line = None
+
+    def _picture(self, state: StageState) -> AbstractContextManager[object]:
+        if in_notebook():
+            self._line = NotebookLine(lambda: bar_line(state, WIDTH))
+            return self._line
+        if not sys.stderr.isatty():
+            return nullcontext()
+        self._console = console = Console(stderr=True, highlight=False)
+        return Live(console=console, get_renderable=lambda: _draw(state, console), refresh_per_second=10)
+
+    @property
+    def wants_detail(self) -> bool:
+        """Whether a bar is on the screen, so that figures are worth fetching from the device."""
+        return self._console is not None or self._line is not None
+
+    def step(self, figures: Row | None = None) -> None:
+        """One batch is done; the figures are of the current epoch so far, where they were asked for."""
+        if self._state is None:
+            return
+        self._state.watch.step()
+        if figures is not None:
+            self._state.figures = figures
+        if self._line is not None:
+            self._line.refresh()
+
+    def epoch(self, rows: Sequence[Row]) -> None:
+        """An epoch of the stage is done and measured: the last of the run's rows."""
+        if self._state is None:
+            return
+        self._state.rows = rows
+        self._state.watch.look()
+        self.say(epoch_line(self._state, None if self._console is None else self._console.width - 1))
+
+    def say(self, line: str) -> None:
+        """A line that stays."""
+        if self.show:
+            say(line, sys.stdout if in_notebook() else sys.stderr)  # what a notebook gets on standard error is red
+
+
+def _draw(state: StageState, console: Console) -> Text:
+    """The bar, made for the terminal's width at the moment."""
+    return Text(bar_line(state, console.width - 1, console.options.ascii_only), no_wrap=True, overflow="crop")
+
+
+def bar_line(state: StageState, width: int, ascii_only: bool = False) -> str:
     """The bar of a stage in one line of no more than ``width`` columns: what is least important is left out first.
 
-    Stage, bar, epoch and time left stay at any width from 60 columns on; then come the last measured error, the lowest
-    so far, the speed, and the figures of the current epoch.
+    Stage, bar, epoch and time left stay at any width from 60 columns on; then come the lowest measured error so far,
+    the rate, the share of the steps that are done, the speed, and the other figures of the current epoch.
 
     Args:
         state: Of the stage.
-        share: Of its steps that are done, in [0, 1].
-        seconds: Until its end; None where that cannot be told yet.
         width: Of the terminal, in columns.
         ascii_only: Whether the terminal shows nothing else.
     """
-    epoch = min(int(share * state.epochs + 1e-9) + 1, state.epochs)
-    left = "-:--:--" if seconds is None else str(timedelta(seconds=round(seconds)))
-    name = printable(state.name)
-    needed = [f"epoch {epoch}/{state.epochs}", f"{left} left"]
-    used = sum(map(len, needed)) + 2 * (len(needed) + 1)
-    if (room := max(width - used - _SHORTEST, _SHORT_NAME)) < len(name):
-        name = name[: room - 2] + ".."
-    for group in (_measured(state), [f"{share:4.0%}"], _trained(state)):
-        for part in group:  # of a group, one that stands further back says nothing without those before it
-            if used + len(name) + _SHORTEST + 2 + len(part) > width:
-                break
-            needed.append(part)
-            used += 2 + len(part)
-    length = min(_LONGEST, width - used - len(name))
+    share, lowest = state.watch.share, _lowest(state)
+    name, needed = _head(state, width - _SHORTEST, lowest)
+    used = len("  ".join([name, "", *needed]))
+    trained = _trained(state)
+    for part in [*lowest, *trained[:1], f"{share:4.0%}", *trained[1:]]:
+        if used + _SHORTEST + 2 + len(part) > width:
+            break
+        needed.append(part)
+        used += 2 + len(part)
+    length = min(_LONGEST, width - used)
     if length < _SHORTEST:
         return "  ".join([name, *needed])[:width]
     return "  ".join([name, _bar(share, length, ascii_only), *needed])
+
+
+def _head(state: StageState, room: int, error: list[str]) -> tuple[str, list[str]]:
+    """The stage; the epoch and the time left: in short where not all of it has room, or the error would have none."""
+    epoch = f"epoch {min(int(state.watch.share * state.epochs + 1e-9) + 1, state.epochs)}/{state.epochs}"
+    name = printable(state.name)
+    forms = [
+        (f"{name} ({state.place})" if state.place else name, [epoch, state.left()]),
+        (name, [epoch, state.left(short=True)]),
+    ]
+    for more in (error, []):
+        for title, needed in forms:
+            if len("  ".join([title, "", *needed, *more])) <= room:
+                return title, needed
+    rest = room - len("  ".join(["", "", *needed]))
+    return name[: max(rest - 2, 0)] + "..", needed
 
 
 def _bar(share: float, length: int, ascii_only: bool) -> str:
@@ -133,51 +156,74 @@ def _bar(share: float, length: int, ascii_only: bool) -> str:
     return done * filled + rest * (length - filled)
 
 
-def _measured(state: StageState) -> list[str]:
-    """The last measured error, and the lowest so far."""
-    rows = [row for row in state.rows if row["stage"] == state.rows[-1]["stage"]]
+def _lowest(state: StageState) -> list[str]:
+    """The lowest measured error of the stage so far; nothing before the first one."""
+    rows = [row for row in state.rows if row["stage"] == state.name]
     key = next((key for row in reversed(rows) if (key := _key(row)) is not None), None)
-    if key is None:
-        return []
-    errors = [float(row[key]) for row in rows if key in row]
-    return [f"{key.partition('_')[0]} error {errors[-1]:.2f} %", f"best {min(errors):.2f}"]
+    return [] if key is None else [f"best {_error(key, min(float(row[key]) for row in rows if key in row))}"]
 
 
 def _trained(state: StageState) -> list[str]:
     """The figures of the current epoch, the most important first."""
-    row, parts = state.figures, []
-    if "images_per_second" in row:
-        parts.append(f"{row['images_per_second']:,.0f} images/s")
-    peers = [
-        f"{name.removeprefix('train_error_')} training error {value:.1f} %"
-        for name, value in row.items()
-        if name.startswith("train_error_")
+    row = state.figures
+    if not row:
+        return []
+    errors = [f"{key.removeprefix('train_error_')} {_error(key, row[key])}" for key in _errors(row, "train")]
+    return [
+        f"rate {row['learning_rate']:.2g}",
+        f"{row['images_per_second']:,.0f} images/s",
+        *errors[:1],
+        f"loss {row['loss']:.3f}",
+        *errors[1:],
     ]
-    loss = [f"loss {row['loss']:.3f}"] if "loss" in row else []
-    return parts + peers[:1] + loss + peers[1:]
 
 
 def _key(row: Row) -> str | None:
     """The error that tells epochs apart: of the first peer, on the images that choose the epoch where there are any."""
-    errors = [key for split in ("validation", "test") for key in row if key.startswith(f"{split}_error_")]
-    return errors[0] if errors else None
+    return next((key for split in ("validation", "test") for key in _errors(row, split)), None)
 
 
-def epoch_line(rows: Sequence[Row], epochs: int) -> str:
-    """The last of a run's epochs in a line: loss, each peer's errors, the first one's lowest so far, speed.
+def _errors(row: Row, split: str) -> list[str]:
+    return [key for key in row if key.startswith(f"{split}_error_")]
+
+
+def _error(key: str, value: float | int | str) -> str:
+    """An error with the images that it is of."""
+    split = key.partition("_")[0].replace("train", "training")
+    return f"{split} error {value:.2f} %"
+
+
+def epoch_line(state: StageState, width: int | None = None) -> str:
+    """The last of a run's epochs in a line, the most important first.
+
+    Epoch, time left, the first peer's error and its lowest so far; then loss, rate, training error and speed; then the
+    errors of the others.
 
     Args:
-        rows: Of the run.
-        epochs: The length of the stage.
+        state: Of the stage, whose last row is the epoch's.
+        width: Of a terminal, in columns: what has no room is left out. None for a log, which has all.
     """
-    row = rows[-1]
-    parts = [f"{row['stage']} epoch {row['epoch']}/{epochs}", f"loss {row['loss']:.4f}"]
+    row, short = state.rows[-1], width is not None and width < _WIDE
+    parts = [f"{printable(state.name)} epoch {row['epoch']}/{state.epochs}"]
+    if state.watch.left() is not None:
+        parts.append(state.left(short))
+    for key in _errors(row, "validation")[:1] + _errors(row, "test")[:1]:
+        parts.append(_error(key, row[key]))
+        if key == _key(row):
+            parts.append(_best(state, key, short))
+    parts += [f"loss {row['loss']:.4f}", f"rate {row['learning_rate']:.2g}"]
+    parts += [_error(key, row[key]) for key in _errors(row, "train")[:1]]
+    parts.append(f"{row['images_per_second']:,.0f} images/s")
     for split in ("validation", "test"):
-        errors = {key.removeprefix(f"{split}_error_"): value for key, value in row.items() if f"{split}_error_" in key}
-        if errors:
-            parts.append(f"{split} error % " + " ".join(f"{name} {value:.2f}" for name, value in errors.items()))
-    if (key := _key(row)) is not None:
-        measured = [each for each in rows if each["stage"] == row["stage"] and key in each]
-        best = min(measured, key=lambda each: float(each[key]))
-        parts.append(f"best of {key.split('_', 2)[2]} {best[key]:.2f} in epoch {best['epoch']}")
-    return "  ".join([*parts, f"{row['images_per_second']:,.0f} images/s"])
+        if others := _errors(row, split)[1:]:
+            errors = (f"{key.removeprefix(f'{split}_error_')} {row[key]:.2f} %" for key in others)
+            parts.append(f"{split} error of {', '.join(errors)}")
+    while width is not None and len("  ".join(parts)) > width:
+        parts.pop()
+    return "  ".join(parts)
+
+
+def _best(state: StageState, key: str, short: bool) -> str:
+    rows = [row for row in state.rows if row["stage"] == state.name and key in row]
+    best = min(rows, key=lambda row: float(row[key]))
+    return f"best {best[key]:.2f}" + ("" if short else f" in epoch {best['epoch']}")

@@ -15,7 +15,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from coterie.console.progress import Reporter
+from coterie.console.progress import Reporter, StageState
+from coterie.console.time_left import Watch
 from coterie.data import ImageData
 from coterie.errors import UserError
 from coterie.methods import Method
@@ -93,7 +94,7 @@ def _test(method: Method, setting: Setting) -> RateTest:
     epochs = ceil(_STEPS / max(1, len(setting.data.train) // setting.batch_size))
     run = StageRun(stage, 0, epochs, setting)
     losses: list[float] = []
-    with setting.reporter.stage("learning rate", _STEPS, 0, epochs):
+    with setting.reporter.stage(StageState("learning rate", epochs, Watch(_STEPS))):
         while len(losses) < _STEPS and not _diverged(losses):
             for _ in run.run_epoch():
                 losses.append(_loss(run))

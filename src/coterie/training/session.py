@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from coterie.console.interrupt import Interrupted
+from coterie.console.progress import StageState
+from coterie.console.time_left import Watch
 from coterie.data import ImageData
 from coterie.data.say import plural
 from coterie.errors import UserError
@@ -16,7 +18,7 @@ from coterie.records import AVERAGE
 from coterie.run import Run
 from coterie.seeds import mix
 from coterie.training.answers import prepare
-from coterie.training.before.pace import Pace
+from coterie.training.before.pace import Pace, are_alike
 from coterie.training.delivery import Delivery, deliver
 from coterie.training.distribution import find_signal
 from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
@@ -129,8 +131,10 @@ class Session:
         if stage.teacher is not None:
             prepare(stage.teacher, setting, self.folder.checkpoints, running.steps_done > 0)
         left = len(names) - names.index(stage.name)  # of the names before it some may not have been needed
-        title = stage.name if index + left == 1 else f"{stage.name} (stage {index + 1} of {index + left})"
-        with setting.reporter.stage(title, running.total_steps, running.steps_done, epochs):
+        place = "" if index + left == 1 else f"stage {index + 1} of {index + left}"
+        later = left - 1 if left == 1 or are_alike(self.method) else None
+        watch = Watch(running.total_steps, running.steps_done, later)
+        with setting.reporter.stage(StageState(stage.name, epochs, watch, place, rows=self.rows)):
             pace = Pace(running, self.method) if self.announces else None
             while running.epoch < epochs and not self._has_waited(running):
                 self._train_epoch(running, pace)
@@ -168,7 +172,7 @@ class Session:
         if running.stage.network is not None:
             row |= self._measure(running)
         self.rows.append(row)
-        self.setting.reporter.epoch(self.rows, running.epochs)
+        self.setting.reporter.epoch(self.rows)
         self.folder.write_rows(self.rows)
         self.write_figures(row)
         self._save(running)

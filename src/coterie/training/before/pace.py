@@ -25,7 +25,7 @@ class Pace:
     def __init__(self, running: StageRun, method: Method) -> None:
         self.running, self.method = running, method
         count = len(method.stage_names())
-        alike = count > 1 and _are_alike(method)
+        alike = count > 1 and are_alike(method)
         self.stages = count if alike else 1  # that a time is said for
         self.where = f" of stage '{running.stage.name}'" if count > 1 and not alike else ""
         self.timed = alike and running.index > 0  # the first stage said it for all
@@ -64,7 +64,7 @@ class Pace:
             )
 
 
-def _are_alike(method: Method) -> bool:
+def are_alike(method: Method) -> bool:
     """Whether all stages train the same: one name with a number (``member1``, ``member2``), and none teaches."""
     names = {name.rstrip("0123456789") for name in method.stage_names()}
     return len(names) == 1 and not method.epochs and not any(edge.teaches for edge in method.teaching())
