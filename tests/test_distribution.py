@@ -15,7 +15,7 @@ from coterie.networks import Backbone
 from coterie.outputs import PeerOutput
 from coterie.training.folder import checkpoint
 from toys import comparable, plain, same, weights
-from two_processes import CASES, WRAPPERS, branched, train_case
+from two_processes import CASES, NETWORKS, WRAPPERS, branched, train_case
 
 TESTS = Path(__file__).parent
 
@@ -53,7 +53,7 @@ def test_two_processes_train_the_same_weights_as_one(name, trained, tmp_path):
     place, _ = trained
     # 165 images: the last batch is 3 and 2.
     alone = train_case(name, tmp_path / "one")
-    both = coterie.Run(place / name, plain())
+    both = coterie.Run(place / name, NETWORKS.get(name, plain)())
     ours, theirs = weights(alone), weights(both)
     assert ours.keys() == theirs.keys()
     for key in ours:

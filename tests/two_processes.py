@@ -4,11 +4,14 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import coterie
 from coterie import cli
 from coterie.methods import Kd, One, Pcl
+from coterie.networks import Backbone
+from coterie.networks.checkpointing import Blocks
 from coterie.recipes import Recipe
 from coterie.training import Interrupted
 from toys import Average, Mutual, go, plain
@@ -76,8 +79,18 @@ CASES = {
     "dist": ({"divergence": "dist"}, None),
     "uneven": ({}, Recipe(sampling="balanced", class_weights="balanced")),
     "parts": ({}, Recipe(clip_norm=1.0), {"accumulate": 3}),
+    "checkpointed": ({}, None),
     "patient": ({}, Recipe(learning_rate=1e-12, schedule="constant"), {"epochs": 5, "patience": 2}),
 }
+
+
+def blocks():
+    """:func:`plain` with its layers computed again in the backward."""
+    network = plain()
+    return Backbone(nn.Sequential(network[0], Blocks(*network[1:3]), *network[3:]), checkpoint_activations=True)
+
+
+NETWORKS = {"checkpointed": blocks}
 
 
 def train_case(name, out):
@@ -87,7 +100,7 @@ def train_case(name, out):
     digits = coterie.data.load(
         "digits", train_samples=165, test_samples=101, validation=0.2 if "patience" in more else 0.0
     )
-    method = One(network=plain(), at="1", gate="uniform", **options)
+    method = One(network=NETWORKS.get(name, plain)(), at="1", gate="uniform", **options)
     return go(method, digits, out, batch_size=40, recipe=recipe, **more)
 
 

@@ -28,6 +28,7 @@ class NetworkRecord(TypedDict):
     weights: NotRequired[str | None]
     drop_path: NotRequired[float | None]
     freeze: NotRequired[str | None]
+    checkpoint_activations: NotRequired[bool]
 
 
 class Configuration(TypedDict):

@@ -177,8 +177,9 @@ class Run:
         network = config["network"]
         if network is None and self._own_network is None:
             raise self._needs_network()
-        # Only the shape is needed here: the weights come from the run.
-        backbone = self._own_network if network is None else Backbone.from_record(network)
+        # Only the shape is needed here: the weights come from the run, and nothing is trained.
+        shape = network and {**network, "checkpoint_activations": False}
+        backbone = self._own_network if shape is None else Backbone.from_record(shape)
         where = f"{self.path / 'config.yaml'}, method"
         return make_method(config["method"], backbone, where, self._own_method)  # type: ignore[arg-type]
 

@@ -19,6 +19,7 @@ from coterie.teachers import open_teacher
 from coterie.training.before.advice import likely_mistakes
 from coterie.training.before.announce import opening_lines
 from coterie.training.before.preflight import (
+    check_capture,
     check_first_stage,
     check_patience,
     check_soft_targets,
@@ -142,6 +143,7 @@ def settle(method: Method, setting: Setting) -> tuple[Method, Stage, Iterator[St
     data, options, accelerator = setting.data, setting.options, setting.accelerator
     set_switches(options.threads, options.deterministic)
     check_stage_names(method)
+    check_capture(options, method)
     task = Task(
         len(data.classes), data.channels, data.image_size, options.epochs, lambda source: open_teacher(source, data)
     )

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.methods import Stage
@@ -47,6 +47,24 @@ def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
 def another_network(error: Exception) -> UserError:
     """The error for a checkpoint that does not fit."""
     return UserError(f"the checkpoint is of another network ({in_a_line(error)}); choose another ⟨out⟩")
+
+
+@contextmanager
+def keep_buffers(module: nn.Module) -> Iterator[None]:
+    """Within the block, what forwards write into buffers is forgotten: batch norm's statistics, counted a second time.
+
+    They write into copies, since checkpointing looks whether a second forward keeps tensors of the same shapes.
+    """
+    copies: dict[int, Tensor] = {}
+    held = [(each, name, buffer) for each in module.modules() for name, buffer in each._buffers.items()]
+    for owner, name, buffer in held:
+        if buffer is not None:
+            owner._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+    try:
+        yield
+    finally:
+        for owner, name, buffer in held:
+            owner._buffers[name] = buffer
 
 
 @contextmanager

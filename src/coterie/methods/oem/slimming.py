@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
+from coterie.networks.checkpointing import checkpoint_activations, checkpoints
 from coterie.networks.preserve import preserve_state
 from coterie.networks.protocols import Slimmable
 from coterie.networks.prune.channel_groups import build_dependency_graph, is_output
@@ -113,6 +114,8 @@ def slim_network(
     example = example_images(model, example)
     if isinstance(model, Slimmable):
         student = model.slim(share, at)
+        if checkpoints(model):
+            checkpoint_activations(student)
         tail = find_tail(student, at)
     else:
         plan = plan or plan_slimming(model, at, example)

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from coterie.networks.checkpointing import Blocks
+
 
 def initialise_as_srm(module: nn.Module) -> None:
     """A convolution's or linear layer's weight Kaiming-normal, its bias from N(0, 1); other layers as PyTorch has them.
@@ -48,7 +50,7 @@ class AllCNN(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _block(inputs: int, width: int, kernels: tuple[int, ...], last_stride: int) -> nn.Sequential:
+def _block(inputs: int, width: int, kernels: tuple[int, ...], last_stride: int) -> Blocks:
     layers: list[nn.Module] = []
     for index, kernel in enumerate(kernels):
         stride = last_stride if index == len(kernels) - 1 else 1
@@ -59,4 +61,4 @@ def _block(inputs: int, width: int, kernels: tuple[int, ...], last_stride: int) 
                 nn.LeakyReLU(0.1),
             )
         )
-    return nn.Sequential(*layers)
+    return Blocks(*layers)

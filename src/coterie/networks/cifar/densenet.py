@@ -6,6 +6,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from coterie.networks.checkpointing import Blocks
 from coterie.networks.cifar.allcnn import initialise_as_srm
 from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, slim_widths
 
@@ -145,6 +146,6 @@ class DenseNet121(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _dense(width: int, growth: int, layers: int, bias: bool = False) -> tuple[nn.Sequential, int]:
-    block = nn.Sequential(*(DenseLayer(width + index * growth, growth, bias) for index in range(layers)))
+def _dense(width: int, growth: int, layers: int, bias: bool = False) -> tuple[Blocks, int]:
+    block = Blocks(*(DenseLayer(width + index * growth, growth, bias) for index in range(layers)))
     return block, width + layers * growth

@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from coterie.errors import UserError
+from coterie.networks.checkpointing import Blocks
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv2d:
@@ -160,8 +161,6 @@ class CifarResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, blocks: int, stride: int
-) -> nn.Sequential:
+def _stage(block: type[BasicBlock] | type[Bottleneck], inputs: int, width: int, blocks: int, stride: int) -> Blocks:
     first = block(inputs, width, stride)
-    return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(blocks - 1)))
+    return Blocks(first, *(block(width * block.expansion, width, 1) for _ in range(blocks - 1)))

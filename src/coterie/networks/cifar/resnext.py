@@ -5,6 +5,7 @@ from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
+from coterie.networks.checkpointing import Blocks
 from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise, shortcut, slim_widths
 
 
@@ -86,6 +87,6 @@ class ResNeXt29(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def _stage(inputs: int, outputs: int, inner: int, groups: int, stride: int) -> nn.Sequential:
+def _stage(inputs: int, outputs: int, inner: int, groups: int, stride: int) -> Blocks:
     first = ResNeXtBlock(inputs, outputs, inner, groups, stride)
-    return nn.Sequential(first, *(ResNeXtBlock(outputs, outputs, inner, groups, 1) for _ in range(2)))
+    return Blocks(first, *(ResNeXtBlock(outputs, outputs, inner, groups, 1) for _ in range(2)))

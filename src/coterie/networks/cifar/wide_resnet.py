@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from coterie.networks.checkpointing import Blocks
 from coterie.networks.cifar.resnet import conv1x1, conv3x3, initialise
 
 
@@ -63,6 +64,6 @@ class WideResNet(nn.Module):
         return self.fc(self.avgpool(self.relu(self.bn(x))).flatten(1))
 
 
-def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:
+def _stage(inputs: int, width: int, blocks: int, stride: int) -> Blocks:
     first = PreActivationBlock(inputs, width, stride)
-    return nn.Sequential(first, *(PreActivationBlock(width, width, 1) for _ in range(blocks - 1)))
+    return Blocks(first, *(PreActivationBlock(width, width, 1) for _ in range(blocks - 1)))

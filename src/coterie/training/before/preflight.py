@@ -54,6 +54,16 @@ def check_soft_targets(method: Method, recipe: Recipe) -> None:
         check_soft_labels(name)
 
 
+def check_capture(options: TrainingOptions, method: Method) -> None:
+    """Refuse to capture steps that compute parts again in their backward, with the random numbers of the forward.
+
+    Raises:
+        UserError: Names the options of both.
+    """
+    if options.capture and Backbone.of(method.network).checkpoint_activations:
+        raise UserError("⟨capture⟩ does not record ⟨network.checkpoint_activations⟩; leave one of both out")
+
+
 def check_patience(options: TrainingOptions, recipe: Recipe) -> None:
     """Refuse to end a training early whose average begins late.
 

@@ -79,6 +79,7 @@ _FREE = (
     "data.memory_gb",
     "data.cache_gb",
     "data.download",
+    "network.checkpoint_activations",
     "timeout_minutes",
     "tensorboard",
 )

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,13 +20,14 @@ from coterie.evaluation.predictions import Predictions, errors_and_nll
 from coterie.functional import heaviest_labels
 from coterie.methods import Stage, Turn
 from coterie.metrics import Row
+from coterie.networks.checkpointing import checkpoints
 from coterie.networks.depth import find_depths
 from coterie.outputs import StepResult
 from coterie.records import AVERAGE
 from coterie.seeds import mix
 from coterie.training.distribution import predict_split, share_buffers, share_gradients, sum_over_processes
 from coterie.training.folder.checkpoint import SavedStage, load_optimiser
-from coterie.training.modules import another_network, load_modules, only, place, stage_modules, states_of
+from coterie.training.modules import another_network, keep_buffers, load_modules, only, place, stage_modules, states_of
 from coterie.training.precision import autocast
 from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
 from coterie.training.stages.capture import Recorder, Step
@@ -58,6 +60,7 @@ class StageRun:
         if setting.options.compile and stage.network is not None:
             stage.network.compile()
         self.parameters = [turn.trainable() for turn in stage.turns]
+        self.recomputes = [checkpoints(turn.module) for turn in stage.turns]  # what is computed again, in the backward
         self.runners = []
         for turn, parameters in zip(stage.turns, self.parameters, strict=True):
             with only(turn.module, parameters):  # distribution looks at what requires gradients now
@@ -175,7 +178,8 @@ class StageRun:
                     with autocast(batch.images.device, self.setting.options.precision):
                         result: StepResult = self.runners[number](part)
                     share = self._share(batch) * (len(part.labels) / len(batch.labels))
-                    self.setting.accelerator.backward(result.loss.total * share)
+                    with keep_buffers(turn.module) if self.recomputes[number] else nullcontext():
+                        self.setting.accelerator.backward(result.loss.total * share)
                     self._note(result, turn, part, number)
             if self.setting.recipe.clip_norm is not None:
                 self.setting.accelerator.clip_grad_norm_(self.parameters[number], self.setting.recipe.clip_norm)
