@@ -36,7 +36,6 @@ def main() -> None:
                 out=out,
                 threads=1,
                 test_every=EPOCHS,
-                tensorboard=False,
                 progress=False,
             )
             errors = {name: round(run.card["test"][name]["error"], 4) for name in ("target", "average", "ensemble")}

@@ -197,7 +197,7 @@ def measure_together(trainings: int, epochs: int) -> dict[str, Any]:
     data = images(64 * 24, 16)
     steps = epochs * 24
     train = partial(coterie.train, data=data, epochs=epochs, batch_size=64, test_every=epochs, progress=False)
-    train = partial(train, tensorboard=False, precision="bf16" if CUDA else "fp32", recipe=Recipe())
+    train = partial(train, precision="bf16" if CUDA else "fp32", recipe=Recipe())
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         with Together() as together:

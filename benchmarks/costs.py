@@ -34,7 +34,6 @@ def main() -> None:
                 out=folder,
                 batch_size=BATCH,
                 progress=False,
-                tensorboard=False,
             )
             card, default = run.card, run.card["deliverables"][0]
             rows[name] = {

@@ -46,7 +46,6 @@ def main() -> None:
                     out=RUNS / f"{name}-{kind}-{seed}".replace(" ", "-").replace(",", ""),
                     resume=True,
                     progress=False,
-                    tensorboard=False,
                 )
                 found[name][kind].append(round(run.card["test"]["target"]["error"], 2))
         write_text(RESULTS, json.dumps(_results(found), indent=1) + "\n")

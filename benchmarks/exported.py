@@ -107,7 +107,7 @@ def time_batch(sessions: dict[str, Any], images: np.ndarray) -> dict[str, Any]:
 def compare_whole(run: coterie.Run, place: Path, ratio: float) -> dict[str, Any]:
     """On how many images of mixed sizes the graph names the class that `coterie predict` names."""
     copy = place / f"run at {ratio}"
-    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    shutil.copytree(run.path, copy, ignore=shutil.ignore_patterns("checkpoints"))
     card = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(card | {"crop_ratio": ratio}))
     path = coterie.export(copy, "onnx", place / f"whole-{ratio}.onnx", with_preprocessing=True).path

@@ -61,7 +61,6 @@ def train(cell: Cell, root: Path, weights: Path, device: str) -> dict[str, Any]:
             device=device,
             test_every=cell["epochs"],
             progress=False,
-            tensorboard=False,
         )
         logits, labels = answers(run, data)
         right = (logits.argmax(1) == labels).double()

@@ -54,7 +54,6 @@ def train(root: Path, weights: Path, device: str, name: str, options: dict[str, 
             device=device,
             test_every=10,
             progress=False,
-            tensorboard=False,
         )
         last = run.metrics[-1]
     errors = {"validation_error": last["validation_error_target"]}

@@ -47,9 +47,7 @@ def main() -> None:
 
 def trained(method: Method, data: ImageData, out: Path, seed: int) -> coterie.Run:
     """The run, trained if it is not there."""
-    return coterie.train(
-        method, data, epochs=40, seed=seed, out=out, resume=True, threads=1, tensorboard=False, progress=False
-    )
+    return coterie.train(method, data, epochs=40, seed=seed, out=out, resume=True, threads=1, progress=False)
 
 
 def add(rows: list[dict[str, Any]], variant: str, seed: int, run: coterie.Run, student: str) -> None:

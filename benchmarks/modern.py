@@ -146,9 +146,7 @@ def flops_of_step(root: Path, data: str, network: str, method: str) -> float:
         few = replace(images, train=images.train.subset(_first(64)), test=images.test.subset(_first(64)))
         made, recipe = make({"network": network, "method": method, "recipe": "short"})
         with tempfile.TemporaryDirectory() as folder:
-            run = coterie.train(
-                made, few, recipe=recipe, epochs=1, batch_size=64, out=folder, progress=False, tensorboard=False
-            )
+            run = coterie.train(made, few, recipe=recipe, epochs=1, batch_size=64, out=folder, progress=False)
             known[name] = run.card["training_flops"] / 64
         FLOPS.write_text(json.dumps(known, indent=1) + "\n")
     return known[name]
@@ -196,7 +194,6 @@ def train(cell: Cell, epochs: int, root: Path, device: str) -> dict[str, Any] | 
             device=device,
             test_every=epochs,
             progress=False,
-            tensorboard=False,
         )
         return measured(run, data, device, epochs, ladder)
 

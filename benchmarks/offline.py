@@ -87,7 +87,6 @@ def main() -> None:
                 out=out,
                 resume=True,
                 threads=1,
-                tensorboard=False,
             )
             cards.setdefault(name, []).append(run.card)
             if name not in flops:

@@ -30,9 +30,7 @@ def main() -> None:
         for seed in SEEDS:
             method = METHODS[name](network=NETWORK)
             out = RUNS / f"{name}-{seed}"
-            run = coterie.train(
-                method, data, epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1, tensorboard=False
-            )
+            run = coterie.train(method, data, epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1)
             cards.setdefault(name, []).append(run.card)
         write(cards)
 

@@ -57,7 +57,6 @@ def train(case: tuple[str, int, int, int], seed: int) -> None:
             seed=seed,
             threads=torch.get_num_threads(),
             progress=False,
-            tensorboard=False,
         )
 
 

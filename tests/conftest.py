@@ -90,6 +90,6 @@ def moved(tmp_path_factory):
             Image.new("L", (8, 8), value + index).save(folder / "before" / name / f"{index}.png")
     data = coterie.data.load("folder", root=folder / "before", channels=1)
     method = coterie.methods.Vanilla(network="resnet8")
-    run = coterie.train(method, data, epochs=1, out=folder / "run", progress=False, tensorboard=False)
+    run = coterie.train(method, data, epochs=1, out=folder / "run", progress=False)
     (folder / "before").rename(folder / "after")
     return run, folder / "after"

@@ -20,7 +20,7 @@ def run_of(name, channels, out, **options):
     """A network after an epoch on a few digits."""
     data = coterie.data.load("digits", train_samples=40, test_samples=50, channels=channels, image_size=32)
     method = Vanilla(network=name)
-    return coterie.train(method, data, epochs=1, batch_size=20, out=out, progress=False, tensorboard=False, **options)
+    return coterie.train(method, data, epochs=1, batch_size=20, out=out, progress=False, **options)
 
 
 def run_here(script, path, images, **options):

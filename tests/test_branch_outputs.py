@@ -180,7 +180,7 @@ def test_torchvisions_googlenet_with_its_auxiliary_heads():
 
 
 def train(method, digits, out):
-    return coterie.train(method, digits, epochs=1, out=out, progress=False, tensorboard=False)
+    return coterie.train(method, digits, epochs=1, out=out, progress=False)
 
 
 def as_dictionary(logits, features):

@@ -42,7 +42,8 @@ def test_train_evaluate_export_predict_and_report(tmp_path, capsys):
     out = tmp_path / "one"
     main([*TRAIN, "--method", "one", "--method.num_branches", "2", "--epochs", "2", "--out", str(out)])
     names = {path.name for path in out.iterdir()}
-    assert {"config.yaml", "metrics.csv", "model.safetensors", "model.json", "checkpoints", "tensorboard"} <= names
+    assert {"config.yaml", "metrics.csv", "model.safetensors", "model.json", "checkpoints"} <= names
+    assert "tensorboard" not in names
     main(["evaluate", str(out), "--student", "ensemble"])
     assert "disagreement" in capsys.readouterr().out
     image = tmp_path / "digit.png"

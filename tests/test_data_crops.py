@@ -202,7 +202,7 @@ def cropped_run(photographs, tmp_path_factory):
     """A run on images of which the middle 60 % is measured, resized bilinearly."""
     data = load("folder", root=photographs, image_size=32, crop_ratio=0.6, interpolation="bilinear")
     out = tmp_path_factory.mktemp("runs") / "cropped"
-    options = {"epochs": 2, "batch_size": 4, "progress": False, "tensorboard": False}
+    options = {"epochs": 2, "batch_size": 4, "progress": False}
     return coterie.train(Vanilla(network="resnet8"), data, out=out, **options)
 
 
@@ -252,7 +252,7 @@ def test_a_card_that_does_not_say_it_is_read_as_before(cropped_run, tmp_path):
 def test_a_run_goes_on_with_the_ratio_that_it_began_with(cropped_run, photographs, capsys):
     command = ["train", "--method", "vanilla", "--network", "resnet8", "--data", "folder", "--data.root"]
     command += [str(photographs), "--data.image_size", "32", "--epochs", "2", "--batch_size", "4", "--resume"]
-    command += ["--tensorboard", "false", "--out", str(cropped_run.path)]
+    command += ["--out", str(cropped_run.path)]
     with pytest.raises(SystemExit):
         main([*command, "--data.interpolation", "bilinear", "--data.crop_ratio", "0.7"])
     assert "--data.crop_ratio is 0.7, and the run in" in capsys.readouterr().err

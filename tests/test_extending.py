@@ -207,7 +207,7 @@ def own_run(tmp_path_factory):
     data = replace(coterie.data.load("digits", train_samples=100, test_samples=50), name="own", options={})
     out = tmp_path_factory.mktemp("own") / "run"
     method = Mine(network="resnet8")
-    run = coterie.train(method, data, epochs=1, batch_size=50, out=out, progress=False, tensorboard=False)
+    run = coterie.train(method, data, epochs=1, batch_size=50, out=out, progress=False)
     return run.path, data
 
 

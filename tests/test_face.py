@@ -123,10 +123,10 @@ WITHOUT = {
     "serve": ("fastapi", "['serve', RUN]"),
     "data": ("sklearn", "['train', '--network', 'resnet8', '--data', 'digits', '--out', OUT + '/r']"),
     "prune": ("torch_pruning", "['train', '--method', 'compact', '--network', 'resnet8', '--out', OUT + '/r', *FAST]"),
-    "tensorboard": (
-        "tensorboard",
-        "['train', '--tensorboard', 'true', '--out', OUT + '/r', '--network', 'resnet8', *FAST]",
-    ),
+    **{
+        name: (name, f"['train', '--track', '{name}', '--out', OUT + '/r', '--network', 'resnet8', *FAST]")
+        for name in ("tensorboard", "wandb", "mlflow")
+    },
 }
 
 

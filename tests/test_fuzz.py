@@ -81,7 +81,7 @@ TRAIN = [
         "accumulate",
         "from",
         "test_every",
-        "tensorboard",
+        "track",
         "config",
         "resume",
     ),

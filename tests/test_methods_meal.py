@@ -272,7 +272,7 @@ def test_a_run_of_before_the_widths_were_an_option_goes_on_with_them(digits, tea
 def test_the_command_line_trains_evaluates_exports_and_reports(tmp_path, capsys):
     run = tmp_path / "run"
     line = "train --method meal --network resnet8 --data digits --data.train_samples 160 --data.test_samples 100"
-    line += f" --epochs 1 --method.teachers 2 --method.blocks [layer2] --tensorboard false --out {run}"
+    line += f" --epochs 1 --method.teachers 2 --method.blocks [layer2] --out {run}"
     main(line.split())
     with open(run / "metrics.csv") as file:
         rows = list(csv.DictReader(file))

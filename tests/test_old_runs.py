@@ -91,7 +91,7 @@ def test_an_old_training_goes_on(tmp_path):
     options = {name: before.config[name] for name in ("epochs", "batch_size", "precision", "threads")}
     method = stopping(before.method(), "train", 12)  # six steps are an epoch
     with pytest.raises(Interrupted, match="epoch 4[67], step"):
-        coterie.train(method, before.data(), out=out, resume=True, progress=False, tensorboard=False, **options)
+        coterie.train(method, before.data(), out=out, resume=True, progress=False, **options)
     rows = Run(out).metrics
     assert [row["epoch"] for row in rows] == list(range(1, len(rows) + 1))
     assert len(rows) > len(before_rows)

@@ -278,7 +278,7 @@ def test_without_its_tensorboard_folder_a_training_goes_on_and_says_so(tmp_path,
         shutil.rmtree(out / "tensorboard", ignore_errors=True)
 
     method.stages = lambda task: (replace(stage, hooks=Hooks(after_step=remove)) for stage in stages(task))
-    run = go(method, digits, out, tensorboard=True, progress=True, epochs=2)
+    run = go(method, digits, out, track="tensorboard", progress=True, epochs=2)
     said = capfd.readouterr().err
     assert len(run.metrics) == 2
     assert "Traceback" not in said
@@ -305,7 +305,7 @@ def test_a_home_is_meant_wherever_a_path_comes_in(tmp_path, digits, monkeypatch,
     assert user_path("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
     run = coterie.train(alone(), digits, epochs=1, out="~/a", progress=False)
     assert run.path == tmp_path / "a"
-    plain = [*TRAIN, "--epochs", "1", "--tensorboard", "false"]
+    plain = [*TRAIN, "--epochs", "1"]
     main([*plain, "--method", "vanilla", "--out=~/b", "--network.weights=~/a/model.safetensors"])
     main(["train", "--out=~/b", "--resume"])
     main(["export", "~/b", "--out=~/m.safetensors"])

@@ -159,7 +159,7 @@ def test_lines_of_a_log_are_whole(monkeypatch, digits, tmp_path):
     monkeypatch.delenv("COLUMNS", raising=False)
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    coterie.train(coterie.methods.One(network="resnet8"), digits, epochs=2, out=tmp_path / "r", tensorboard=False)
+    coterie.train(coterie.methods.One(network="resnet8"), digits, epochs=2, out=tmp_path / "r")
     assert not set("\r\x1b") & set(log.getvalue())
     lines = log.getvalue().splitlines()
     assert lines[0] == "method 'one', network 'resnet8'; 3 branches from 'layer3' on"  # tests/test_announce.py has more
@@ -176,7 +176,7 @@ def test_lines_of_a_log_are_whole(monkeypatch, digits, tmp_path):
 )
 def test_a_log_says_what_the_time_left_is_of(method, said, digits, tmp_path, capfd):
     made = coterie.methods.METHODS[method](network="resnet8", **({"members": 2} if method == "ensemble" else {}))
-    coterie.train(made, digits, epochs=1, batch_size=32, out=tmp_path / "r", tensorboard=False)
+    coterie.train(made, digits, epochs=1, batch_size=32, out=tmp_path / "r")
     lines = [text for text in capfd.readouterr().err.splitlines() if " epoch 1/1 " in text]
     assert len(lines) == 2
     for text in lines:

@@ -171,7 +171,7 @@ def test_trained_weights_are_fine_tuned_where_no_recipe_is_named(digits, tmp_pat
     torch.manual_seed(0)
     save_file(portable(Backbone("resnet8").build(10, 1).state_dict()), tmp_path / "weights.safetensors")
     network = Backbone("resnet8", weights=str(tmp_path / "weights.safetensors"))
-    run = coterie.train(Vanilla(network=network), digits, out=tmp_path / "run", epochs=1, tensorboard=False)
+    run = coterie.train(Vanilla(network=network), digits, out=tmp_path / "run", epochs=1)
     assert run.config["recipe"]["name"] == "finetune"
     assert (
         "recipe 'finetune' (the network starts from trained weights; recipe takes others): adamw"

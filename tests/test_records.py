@@ -29,7 +29,7 @@ VALUES = [None, True, -1, 0, 10**9, 1e308, "", "x", "../../x", [], [1], {}, {"a"
 @pytest.fixture
 def run(finished, tmp_path):
     """A copy of a finished Run, to be damaged."""
-    shutil.copytree(finished.path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "tensorboard"))
+    shutil.copytree(finished.path, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     return Run(tmp_path / "run")
 
 

@@ -79,7 +79,7 @@ def test_several_seeds_are_averaged_and_paired(finished, alone, digits, tmp_path
     runs = [finished, alone]
     for method in (coterie.methods.One(network="resnet8"), coterie.methods.Vanilla(network="resnet8")):
         out = tmp_path / method.name
-        runs.append(coterie.train(method, digits, epochs=2, seed=1, out=out, progress=False, tensorboard=False))
+        runs.append(coterie.train(method, digits, epochs=2, seed=1, out=out, progress=False))
     errors = [[run.card["test"]["target"]["error"] for run in runs[place::2]] for place in (0, 1)]
     text = " ".join(coterie.report(runs, tmp_path / "r.html").read_text().split())
     gain = sum(errors[1]) / 2 - sum(errors[0]) / 2
@@ -106,7 +106,7 @@ def test_measures_equal_hand_computed_examples():
 
 
 def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alone, tmp_path):
-    options = {"epochs": 1, "progress": False, "tensorboard": False}
+    options = {"epochs": 1, "progress": False}
     kd = coterie.train(coterie.methods.Kd(network="resnet8"), digits, out=tmp_path / "kd", **options)
     snapshot = coterie.methods.Snapshot(network="resnet8")
     grouped = coterie.train(snapshot, digits, out=tmp_path / "s", **options | {"epochs": 2})

@@ -29,7 +29,7 @@ def train(tmp_path_factory):
 
     def trained(data, batch_size=20, **fields):
         out = made / str(len(list(made.iterdir())))
-        options = {"epochs": 1, "batch_size": batch_size, "progress": False, "tensorboard": False}
+        options = {"epochs": 1, "batch_size": batch_size, "progress": False}
         return coterie.train(Vanilla(network="resnet8"), data, out=out, recipe=Recipe(**fields), **options)
 
     return trained

@@ -84,7 +84,7 @@ def test_a_trial_leaves_the_run_as_it_was(digits, tmp_path):
 def test_the_test_images_are_looked_at_as_often_as_asked(digits, tmp_path):
     from coterie.methods import Vanilla
 
-    options = {"batch_size": 80, "progress": False, "tensorboard": False}
+    options = {"batch_size": 80, "progress": False}
     often = coterie.train(Vanilla(network="resnet8"), digits, epochs=5, out=tmp_path / "often", **options)
     seldom = coterie.train(
         Vanilla(network="resnet8"), digits, epochs=5, out=tmp_path / "seldom", test_every=2, **options

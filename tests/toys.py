@@ -193,7 +193,7 @@ def same(first, second):
 
 def go(method, data, out, **options):
     precision = os.environ.get("COTERIE_TEST_PRECISION", "auto")  # `make test-avx2`
-    options = {"epochs": 3, "batch_size": 32, "precision": precision, "progress": False, "tensorboard": False} | options
+    options = {"epochs": 3, "batch_size": 32, "precision": precision, "progress": False} | options
     return coterie.train(method, data, out=out, **options)
 
 

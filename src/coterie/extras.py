@@ -7,7 +7,7 @@ from typing import Literal
 
 from coterie.errors import UserError
 
-Extra = Literal["data", "export", "prune", "ray", "report", "serve", "studies", "tensorboard"]
+Extra = Literal["data", "export", "prune", "ray", "report", "serve", "studies", "tensorboard", "wandb", "mlflow"]
 
 
 def is_installed(library: str) -> bool:

@@ -71,6 +71,8 @@ def with_config(given: list[str]) -> list[str]:
         content = read_yaml(file, "give --config a YAML file of options, or a Run's config.yaml")
         if not isinstance(content, dict):
             raise UserError(f"{file}: holds no options; write lines such as 'method: one'")
+        if content.pop("tensorboard", None):  # what 0.1.0 called it
+            content = {"track": "tensorboard", **content}
         method = content.get("method")
         if isinstance(method, dict):
             content = {**content, "method": upgrade_options(method.get("name"), method)}
@@ -212,6 +214,12 @@ _ELSEWHERE = {
     "output": "out",
     "output_dir": "out",
     "amp": "precision",
+    "report_to": "track",
+    "log_with": "track",
+    "logger": "track",
+    "tensorboard": "track",
+    "wandb": "track",
+    "mlflow": "track",
     "gpu": "device",
 }
 

@@ -11,7 +11,7 @@ from coterie.records import AVERAGE, Card
 from coterie.run import Run
 
 # What cannot change a result, but for the last digits.
-_FREE = ("seed", "threads", "device", "compile", "test_every", "timeout_minutes", "tensorboard")
+_FREE = ("seed", "threads", "device", "compile", "test_every", "timeout_minutes", "track", "tensorboard")
 FREE_OF_DATA = ("root", "workers", "memory_gb", "cache_gb", "download")
 _MOST_NAMED = 3  # options in a name; where more differ the folder is shorter
 

@@ -86,7 +86,7 @@ def options_of(configuration: Mapping[str, Any]) -> TrainingOptions:
     """The options of training of a trial: its own, and else those of every training."""
     given = {name: value for name, value in configuration.items() if name not in _OBJECTS}
     # A study reads the last figures only.
-    return TrainingOptions(**{"test_every": configuration["epochs"], "tensorboard": False} | given)
+    return TrainingOptions(**{"test_every": configuration["epochs"]} | given)
 
 
 def command_of(trial: Trial, runs: Path) -> str:

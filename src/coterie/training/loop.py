@@ -7,9 +7,8 @@ from pathlib import Path
 
 from coterie.console.interrupt import stop_signals
 from coterie.console.progress import Reporter
-from coterie.console.tensorboard import open_tensorboard
 from coterie.data import ImageData, keep_split
-from coterie.extras import is_installed, need
+from coterie.extras import need
 from coterie.files import user_path
 from coterie.methods import Method, Stage, Task
 from coterie.networks.zoo import Backbone
@@ -35,6 +34,7 @@ from coterie.training.folder.resume import (
     recorded_recipe,
 )
 from coterie.training.folder.run_folder import RunFolder
+from coterie.training.folder.trackers import open_trackers
 from coterie.training.options import DeviceChoice, TrainingOptions, check_objects
 from coterie.training.precision import PrecisionChoice, choose_precision
 from coterie.training.session import Session, make_stages
@@ -65,7 +65,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     accumulate: int = 1,
     start_from: str | None = None,
     test_every: int = 1,
-    tensorboard: bool | None = None,
+    track: str | None = None,
 ) -> Run:
     """Train ``method`` on ``data`` and give the Run.
 
@@ -106,10 +106,10 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         accumulate=accumulate,
         start_from=start_from,
         test_every=test_every,
-        tensorboard=tensorboard,
+        track=track,
     )
-    if options.tensorboard:
-        need("tensorboard", "tensorboard")
+    for name in options.trackers:
+        need(name, name)
     path = user_path(out)
     accelerator = make_accelerator(options)
     reporter = Reporter(progress and accelerator.is_main_process)
@@ -177,9 +177,8 @@ def _train(method: Method, setting: Setting, folder: RunFolder, resume: bool) ->
     if previous is None:
         for line in [*opening_lines(method, first, setting), *likely_mistakes(method, first, setting)]:
             say(line)
-    wanted = is_installed("tensorboard") if setting.options.tensorboard is None else setting.options.tensorboard
-    tensorboard = open_tensorboard(folder.path, wanted and folder.writes, say)
-    with tensorboard as write_figures, stop_signals() as stop:
-        session = Session(folder, method, setting, stop, write_figures, previous is not None, start)
+    trackers = open_trackers(folder, setting.options.trackers, config, len(method.stage_names()) > 1, say)
+    with trackers as log, stop_signals() as stop:
+        session = Session(folder, method, setting, stop, log, previous is not None, start)
         session.run(chain([first], stages))
     accelerator.wait_for_everyone()  # all is written

@@ -2,20 +2,21 @@
 
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch
 
 from coterie.bounds import Bounds, NonNegativeInt, PositiveInt
 from coterie.checking import check_fields, check_value
 from coterie.data import ImageData
-from coterie.errors import UserError, show_value
+from coterie.errors import UserError, show_value, unknown_name
 from coterie.methods import Method
 from coterie.recipes import Recipe
 from coterie.records import Configuration
 from coterie.training.precision import PrecisionChoice
 
 DeviceChoice = Literal["auto", "cpu", "cuda", "mps"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
 
 _DEFAULT_BATCH = 128
 _WEEK = 7 * 24 * 60  # minutes
@@ -47,7 +48,8 @@ class TrainingOptions:
         start_from: The folder of a finished Run of the same method, network and classes, to go on from with its
             branches; on the command line ``--from``. Its FLOPs and seconds count as this run's.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
-        tensorboard: Whether figures are also written for TensorBoard; None where it is installed.
+        track: Where figures are written beside ``metrics.csv``, with commas between: ``tensorboard``; ``wandb``,
+            offline unless ``WANDB_MODE`` is set; ``mlflow``, in the Run's folder unless ``MLFLOW_TRACKING_URI`` is set.
     """
 
     epochs: Annotated[int, Bounds(least=1, most=1_000_000)] = 30
@@ -64,12 +66,23 @@ class TrainingOptions:
     accumulate: Annotated[int, Bounds(least=1, most=1024)] = 1
     start_from: str | None = None
     test_every: PositiveInt = 1
-    tensorboard: bool | None = None
+    track: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "")
         if self.capture and self.compile:
             raise UserError("⟨capture⟩ records the network as it is; leave ⟨compile⟩ out")
+        for name in self.trackers:
+            if name not in get_args(TrackerName):
+                raise unknown_name("⟨track⟩", name, get_args(TrackerName))
+
+    @property
+    def trackers(self) -> tuple[TrackerName, ...]:
+        """The names in ``track``, each once."""
+        return cast(
+            tuple[TrackerName, ...],
+            tuple(dict.fromkeys(name.strip() for name in (self.track or "").split(",") if name.strip())),
+        )
 
     def fit_to(self, data: ImageData) -> "TrainingOptions":
         """The same options with the default batch size, which is no larger than the data.

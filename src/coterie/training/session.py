@@ -1,6 +1,6 @@
 """The stages of one training, in order."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -23,6 +23,7 @@ from coterie.training.delivery import Delivery, deliver
 from coterie.training.distribution import find_signal
 from coterie.training.folder.checkpoint import SavedStage, check_data, describe_data
 from coterie.training.folder.run_folder import RunFolder
+from coterie.training.folder.trackers import Log
 from coterie.training.modules import load_modules, place, stage_modules, states_of
 from coterie.training.stages import Setting, StageRun
 from coterie.training.stages.averaging import Averages, Earlier, make_averages
@@ -58,7 +59,7 @@ class Session:
         method: What is trained.
         setting: The run's.
         stop: Signals that came.
-        write_figures: Takes an epoch's row, for TensorBoard.
+        log: Takes an epoch's row and its number, for trackers.
         resume: Whether to go on from the last checkpoint, if there is one.
         start: A finished Run to go on from; None for none.
     """
@@ -69,12 +70,12 @@ class Session:
         method: Method,
         setting: Setting,
         stop: list[int],
-        write_figures: Callable[[Row], None],
+        log: Log,
         resume: bool,
         start: Start | None = None,
     ) -> None:
         self.folder, self.method, self.setting = folder, method, setting
-        self.stop, self.write_figures, self.start = stop, write_figures, start
+        self.stop, self.log, self.start = stop, log, start
         self.images = describe_data(setting.data)
         self.announces = setting.reporter.show and not resume  # what is chosen is said when a run begins
         self.saved = folder.load_last() if resume else None
@@ -174,7 +175,7 @@ class Session:
         self.rows.append(row)
         self.setting.reporter.epoch(self.rows)
         self.folder.write_rows(self.rows)
-        self.write_figures(row)
+        self.log(row, len(self.rows))
         self._save(running)
 
     def _give_way(self) -> None:

@@ -81,7 +81,8 @@ _FREE = (
     "data.download",
     "network.checkpoint_activations",
     "timeout_minutes",
-    "tensorboard",
+    "track",
+    "tensorboard",  # what 0.1.0 had before it
 )
 _ROUNDING = ("threads", "device", "deterministic", "capture")
 # What Runs did that were trained before there was the option, if that is not null. A recipe that gained a field does by
