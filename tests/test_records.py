@@ -40,6 +40,7 @@ def use(run):
     run.method()
     run.task()
     run.data()
+    _ = run.confusions
     return run.metrics
 
 

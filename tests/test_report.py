@@ -2,7 +2,6 @@ import html
 import re
 import shutil
 import warnings
-from datetime import date
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -197,7 +196,7 @@ def test_a_name_keeps_its_colour_on_every_picture(finished, alone, tmp_path):
             for (colour, _), (_, name) in pairwise(parts):
                 if colour and name:
                     colours.setdefault(name, set()).add(colour)
-    assert {"target", "branch1", "ensemble", "alone"} <= colours.keys()
+    assert {"one target", "one branch1", "one ensemble", "alone"} <= colours.keys()
     assert all(len(found) == 1 for found in colours.values())
     assert len(set.union(*colours.values())) == len(colours)
 
@@ -223,26 +222,6 @@ def test_names_of_classes_are_text_whatever_they_hold(tmp_path, monkeypatch):
         assert f">{html.escape(name, quote=False)}<" in other
 
 
-def test_classes_are_listed_the_hardest_first(finished, alone, tmp_path):
-    text = coterie.report([finished, alone], tmp_path / "r.html").read_text()
-    table = text[text.index("<h2>Errors by class</h2>") :]
-    lines = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", table, re.DOTALL)][1:11]
-    assert sorted(line[0] for line in lines) == list("0123456789")
-    errors = [float(line[2]) for line in lines]
-    assert errors == sorted(errors, reverse=True)
-    counts = [int(line[1]) for line in lines]
-    wrong = sum(error * count / 100 for error, count in zip(errors, counts, strict=True))
-    assert 100 * wrong / sum(counts) == pytest.approx(finished.card["test"]["target"]["error"], abs=0.1)
-    assert f"The hardest classes of target: {lines[0][0]} {lines[0][2]} %" in table
-    assert lines[0][3] != "–"
-
-
-def test_the_page_names_the_data_their_sizes_and_the_day(finished, tmp_path):
-    text = coterie.report([finished], tmp_path / "r.html").read_text()
-    assert "Data: digits, 160 training + 100 test images; 10 classes, 8 × 8 pixels, grey." in text
-    assert f"Drawn {date.today().isoformat()} by coterie" in text
-
-
 def test_nothing_on_the_page_is_wider_than_a_telephone(finished, tmp_path):
     text = coterie.report([finished], tmp_path / "r.html").read_text()
     body = text[: text.index("</style>")]
@@ -257,14 +236,15 @@ def test_without_the_images_the_rest_of_the_report_is_there(moved, tmp_path, cap
     run, place = moved
     text = coterie.report([run], tmp_path / "r.html").read_text()
     assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"Left out of {run.path}: calibration, confusions, errors by class")
+    assert caplog.messages[0].startswith(f"Left out of {run.path}: calibration and pictures, which need the images (")
     assert html.escape(caplog.messages[0], quote=False).split(" (")[0] in html.unescape(text)
     assert "Test error over epochs" in text
     assert f"{run.card['test']['target']['error']:.2f}" in text
-    assert "Errors by class" not in text
+    assert "<h2>Calibration</h2>" not in text
+    assert "<h2>Classes</h2>" in text
     caplog.clear()
     text = coterie.report([run], tmp_path / "r.html", root=place).read_text()
     assert not any("Left out" in line for line in caplog.messages)
-    assert "Errors by class" in text
+    assert "<h2>Calibration</h2>" in text
     assert "$100^$" in text
     assert "你好" in text

@@ -42,7 +42,7 @@ def others(digits, tmp_path_factory):
 def test_a_method_has_its_colour_on_two_pages_with_other_arms(finished, alone, others, tmp_path):
     pages = ([finished], [alone, finished], [*others, alone, finished], [*reversed(others), finished])
     found = [colours_of(coterie.report(runs, tmp_path / "r.html").read_text()) for runs in pages]
-    for name, known in (("target", "one"), ("ensemble", "one ensemble"), ("branch1", "one branch1")):
+    for name, known in (("one target", "one"), ("one ensemble", "one ensemble"), ("one branch1", "one branch1")):
         assert [each[name] for each in found] == [{COLOURS[KNOWN[known].colour].lower()}] * 4
     assert found[1]["alone"] == found[2]["alone"] == {COLOURS[KNOWN["alone"].colour].lower()}
     assert found[2]["kd target"] == found[3]["kd target"] == {COLOURS[KNOWN["kd"].colour].lower()}

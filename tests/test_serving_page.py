@@ -1,23 +1,21 @@
 """The page of ``coterie serve`` in a browser: images are dropped on it, at desktop and phone width."""
 
 import base64
-import html
 import json
 import re
-import shutil
 import socket
-import subprocess
 import threading
 
 import pytest
 import uvicorn
 from fastapi.responses import HTMLResponse
 
+import browser
+from browser import needs_browser
 from coterie.serving import create_app
 from test_serving import CARD, PNG, linear, made
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium; `make browser` installs Debian's")
+pytestmark = needs_browser
 
 CLASSES = [
     "ant",
@@ -80,12 +78,7 @@ def address():
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_dropped_images_are_classified_and_nothing_is_wider_than_the_screen(width, address, tmp_path):
-    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--window-size=1200,1000"]
-    command = [BROWSER, *options, "--virtual-time-budget=20000", "--dump-dom", f"{address}/driver/{WIDTHS[width]}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = re.search(r'<pre id="shown">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert found, done.stdout[-2000:] + done.stderr[-2000:]
-    shown = json.loads(html.unescape(found[1]))
+    shown = browser.shown(f"{address}/driver/{WIDTHS[width]}", tmp_path, 20000)
     assert "resnet8, trained on made by the method vanilla: 4 classes, colour" in shown["all"]
     assert "2 of 2 done, 1 differ, 1 without an answer" in shown["all"]
     assert "they differ" in shown["all"]

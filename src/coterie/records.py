@@ -83,9 +83,14 @@ class Card(TypedDict):
         crop_ratio: The share of an image file's shorter side that is taken; 1 where it is not said.
         interpolation: By which image files are resized; bicubic where it is not said.
         data: The data set's name.
+        images: How many there are, by split.
+        class_images: Training images of each class, by index.
         selected: ``last``, or ``best on validation``.
         epoch: The one that was delivered, from 1.
         seconds: Of training.
+        ended: When, in UTC: 2026-11-28T05:17:22+00:00.
+        device: On which its last session trained.
+        torch: PyTorch's version then.
         training_flops: Of all stages; None where a compiled network hid them.
         test: By part, figures on the test images.
         cost: By part, parameters and FLOPs.
@@ -115,10 +120,15 @@ class Card(TypedDict):
     crop_ratio: NotRequired[PositiveShare]
     interpolation: NotRequired[Literal["bicubic", "bilinear"]]
     data: str
+    images: NotRequired[dict[str, NonNegativeInt]]
+    class_images: NotRequired[list[NonNegativeInt]]
     selected: NotRequired[str]
     epoch: NotRequired[NonNegativeInt]
     seconds: NotRequired[NonNegative]
     training_flops: NotRequired[NonNegative | None]
+    ended: NotRequired[str]
+    device: NotRequired[str]
+    torch: NotRequired[str]
     test: dict[str, dict[str, Figure]]
     cost: dict[str, CostRecord]
     student: NotRequired[str]

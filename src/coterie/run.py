@@ -14,6 +14,7 @@ from torch import nn
 
 from coterie import data as data_room
 from coterie.checking import check_value
+from coterie.confusions import read_confusions
 from coterie.errors import UserError, in_a_line, show_value, unknown_name
 from coterie.files import read_tensors
 from coterie.methods import Method, Task, make_method
@@ -99,6 +100,17 @@ class Run:
     def metrics(self) -> list[Row]:
         """One row an epoch, as in ``metrics.csv``."""
         return read_metrics(self.path / "metrics.csv")
+
+    @property
+    def confusions(self) -> dict[str, torch.Tensor]:
+        """What each deliverable took the test images for; none where an older version trained.
+
+        As in ``confusions.json``, counts (C, C): rows are true classes, columns what was said.
+
+        Raises:
+            UserError: The run has not finished, or the file is damaged.
+        """
+        return read_confusions(self.path / "confusions.json", len(self.card["classes"]))
 
     @property
     def card(self) -> Card:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from coterie.checking import check_value
 from coterie.data.base import ImageData
 from coterie.data.drawn import FILE, is_at, read_split
 from coterie.data.loading import make
@@ -59,7 +60,8 @@ def load_run(
     Raises:
         UserError: An option is wrong, files are missing or damaged.
     """
-    taken = DATASETS.find({**options, **overrides}["name"]).parameters()
+    name = check_value("⟨data⟩", {**options, **overrides}["name"], str)
+    taken = DATASETS.find(name).parameters()
     # Other data than the Run's may not be decoded from files: what was chosen for the Run's files is not theirs.
     merged = {key: value for key, value in options.items() if key not in _OF_FILES or key in taken} | dict(overrides)
     if _is_other_file(options, overrides):

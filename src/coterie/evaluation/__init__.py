@@ -1,7 +1,7 @@
 """What a network's answers are worth, and what it costs."""
 
 from coterie.evaluation.costs import Cost, cost
-from coterie.evaluation.figures import ClassFigures, Evaluation
+from coterie.evaluation.figures import ClassFigures, Evaluation, count_figures
 from coterie.evaluation.intervals import wilson
 from coterie.evaluation.latency import latencies
 from coterie.evaluation.predictions import (
@@ -24,6 +24,7 @@ __all__ = [
     "as_peer_output",
     "confusion",
     "cost",
+    "count_figures",
     "disagreement",
     "errors_and_nll",
     "latencies",

@@ -122,7 +122,7 @@ def _class_as_dict(figures: ClassFigures) -> dict[str, Any]:
     return named | {"f1": figures.f1}
 
 
-def percent_interval(count: int, total: int) -> Interval:
+def percent_interval(count: float, total: float) -> Interval:
     """The 95 % interval of a share, in percent."""
     low, high = wilson(count, total)
     return 100 * low, 100 * high
@@ -136,7 +136,16 @@ def class_figures(logits: Tensor, labels: Tensor, names: Sequence[str]) -> tuple
         labels: (N,).
         names: Of the C classes.
     """
-    counts = confusion(logits, labels)
+    return count_figures(confusion(logits, labels), names)
+
+
+def count_figures(counts: Tensor, names: Sequence[str]) -> tuple[ClassFigures, ...]:
+    """The figures of each class.
+
+    Args:
+        counts: (C, C): rows are true classes, columns what was said.
+        names: Of the C classes.
+    """
     columns = (counts.sum(1).tolist(), counts.sum(0).tolist(), counts.diagonal().tolist())
     return tuple(ClassFigures(*row) for row in zip(names, *columns, strict=True))
 

@@ -4,14 +4,14 @@ from math import sqrt
 from statistics import NormalDist
 
 
-def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(count: float, total: float, level: float = 0.95) -> tuple[float, float]:
     """The score interval of a share, after Wilson (Journal of the American Statistical Association 22, 1927).
 
     It stays within [0, 1], and says something where nothing or everything was counted. Images are taken as drawn
     independently; what another training would give is not in it.
 
     Args:
-        count: Of those counted, from 0 to ``total``.
+        count: Of those counted, from 0 to ``total``; a mean of several countings need be no whole number.
         total: Of all.
         level: How often it covers the true share, in (0, 1).
 

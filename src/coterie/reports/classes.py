@@ -1,78 +1,120 @@
-"""Which classes are hard: errors by class, and what each is taken for."""
+"""Which classes are hard: precision and recall of each, and what each is taken for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
 
-import torch
 from torch import Tensor
 
 from coterie.console.terminal import printable
-from coterie.evaluation import confusion
+from coterie.evaluation import ClassFigures, count_figures
+from coterie.evaluation.figures import percent_interval
 from coterie.reports.measured import Experiment
 from coterie.reports.section import Section
 
-_SHOWN = 20  # rows of the table; the rest are behind a click
-_WORST = 3
+_SHOWN = 30  # rows of the table; the rest are behind a click
+_WORST = 5
 
 
-def counts_of(experiment: Experiment) -> Tensor | None:
-    """What the deployed network takes for what, (C, C), all seeds added; None where no images could be had."""
-    name = experiment.group.label(experiment.group.default)
-    if name not in experiment.named:
-        name = next(iter(experiment.named), name)
-    found = experiment.named.get(name)
-    return None if found is None else confusion(*found)
+@dataclass(frozen=True)
+class Counted:
+    """What one network took the test images for.
+
+    Attributes:
+        name: As plots call it.
+        counts: (C, C), all seeds added: rows are true classes, columns what was said.
+        seeds: How many.
+        figures: Of each class, of all seeds together.
+    """
+
+    name: str
+    counts: Tensor
+    seeds: int
+    figures: tuple[ClassFigures, ...]
+
+    def recall(self, index: int) -> float:
+        """Of a class in percent; infinite where it has no images."""
+        recall = self.figures[index].recall
+        return inf if recall is None else recall
+
+    def cells(self, index: int) -> tuple[str, str]:
+        """A class's recall with its interval, and its precision: means over seeds.
+
+        The seeds saw the same images, so that the interval is that of one seed's images.
+        """
+        of = self.figures[index]
+        if of.recall is None:
+            return "–", _percent(of.precision)
+        low, high = percent_interval(of.correct / self.seeds, of.images / self.seeds)
+        return f"{of.recall:.1f} [{low:.1f}, {high:.1f}]", _percent(of.precision)
+
+    def mistakes(self, index: int) -> list[tuple[int, int]]:
+        """The two commonest: the class that was said, and how often."""
+        others = self.counts[index].clone()
+        others[index] = 0
+        best = others.topk(min(2, len(others)))
+        return [(said, count) for said, count in zip(best.indices.tolist(), best.values.tolist(), strict=True) if count]
+
+
+def count_answers(experiment: Experiment, classes: Sequence[str]) -> list[Counted]:
+    """What is deployed by default and, where there is one, the ensemble; what nothing is known of is left out."""
+    found = []
+    for student in dict.fromkeys((experiment.group.default, experiment.first.run.ensemble)):
+        each = [] if student is None else [run.counts(student) for run in experiment.runs]
+        counts = [one for one in each if one is not None]
+        if student is not None and counts:
+            total = sum(counts[1:], counts[0])
+            name = experiment.group.label(student)
+            found.append(Counted(name, total, len(counts), count_figures(total, classes)))
+    return found
 
 
 def make_classes_section(experiments: Sequence[Experiment], classes: Sequence[str]) -> Section | None:
-    """A table of every class, the hardest first; None where no images could be had.
+    """A table of every class, the hardest first; None where nothing is known.
 
     Args:
-        experiments: A column for each; the order of the rows is that of the first that is no baseline.
+        experiments: Columns for each; the order of the rows is that of the first that is no baseline.
         classes: Their names.
     """
-    counted = [(each, counts) for each in experiments if (counts := counts_of(each)) is not None]
+    ordered = sorted(experiments, key=lambda each: each.group.is_baseline)
+    counted = [network for each in ordered for network in count_answers(each, classes)]
     if not counted:
         return None
-    counted.sort(key=lambda pair: pair[0].group.is_baseline)
-    experiment, counts = counted[0]
-    errors = [_errors(each) for _, each in counted]
-    order = sorted(range(len(classes)), key=lambda index: -float(errors[0][index].nan_to_num(-1)))
-    rows = [
-        (
-            printable(classes[index]),
-            str(int(counts[index].sum()) // max(len(experiment.seen), 1)),
-            *("–" if of[index].isnan() else f"{of[index]:.1f}" for of in errors),
-            _find_mistakes(counts, index, classes),
-        )
-        for index in order
-    ]
-    name = experiment.group.label(experiment.group.default)
-    worst = [f"{row[0]} {row[2]} %{f' (taken for {row[-1]})' if row[-1] != '–' else ''}" for row in rows[:_WORST]]
+    first, names = counted[0], [printable(name) for name in classes]
+    order = sorted(range(len(classes)), key=first.recall)
+    rows = [_make_row(counted, index, names) for index in order]
+    columns = [f"{what} %, {one.name}" for one in counted for what in ("recall", "precision")]
+    seeds = f", {first.seeds} seeds together" if first.seeds > 1 else ""
+    means = " Of several seeds they are means." if any(one.seeds > 1 for one in counted) else ""
+    worst = list(_describe_worst(first, order[:_WORST], names))
     return Section(
-        "Errors by class",
-        f"The hardest classes of {name}: {'; '.join(worst)}. What a class is taken for is counted for {name}"
-        f"{experiment.seeds}.",
-        header=(
-            "class",
-            "test images",
-            *(f"error % {each.group.label(each.group.default)}" for each, _ in counted),
-            "taken for",
-        ),
+        "Classes",
+        "Recall is the share of a class's test images that were taken for it, with its 95 % interval for so many "
+        f"images; precision the share of the images taken for it that are of it.{means} The hardest classes of "
+        f"{first.name}{seeds}{':' if worst else ': no test image was taken for another class.'}",
+        points=worst,
+        header=("class", "test images", *columns, f"{first.name} takes it for"),
         rows=rows[:_SHOWN],
         more=rows[_SHOWN:],
     )
 
 
-def _errors(counts: Tensor) -> Tensor:
-    """Percent of each class's images that were taken for another; nan where there are none."""
-    total = counts.sum(1).double()
-    return 100 * (1 - counts.diagonal().double() / torch.where(total > 0, total, torch.nan))
+def _make_row(counted: Sequence[Counted], index: int, names: Sequence[str]) -> tuple[str, ...]:
+    first = counted[0]
+    mistakes = ", ".join(f"{names[said]} {count}×" for said, count in first.mistakes(index))
+    images = str(first.figures[index].images // first.seeds)
+    return names[index], images, *(cell for one in counted for cell in one.cells(index)), mistakes or "–"
 
 
-def _find_mistakes(counts: Tensor, index: int, classes: Sequence[str]) -> str:
-    """The two commonest mistakes."""
-    others = counts[index].clone()
-    others[index] = 0
-    best = others.topk(min(2, len(others)))
-    pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-    return ", ".join(f"{printable(classes[said])} {count}×" for count, said in pairs if count) or "–"
+def _describe_worst(network: Counted, order: Sequence[int], names: Sequence[str]) -> Iterator[str]:
+    """A line for each class that is taken for others: shirt: 31 of 100 taken for T-shirt, 9 for coat."""
+    for index in order:
+        mistakes = network.mistakes(index)
+        if mistakes:
+            (said, count), *others = mistakes
+            more = "".join(f", {times} for {names[other]}" for other, times in others)
+            yield f"{names[index]}: {count} of {network.figures[index].images} taken for {names[said]}{more}"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -63,7 +63,8 @@ class Group:
     @cached_property
     def by_seed(self) -> dict[int, Run]:
         """One run for each seed: a repetition is no further sample."""
-        return {run.config["seed"]: run for run in reversed(self.runs)}
+        found = {run.config["seed"]: run for run in reversed(self.runs)}
+        return dict(sorted(found.items()))
 
     def row(self, peer: str) -> str:
         """What tables call a peer."""
@@ -74,7 +75,7 @@ class Group:
         """What plots call a peer."""
         if self.is_baseline:
             return f"alone{_averaged(peer)}{self.difference}"
-        return peer if self.name == "one" else f"{self.name} {peer}"
+        return f"{self.name} {peer}"
 
     @property
     def colour_names(self) -> dict[str, str]:

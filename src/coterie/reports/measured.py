@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coterie.data import ImageData, evaluation_batches
 from coterie.errors import UserError, in_a_line
-from coterie.evaluation import Predictions, predict_batches
+from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.records import Card
 from coterie.reports.groups import Group
 from coterie.run import Run
@@ -46,6 +46,17 @@ class Measured:
         ensemble = self.predictions.ensemble
         is_ensemble = ensemble is not None and self.card["deliverables"][0] == self.run.ensemble
         return ensemble if is_ensemble else self.predictions.logits[:, 0]
+
+    def counts(self, student: str) -> Tensor | None:
+        """What its default deliverable or its ensemble took the test images for, (C, C); None where it is not known.
+
+        As it was counted when the run ended; of a run of before that, as its images show now.
+        """
+        recorded = self.run.confusions.get(student)
+        if recorded is not None or self.predictions is None:
+            return recorded
+        logits = self.predictions.ensemble if student == self.run.ensemble else self.deployed
+        return None if logits is None else confusion(logits, self.predictions.labels)
 
     @property
     def error(self) -> float:
@@ -101,7 +112,7 @@ def measure(groups: Sequence[Group], options: Mapping[str, Any]) -> tuple[list[E
         The experiments, and a line for each reason why images cannot be had, which is logged as a warning too.
     """
     known: dict[str, ImageData | UserError] = {}
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[tuple[str, bool], list[str]] = {}
     experiments = []
     for group in groups:
         runs = []
@@ -109,15 +120,16 @@ def measure(groups: Sequence[Group], options: Mapping[str, Any]) -> tuple[list[E
             try:
                 data = _data(run, options, known)
             except UserError as error:
-                reasons.setdefault(in_a_line(error), []).append(str(run.path))
+                reasons.setdefault((in_a_line(error), bool(run.confusions)), []).append(str(run.path))
                 runs.append(Measured(run))
             else:
                 runs.append(Measured(run, data, _predictions(run, data)))
         experiments.append(Experiment(group, tuple(runs)))
     lines = [
-        f"Left out of {', '.join(paths)}: calibration, confusions, errors by class and pictures, which need the images "
-        f"({reason})."
-        for reason, paths in reasons.items()
+        f"Left out of {', '.join(paths)}: calibration{'' if recorded else ', confusions, figures of each class'} and "
+        f"pictures, which need the images ({reason})."
+        + ("" if recorded else " An older version trained: confusions.json, which has the counts, is not there.")
+        for (reason, recorded), paths in reasons.items()
     ]
     for line in lines:
         _log.warning(line)

@@ -6,24 +6,21 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-from torch import Tensor
-
 from coterie.console.terminal import printable
-from coterie.data import ImageData
 from coterie.errors import UserError
-from coterie.evaluation import Predictions
 from coterie.extras import need
 from coterie.files import user_path, write_text
 from coterie.methods import Edge
 from coterie.reports.augmented import show_augmented
-from coterie.reports.classes import counts_of, make_classes_section
+from coterie.reports.classes import count_answers, make_classes_section
 from coterie.reports.comparisons import compare_to_baselines
 from coterie.reports.drawing import plots
 from coterie.reports.drawing.colours import Palette
 from coterie.reports.drawing.teaching import draw_teaching
+from coterie.reports.facts import count_images, make_training_section
 from coterie.reports.groups import find_baseline, group_runs
 from coterie.reports.measured import Experiment, collect_curves, measure
+from coterie.reports.pictures import show_answers
 from coterie.reports.section import Section
 from coterie.reports.students import delivers_students, make_students_section
 from coterie.reports.table import describe_means, make_rows
@@ -32,7 +29,6 @@ from coterie.version import __version__
 
 Value = TypeVar("Value")
 
-_PICTURES = 12
 _MOST_CURVES = 10  # in a picture; of more experiments only what is deployed and the ensemble is drawn
 
 
@@ -61,49 +57,30 @@ def report(runs: Run | str | Path | Sequence[Run | str | Path], out: str | Path,
     palette = Palette({label: name for each in experiments for label, name in each.group.colour_names.items()})
     environment = need("jinja2", "report").Environment(autoescape=True, trim_blocks=True)
     template = environment.from_string(files("coterie.reports").joinpath("page.html").read_text(encoding="utf-8"))
-    images = sum(len(data.test) for data in _data(experiments)[:1])
+    images = next((counts["test"] for each in experiments if "test" in (counts := count_images(each.first))), 0)
     methods = " and ".join(dict.fromkeys(card["method"] for card in cards))
     networks = " and ".join(dict.fromkeys(card["network"] or "your network" for card in cards))
     page = template.render(
         title=f"{networks} on {cards[0]['data']}: {methods}",
-        facts=_facts(experiments),
+        drawn=f"Drawn {date.today().isoformat()} by coterie {__version__}.",
         left_out=left_out,
         verdicts=compare_to_baselines(experiments),
         caution=_caution(images),
         rows=make_rows(given),
         means=describe_means(given),
         images=f"{images:,}" if images else "all",
-        sections=[*_students(experiments, options), *_sections(experiments, palette)],
+        sections=[
+            make_training_section(experiments),
+            *_students(experiments, options),
+            *_sections(experiments, palette),
+        ],
         augmented=show_augmented(experiments),
-        pictures=_pictures(experiments),
+        answers=show_answers(experiments),
         configurations=[{"path": run.path, "text": (run.path / "config.yaml").read_text("utf-8")} for run in given],
-        version=__version__,
     )
     path = user_path(out)
     write_text(path, page)
     return path
-
-
-def _data(experiments: Sequence[Experiment]) -> list[ImageData]:
-    """The data of the experiments whose images could be had."""
-    return [run.data for experiment in experiments for run in experiment.runs if run.data is not None]
-
-
-def _facts(experiments: Sequence[Experiment]) -> list[str]:
-    """The data, their sizes and the date, a line for each set of sizes."""
-    card = experiments[0].group.card
-    height, width = card["image_size"]
-    shape = (
-        f"{len(card['classes'])} classes, {height} × {width} pixels, {'grey' if card['channels'] == 1 else 'colour'}"
-    )
-    lines = dict[str, None]()
-    for data in _data(experiments):
-        counts = {"training": data.train, "validation": data.validation, "test": data.test}
-        sizes = " + ".join(f"{len(images):,} {name}" for name, images in counts.items() if images is not None)
-        lines[f"Data: {data.name}, {sizes} images"] = None
-    return [f"{line}; {shape}." for line in lines or {f"Data: {card['data']}": None}] + [
-        f"Drawn {date.today().isoformat()} by coterie {__version__}."
-    ]
 
 
 def _caution(images: int) -> str:
@@ -137,17 +114,20 @@ def _sections(experiments: Sequence[Experiment], palette: Palette) -> list[Secti
     ]
     classes = [printable(name) for name in experiments[0].group.card["classes"]]
     reliable = {name: pair for experiment in experiments for name, pair in experiment.named.items()}
-    if not reliable:
-        return sections
-    matrices = []
-    for experiment in experiments:
-        counts, name = counts_of(experiment), experiment.group.label(experiment.group.default)
-        if counts is not None:
-            picture = plots.draw_confusions(counts, classes, f"Confusions of {name}")
-            matrices.append((f"Confusions of {name}{experiment.seeds}", picture))
-    text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
-    drawn = ("Reliability", plots.draw_reliability(_few(reliable, experiments), "Reliability", palette))
-    sections.append(Section("Calibration and confusions", text, [drawn, *matrices]))
+    if reliable:
+        text = "A well calibrated network lies on the diagonal: of what it says with 80 % confidence, 80 % is right."
+        drawn = plots.draw_reliability(_few(reliable, experiments), "Reliability", palette)
+        sections.append(Section("Calibration", text, figures=[("Reliability", drawn)]))
+    matrices = [
+        (
+            f"{counted.name}{experiment.seeds}",
+            plots.draw_confusions(counted.counts, classes, f"Confusions of {counted.name}"),
+        )
+        for experiment in experiments
+        for counted in count_answers(experiment, classes)[:1]
+    ]
+    if matrices:
+        sections.append(Section("Confusions", "Rows are true classes, columns what was said.", figures=matrices))
     by_class = make_classes_section(experiments, classes)
     return sections if by_class is None else [*sections, by_class]
 
@@ -181,7 +161,7 @@ def _curves(experiments: Sequence[Experiment], palette: Palette) -> Section:
         "While training",
         "Errors after every epoch, at the precision of the training. Training errors are of augmented images, and "
         f"of the network as it was when it met them.{' Curves are means over seeds.' if several else ''}",
-        pictures,
+        figures=pictures,
     )
 
 
@@ -200,7 +180,7 @@ def _teaching(experiments: Sequence[Experiment]) -> list[Section]:
         "Who teaches whom",
         "Arrows go from a teacher to who learns from it; dotted lines lead to what is made of the peers' answers. "
         "Every peer learns from the labels too.",
-        [
+        figures=[
             (name, draw_teaching(edges, f"Who teaches whom in {name}"))
             for name, edges in zip(labels, drawings, strict=True)
         ],
@@ -222,40 +202,8 @@ def _gate(experiment: Experiment, palette: Palette) -> Section:
         f"The gate{of}",
         "How much of the ensemble each branch is: the mean over the test images after every epoch, and its spread over "
         "the images at the end.",
-        [
+        figures=[
             ("Mean weight over time", means),
             (f"Weights over the test images{seed}", drawn),
         ],
     )
-
-
-def _pictures(experiments: Sequence[Experiment]) -> list[dict[str, Any]]:
-    """Test images of the first run whose target and ensemble can be compared."""
-    for each, predictions in (pair for experiment in experiments for pair in experiment.seen):
-        if predictions.ensemble is not None and each.card["peers"][0] == "target" and each.data is not None:
-            return _find_differing(predictions, predictions.ensemble, each.data)
-    return []
-
-
-def _find_differing(predictions: Predictions, combined: Tensor, data: ImageData) -> list[dict[str, Any]]:
-    target, ensemble = predictions.logits[:, 0].softmax(1).double(), combined.softmax(1).double()
-    middle = (target + ensemble) / 2
-    divergence = sum((p * ((p + 1e-12) / (middle + 1e-12)).log()).sum(1) / 2 for p in (target, ensemble))
-    assert isinstance(divergence, Tensor)
-    chosen = divergence.topk(min(_PICTURES, len(divergence))).indices.cpu().numpy()
-    pixels = data.test.pixels(np.asarray(chosen)).numpy()
-    return [
-        {
-            "index": index,
-            "url": plots.make_thumbnail(pixels[place]),
-            "label": printable(data.classes[int(predictions.labels[index])]),
-            "target": _format_answer(target[index], data.classes),
-            "ensemble": _format_answer(ensemble[index], data.classes),
-        }
-        for place, index in enumerate(chosen.tolist())
-    ]
-
-
-def _format_answer(probabilities: Tensor, classes: Sequence[str]) -> str:
-    best = int(probabilities.argmax())
-    return f"{printable(classes[best])} {probabilities[best]:.0%}"

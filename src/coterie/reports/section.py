@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """A table and pictures under one heading.
+    """Facts, a table and pictures under one heading.
 
     Attributes:
         title: The heading.
         text: A line or two of explanation.
+        points: A list below it.
+        facts: Names and what they are.
         figures: (caption, SVG) of each picture.
         header: The table's columns; empty where there is no table.
         rows: Its rows, as text.
@@ -19,6 +21,8 @@ class Section:
 
     title: str
     text: str
+    points: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
     figures: Sequence[tuple[str, str]] = ()
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()

@@ -1,14 +1,19 @@
-"""What a run hands over at its end: the deliverables' weights, and the card that says what they are."""
+"""What a run hands over at its end: the deliverables' weights, what they took for what, and the card."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 from torch import nn
 
+from coterie.confusions import Pair, count_pairs, write_confusions
 from coterie.data import ImageData
 from coterie.evaluation.costs import cost
 from coterie.evaluation.predictions import measures
@@ -79,13 +84,14 @@ def deliver(
         before: The card of the Run that was gone on from, whose seconds and FLOPs count too; None for none.
     """
     networks, stage = delivery.networks, delivery.stage
-    figures, costs = _measured(delivery, setting)
+    figures, costs, confusions = _measured(delivery, setting)
     if not setting.accelerator.is_main_process:
         return
     for number, (name, network) in enumerate(networks.items()):
         file = path / ("model.safetensors" if number == 0 else f"students/{name}.safetensors")
         with replacing(file) as temporary:
             save_file(portable_state(network), temporary)
+    write_confusions(path / "confusions.json", confusions)
     data, backbone = setting.data, Backbone.of(method.network).source
     card = {
         "format": FORMAT,
@@ -105,25 +111,41 @@ def deliver(
         "crop_ratio": data.crop_ratio,
         "interpolation": data.interpolation,
         "data": data.name,
+        "images": {split: len(getattr(data, split) or ()) for split in ("train", "validation", "test")},
+        "class_images": np.bincount(data.train.labels, minlength=len(data.classes)).tolist(),
         "selected": "last" if best is None else "best on validation",
         "epoch": rows[-1]["epoch"] if best is None else best,
         "seconds": round(sum(float(row["seconds"]) for row in rows) + (before["seconds"] if before else 0), 1),
         "training_flops": _training_flops(rows, before),
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": _name_device(setting.accelerator),
+        "torch": torch.__version__,
         "test": figures,
         "cost": costs,
     }
     write_text(path / "model.json", json.dumps(card, indent=2, ensure_ascii=False) + "\n")
 
 
-def _measured(delivery: Delivery, setting: Setting) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
-    """Test figures and costs, of every deliverable and of what was trained."""
+def _name_device(accelerator: Accelerator) -> str:
+    """Its kind, or its name where it is a GPU of NVIDIA's, and how many."""
+    device, count = accelerator.device, accelerator.num_processes
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return f"{count} × {name}" if count > 1 else name
+
+
+def _measured(
+    delivery: Delivery, setting: Setting
+) -> tuple[dict[str, dict[str, float]], dict[str, Any], dict[str, list[Pair]]]:
+    """Test figures and costs, of every deliverable and of what was trained; and deliverables' confusions."""
     data, stage = setting.data, delivery.stage
     figures: dict[str, dict[str, float]] = {}
     costs: dict[str, Any] = {}
+    confusions: dict[str, list[Pair]] = {}
     for student, network in delivery.networks.items():
         predictions = predict_split(network, data, "test", setting.accelerator)
         logits = answer(predictions)
         figures[student] = measures(logits, predictions.labels)
+        confusions[student] = count_pairs(logits, predictions.labels)
         if predictions.logits.shape[1] > 1:
             ending = AVERAGE if student.endswith(AVERAGE) else ""
             for peer, logits in predictions.by_name(stage.group).items():
@@ -137,7 +159,7 @@ def _measured(delivery: Delivery, setting: Setting) -> tuple[dict[str, dict[str,
         costs["training"] = dict(vars(cost(stage.network, data.channels, data.image_size)))
         if stage.teacher is not None:
             costs["training"]["flops"] += sum(_asking(member, data) for member in stage.teacher.members)
-    return figures, costs
+    return figures, costs, confusions
 
 
 def _training_flops(rows: Sequence[Row], before: Card | None) -> float | None:

@@ -84,19 +84,14 @@ class Palette:
         return self._styles[name]
 
     def _choose(self, name: str) -> Style:
-        """A style that no name of the page has: in a colour that none has, as long as there is one."""
+        """A style that no name of the page has, in a colour that as few as possible have."""
         method = KNOWN.get(name.split(",")[0])
         first = crc32(name.encode()) if method is None else method.colour
-        colours = [(first + step) % len(COLOURS) for step in range(len(COLOURS))]
+        order = [(first + step) % len(COLOURS) for step in range(len(COLOURS))]
         taken = set(self._styles.values())
-        free = [
-            style
-            for style in (Style(colour, line) for line in _OTHER_LINES for colour in colours)
-            if style not in taken and style not in KNOWN.values()
-        ]
-        used = {style.colour for style in taken}
-        unused = [style for style in free if style.colour not in used]
-        return (unused or free or [Style(colours[0], _OTHER_LINES[0])])[0]
+        used = Counter(style.colour for style in taken)
+        every = [Style(colour, line) for colour in sorted(order, key=lambda each: used[each]) for line in _OTHER_LINES]
+        return next((style for style in every if style not in taken and style not in KNOWN.values()), every[0])
 
 
 def name_arm(arm: str) -> str:

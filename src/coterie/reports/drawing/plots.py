@@ -27,12 +27,13 @@ matplotlib, font_manager, ticker = (
 
 INK = "#010203"  # stands for the page's text colour until the SVG is in the page
 
-_HALF = (4.8, 3.2)  # inches, of half a page: no wider, so that its text can be read on a telephone
+_LEAST = 70  # pixels for an inch of a picture: on a narrower page it scrolls within its box, and its text can be read
+_HALF = (4.0, 2.8)  # inches, of half a page: no wider, so that its text can be read on a telephone
 
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def new_figure(width: float = 6.4, height: float = 3.6) -> tuple["Figure", Any]:
+def new_figure(width: float, height: float) -> tuple["Figure", Any]:
     """An empty figure of so many inches, and its axes."""
     figure: Figure = need("matplotlib.figure", "report").Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
@@ -60,7 +61,8 @@ def to_svg(figure: "Figure", title: str) -> str:
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = svg.replace(INK, "currentColor")
     escaped = html.escape(title).replace("\\", r"\\")
-    return re.sub(r"<svg ", f'<svg role="img" aria-label="{escaped}" ', svg, count=1)
+    least = round(_LEAST * figure.get_figwidth())
+    return re.sub(r"<svg ", f'<svg role="img" aria-label="{escaped}" style="min-width: {least}px" ', svg, count=1)
 
 
 def show_plainly(figure: "Figure") -> list[str]:
@@ -185,7 +187,7 @@ def draw_confusions(counts: Tensor, classes: Sequence[str], title: str) -> str:
     few = len(classes) <= 20
     names = [_fold_name(name) for name in classes] if few else []
     longest = max((len(line) for name in names for line in name.split("\n")), default=0)
-    side = min(6.4, 2.4 + 0.4 * len(classes)) + 0.07 * max(longest - 8, 0)  # inches, and those that the names take
+    side = min(6.4, 1.2 + 0.3 * len(classes)) + 0.07 * max(longest - 8, 0)  # inches, and those that the names take
     figure, axes = new_figure(side, side)
     axes.spines[["top", "right"]].set_visible(True)
     axes.imshow(np.sqrt(share.numpy()), cmap="Blues", vmin=0, vmax=1)  # the root lets rare confusions be seen
@@ -218,7 +220,7 @@ def draw_reliability(named: Mapping[str, tuple[Tensor, Tensor]], title: str, pal
         title: For those who cannot see it.
         palette: Of the page.
     """
-    figure, axes = new_figure(4.6, 4.2)
+    figure, axes = new_figure(4.0, 3.7)
     axes.plot([0, 1], [0, 1], ":", color=INK, linewidth=1)
     for name, (logits, labels) in named.items():
         confidence, said = logits.softmax(1).max(1)

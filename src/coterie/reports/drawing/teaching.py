@@ -9,7 +9,7 @@ from coterie.methods import Edge
 from coterie.reports.drawing.colours import COLOURS
 from coterie.reports.drawing.plots import INK, new_figure, to_svg
 
-_ROW, _COLUMN = 0.62, 3.4  # inches between rows, and from the learners' column to the teachers'
+_ROW, _COLUMN = 0.62, 1.5  # between rows, and from the learners' column to the teachers'; 0.82 of an inch each
 
 
 def draw_teaching(edges: Sequence[Edge], title: str) -> str:
@@ -28,9 +28,11 @@ def draw_teaching(edges: Sequence[Edge], title: str) -> str:
     height = _ROW * max(len(left), len(right), 2)
     places = _column(left, 0.0, height) | _column(right, _COLUMN, height)
     lessons = list(dict.fromkeys(edge.label for edge in edges if edge.teaches))
-    figure, axes = new_figure(6.4, height + 0.5 + 0.22 * len(lessons))
+    beside = max(1.3, 0.95 + 0.2 * height)  # for bows between learners
+    width = beside + _COLUMN + 2.32
+    figure, axes = new_figure(0.82 * width, height + 0.5 + 0.22 * len(lessons))
     axes.set_axis_off()
-    axes.set_xlim(-2.0, _COLUMN + 2.4)
+    axes.set_xlim(-beside, _COLUMN + 2.32)
     axes.set_ylim(-0.4 - 0.22 * len(lessons), height + 0.1)
     drawn: set[Edge] = set()
     for edge in edges:
@@ -45,8 +47,9 @@ def draw_teaching(edges: Sequence[Edge], title: str) -> str:
         box = {"boxstyle": "round,pad=0.35", "facecolor": "none", "edgecolor": INK}
         axes.text(x, y, name, ha=side, va="center", fontsize="small", color=INK, weight=weight, bbox=box)
     for number, label in enumerate(lessons):
-        colour = COLOURS[number % len(COLOURS)]
-        axes.text(-1.9, -0.35 - 0.22 * number, f"→ {label}", fontsize="small", color=colour)
+        place = -0.35 - 0.22 * number
+        axes.text(0.05 - beside, place, "→", fontsize="small", color=COLOURS[number % len(COLOURS)], weight="bold")
+        axes.text(0.25 - beside, place, label, fontsize="small", color=INK)
     return to_svg(figure, title)
 
 

@@ -1,6 +1,6 @@
 """The pictures of a study's page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from statistics import mean, stdev
@@ -11,6 +11,7 @@ from coterie.reports.drawing.colours import COLOURS, count_alike
 from coterie.reports.drawing.plots import INK, colour_axes, mark_log_axis, new_figure, to_svg
 
 _MARKERS = {"target": "o", "ensemble": "D"}
+_WIDTH = 4.6  # inches of a picture: no wider without need, so that it can be read on a telephone
 _GAP = 0.17  # inches between the labels of points
 _ASIDE, _WIDEST = 0.1, 0.7  # inches between points of the same cost, and from the first to the last of them
 
@@ -58,7 +59,7 @@ def draw_costs(points: Sequence[CostPoint], title: str, label: str) -> str:
     """
     points = sorted(points, key=lambda point: point.mean)
     height = max(3.4, 0.9 + _GAP * len(points))
-    figure, axes = new_figure(6.4, height)
+    figure, axes = new_figure(_fit_width(point.label for point in points), height)
     axes.set_xscale("log")
     least, most = min(point.x for point in points), max(point.x for point in points)
     room = 1.15 * (most / least) ** 0.15
@@ -90,6 +91,11 @@ def draw_costs(points: Sequence[CostPoint], title: str, label: str) -> str:
     axes.set_ylabel("test error, %")
     colour_axes(axes)
     return to_svg(figure, title)
+
+
+def _fit_width(labels: Iterable[str]) -> float:
+    """Inches of a picture with labels beside it."""
+    return max(_WIDTH, 2.7 + 0.07 * max(map(len, labels)))
 
 
 def _asides(costs: Sequence[float]) -> list[float]:
@@ -147,7 +153,7 @@ def draw_predictions(found: Sequence[Prediction], title: str, label: str) -> str
         title: For those who cannot see it.
         label: Of the axis.
     """
-    figure, axes = new_figure(6.4, 1.1 + 0.36 * len(found))
+    figure, axes = new_figure(_fit_width(each.label for each in found), 1.3 + 0.36 * len(found))
     for place, each in enumerate(found):
         # Only the first stands for all in the legend.
         names = ("", "") if place else ("measured: seeds, mean, 95 % interval", "the claim's number")
@@ -160,7 +166,7 @@ def draw_predictions(found: Sequence[Prediction], title: str, label: str) -> str
     axes.set_yticks(range(len(found)), [each.label for each in found], fontsize="small")
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel(label.replace("_", " "))
-    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    axes.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1))
     colour_axes(axes)
     return to_svg(figure, title)
 
@@ -175,7 +181,7 @@ def draw_curves(
         colours: Name to its arm's; those of one colour have marks that tell them apart.
         title: For those who cannot see it.
     """
-    figure, axes = new_figure()
+    figure, axes = new_figure(_WIDTH, 3.0)
     places = count_alike(named, colours)
     for name, metrics in named.items():
         colour, mark = colours[name], ("", "o", "s", "^")[places[name] % 4]
@@ -212,7 +218,7 @@ def draw_flatness(named: Mapping[str, Mapping[float, Sequence[float]]], colours:
         colours: Name to its arm's; those of one colour have lines that tell them apart.
         title: For those who cannot see it.
     """
-    figure, axes = new_figure()
+    figure, axes = new_figure(_WIDTH, 3.0)
     places = count_alike(named, colours)
     for name, curve in named.items():
         distances = sorted(curve)
