@@ -13,7 +13,8 @@ import termios
 import pytest
 
 import coterie
-from coterie.console import time_left
+from coterie.cli import main
+from coterie.console import counting, time_left
 from coterie.console.progress import Reporter, StageState, bar_line, epoch_line
 from coterie.console.time_left import Watch, clock
 
@@ -244,3 +245,16 @@ def test_the_bar_is_drawn_within_the_terminal(width, monkeypatch):
     assert any("━" in bar and "epoch 3/3" in bar for bar in bars)
     assert max(map(len, bars)) <= width
     assert not reporter.wants_detail
+
+
+def test_evaluate_counts_its_images_on_a_terminal_and_a_function_does_not(finished, monkeypatch):
+    monkeypatch.setattr(counting, "_PATIENCE", -1.0)
+    monkeypatch.setenv("TERM", "xterm")
+    for act, shown in (
+        (lambda: main(["evaluate", str(finished.path)]), True),
+        (lambda: coterie.evaluate(finished), False),
+    ):
+        screen = Terminal()
+        monkeypatch.setattr(sys, "stderr", screen)
+        act()
+        assert ("100/100" in screen.getvalue()) == shown

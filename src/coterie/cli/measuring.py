@@ -13,7 +13,7 @@ from coterie.checking import check_value
 from coterie.cli.arguments import check_data_name, new_parser
 from coterie.cli.figures import print_figures, write_figures
 from coterie.cli.runs import METHOD, ROOT, STUDENT, data_options, open_run
-from coterie.console.counting import Counter
+from coterie.console.counting import Counter, show_counts
 from coterie.console.terminal import say
 from coterie.data.say import plural
 from coterie.deploy.images import Item, items_of
@@ -77,7 +77,10 @@ def run_evaluate(given: Namespace) -> None:
     if given.classes not in (None, "all"):
         check_value("⟨classes⟩", given.classes, PositiveInt)
     write = None if given.out is None else write_figures(given.out, given.format)
-    measured = measure(_source(given), student=given.student, split=given.split, tta=given.tta, **data_options(given))
+    with show_counts():
+        measured = measure(
+            _source(given), student=given.student, split=given.split, tta=given.tta, **data_options(given)
+        )
     if write is not None:
         write(measured, given.classes)
     print_figures(measured, "text" if write is not None else given.format or "text", given.classes)

@@ -1,14 +1,37 @@
 """How far a command is that takes many images, on a terminal where that takes a while."""
 
 import sys
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from time import perf_counter
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 _PATIENCE = 2.0  # seconds that need no bar
+
+
+class _Labelled(Protocol):
+    @property
+    def labels(self) -> Sized: ...
+
+
+Batched = TypeVar("Batched", bound=_Labelled)
+
+_counts: ContextVar[bool] = ContextVar("counts", default=False)
+
+
+@contextmanager
+def show_counts() -> Iterator[None]:
+    """Let what is measured in batches show how far it is: commands do, functions called from Python do not."""
+    token = _counts.set(True)
+    try:
+        yield
+    finally:
+        _counts.reset(token)
 
 
 class Counter:
@@ -34,9 +57,9 @@ class Counter:
         if self._bar is not None:
             self._bar.stop()
 
-    def advance(self) -> None:
-        """One more is done."""
-        self.done += 1
+    def advance(self, count: int = 1) -> None:
+        """So many more are done."""
+        self.done += count
         if self._bar is None and sys.stderr.isatty() and perf_counter() - self._started > _PATIENCE:
             self._bar = self._show()
         if self._bar is not None:
@@ -52,3 +75,14 @@ class Counter:
         bar.add_task(self.what, total=self.total, speed="")
         bar.start()
         return bar
+
+
+def counted(batches: Iterator[Batched], total: int) -> Iterator[Batched]:
+    """The same batches, of so many images in all, counted on the terminal inside :func:`show_counts`."""
+    if not _counts.get():
+        yield from batches
+        return
+    with Counter("images", total) as counter:
+        for batch in batches:
+            yield batch
+            counter.advance(len(batch.labels))

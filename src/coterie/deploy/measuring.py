@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from coterie.console.counting import counted
 from coterie.data import DATASETS, ImageData, evaluation_batches
 from coterie.data.loading import make
 from coterie.data.say import plural, say_once
@@ -54,7 +55,7 @@ def measure(
     parts = []
     warn_of_mirrors(tta, loaded)
     copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
-    for batch in evaluation_batches(loaded, images):
+    for batch in counted(evaluation_batches(loaded, images), len(images)):
         if copies is None:
             logits = opened.answer(batch.images)
         else:

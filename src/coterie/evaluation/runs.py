@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from coterie.checking import check_value
+from coterie.console.counting import counted
 from coterie.data import ImageData, Images, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.figures import Evaluation, class_figures, intervals_of, with_accuracy
@@ -66,7 +67,8 @@ def _predict_split(
     images = images_of(loaded, split, run.card["classes"], f"the run in {run.path}")
     warn_of_mirrors(tta, loaded)
     copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
-    return loaded, images, predict_batches(network, evaluation_batches(loaded, images), copies=copies)
+    batches = counted(evaluation_batches(loaded, images), len(images))
+    return loaded, images, predict_batches(network, batches, copies=copies)
 
 
 def check_split(split: str) -> None:
