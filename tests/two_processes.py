@@ -14,6 +14,7 @@ from coterie.networks import Backbone
 from coterie.networks.checkpointing import Blocks
 from coterie.recipes import Recipe
 from coterie.training import Interrupted
+from coterie.training.stages import memory
 from toys import Average, Mutual, go, plain
 
 
@@ -40,6 +41,20 @@ def averaged(data, place):
     method.stages = lambda task: (stages.append(stage) or stage for stage in build(task))
     go(method, data, place / "pcl", epochs=2)
     torch.save(stages[0].deliver["average"].state_dict(), place / f"average{torch.distributed.get_rank()}.pt")
+
+
+class Full(nn.Module):
+    """Runs out of memory in training, for more images than ``most``; in the second of two processes alone."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, logits):
+        first = torch.distributed.is_initialized() and torch.distributed.get_rank() == 0
+        if self.training and len(logits) > self.most and not first:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return logits
 
 
 WRAPPERS = {"plain": {}, "static": {"static_graph": True}}
@@ -80,6 +95,7 @@ CASES = {
     "uneven": ({}, Recipe(sampling="balanced", class_weights="balanced")),
     "parts": ({}, Recipe(clip_norm=1.0), {"accumulate": 3}),
     "checkpointed": ({}, None),
+    "memory": ({}, None, {"accumulate": "auto"}),
     "patient": ({}, Recipe(learning_rate=1e-12, schedule="constant"), {"epochs": 5, "patience": 2}),
 }
 
@@ -90,7 +106,12 @@ def blocks():
     return Backbone(nn.Sequential(network[0], Blocks(*network[1:3]), *network[3:]), checkpoint_activations=True)
 
 
-NETWORKS = {"checkpointed": blocks}
+def small():
+    """:func:`plain` on a device whose memory does not hold what is kept for more than eight images."""
+    return nn.Sequential(*plain(), Full(8))
+
+
+NETWORKS = {"checkpointed": blocks, "memory": small}
 
 
 def train_case(name, out):
@@ -106,6 +127,7 @@ def train_case(name, out):
 
 def main(place: Path) -> None:
     torch.set_num_threads(1)
+    memory.has_an_end = lambda device: True
     digits = coterie.data.load("digits", train_samples=165, test_samples=101)
     for name in CASES:
         train_case(name, place / name)

@@ -55,9 +55,9 @@ def check_value(where: str, value: Any, hint: Any, note: str = "") -> Any:
         if _fits(value, option):
             return _convert(where, value, option, note)
     choices = [choice for option in options if get_origin(option) is Literal for choice in get_args(option)]
-    if choices and isinstance(value, str):
-        raise unknown_name(where, value, [choice for choice in choices if isinstance(choice, str)])
     words = dict.fromkeys(_words(option) for option in options if option not in (NoneType, None))
+    if choices and len(words) == 1 and isinstance(value, str):
+        raise unknown_name(where, value, [choice for choice in choices if isinstance(choice, str)])
     raise UserError(f"{where} is {show_value(value)}; write {' or '.join(words)}{note}")
 
 

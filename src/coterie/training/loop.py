@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
 from coterie.console.interrupt import stop_signals
 from coterie.console.progress import Reporter
@@ -62,7 +63,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
     capture: bool = False,
     deterministic: bool = False,
     patience: int | None = None,
-    accumulate: int = 1,
+    accumulate: int | Literal["auto"] = 1,
     start_from: str | None = None,
     test_every: int = 1,
     track: str | None = None,

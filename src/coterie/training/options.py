@@ -45,6 +45,7 @@ class TrainingOptions:
             schedule is that of all epochs.
         accumulate: Parts that a batch is computed in, one after the other, before a step: for batches that memory does
             not hold. The same step but for batch norm, and losses that compare images, which see a part at a time.
+            ``auto`` tries before each stage how many a GPU's memory needs: 1, 2, 4 and so on.
         start_from: The folder of a finished Run of the same method, network and classes, to go on from with its
             branches; on the command line ``--from``. Its FLOPs and seconds count as this run's.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
@@ -63,7 +64,7 @@ class TrainingOptions:
     capture: bool = False
     deterministic: bool = False
     patience: PositiveInt | None = None
-    accumulate: Annotated[int, Bounds(least=1, most=1024)] = 1
+    accumulate: Annotated[int, Bounds(least=1, most=1024)] | Literal["auto"] = 1
     start_from: str | None = None
     test_every: PositiveInt = 1
     track: str | None = None

@@ -121,8 +121,8 @@ def course_line(method: Method, stage: Stage, setting: Setting) -> str:
     count, world = len(setting.data.train), setting.accelerator.num_processes
     steps = batches_per_epoch(count, setting.batch_size, world)
     batches = f"batches of {setting.batch_size}" + (", all the images" if setting.batch_size == count else "")
-    if setting.options.accumulate > 1:
-        batches += f" in {setting.options.accumulate} parts"
+    if (parts := setting.options.accumulate) != 1:
+        batches += " in as few parts as memory holds" if parts == "auto" else f" in {parts} parts"
         if any(isinstance(module, _BatchNorm) for turn in stage.turns for module in turn.module.modules()):
             batches += ", of which batch norm sees one at a time"
     where = f"stage '{stage.name}': " if len(method.stage_names()) > 1 else ""

@@ -53,6 +53,7 @@ class SavedStage(TypedDict):
     """What ``checkpoints/last.safetensors`` holds: a stage in training, see ``StageRun.state``.
 
     Attributes:
+        parts: That a batch is computed in.
         best: The epoch that the validation split chose, its error, and whether (1 or 0) it is the average's, where
             there is one; empty without a validation split.
         data: Which images are trained and measured on, see :func:`describe_data`.
@@ -63,6 +64,7 @@ class SavedStage(TypedDict):
     step: NonNegativeInt
     seconds: NonNegative
     flops_per_image: float | None
+    parts: NotRequired[int | None]
     sums: dict[str, Tensor]
     modules: dict[str, dict[str, Any]]
     optimisers: list[dict[str, Any]]

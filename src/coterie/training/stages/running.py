@@ -32,6 +32,7 @@ from coterie.training.precision import autocast
 from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
 from coterie.training.stages.capture import Recorder, Step
 from coterie.training.stages.feeding import feed, near
+from coterie.training.stages.memory import find_parts
 from coterie.training.stages.setting import Meter, Setting
 
 
@@ -51,6 +52,8 @@ class StageRun:
         self.epoch = self.step = 0
         self.seconds = 0.0
         self.flops_per_image: float | None = None  # of a training step, all that it runs; counted in the first one
+        accumulate = setting.options.accumulate
+        self.parts = None if isinstance(accumulate, str) else accumulate  # of a batch; looked for before the first step
         self.meter = Meter()
         accelerator = setting.accelerator
         self.data = near(setting.data, accelerator.device)
@@ -115,6 +118,7 @@ class StageRun:
             "step": self.step,
             "seconds": self.seconds,
             "flops_per_image": self.flops_per_image,
+            "parts": self.parts,
             "sums": sum_over_processes(self.meter.sums, self.setting.accelerator),
             "modules": states_of(self.modules()),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -137,6 +141,7 @@ class StageRun:
             raise another_network(error) from error
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.flops_per_image = state["flops_per_image"]
+        self.parts = state.get("parts", self.parts)
         accelerator = self.setting.accelerator
         # The saved sums are of all processes: the first goes on from them, the others from zero.
         mine = 1 if accelerator.is_main_process else 0
@@ -148,6 +153,7 @@ class StageRun:
         batches = feed(setting, self.data, self.index, self.epoch, self.epochs, self.stage.views, self.step)
         for turn in self.stage.turns:
             turn.module.train()
+        self.parts = self.parts or find_parts(self)
         started = time.perf_counter()
         for batch in batches:
             torch.manual_seed(mix(setting.options.seed, self.index, self.epoch, self.step, accelerator.process_index))
@@ -174,7 +180,7 @@ class StageRun:
     def _take_turns(self, batch: Batch) -> None:
         for number, turn in enumerate(self.stage.turns):
             with only(turn.module, self.parameters[number]):
-                for part in batch.parts(self.setting.options.accumulate):
+                for part in batch.parts(self.parts or 1):
                     with autocast(batch.images.device, self.setting.options.precision):
                         result: StepResult = self.runners[number](part)
                     share = self._share(batch) * (len(part.labels) / len(batch.labels))
