@@ -95,6 +95,8 @@ CASES = {
     "uneven": ({}, Recipe(sampling="balanced", class_weights="balanced")),
     "parts": ({}, Recipe(clip_norm=1.0), {"accumulate": 3}),
     "checkpointed": ({}, None),
+    "synced": ({"gate": "relu-softmax"}, Recipe(learning_rate=0.02), {"sync_batch_norm": True}),
+    "odd": ({}, None, {"accumulate": 2, "batch_size": 79}),  # of the last seven images one process has three
     "memory": ({}, None, {"accumulate": "auto"}),
     "patient": ({}, Recipe(learning_rate=1e-12, schedule="constant"), {"epochs": 5, "patience": 2}),
 }
@@ -111,18 +113,30 @@ def small():
     return nn.Sequential(*plain(), Full(8))
 
 
-NETWORKS = {"checkpointed": blocks, "memory": small}
+def normed():
+    """A network with batch norms, one of which is computed again in the backward."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        first, last = nn.Conv2d(1, 8, 3), nn.Linear(8, 10)
+        again = Blocks(nn.Sequential(nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)))
+        rest = nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return Backbone(nn.Sequential(first, again, *rest, last), checkpoint_activations=True)
+
+
+NETWORKS = {"checkpointed": blocks, "memory": small, "synced": normed}
 
 
 def train_case(name, out):
-    """A training without batch norm, whose statistics are each process's own; the last batch is of few images."""
+    """A training whose batch norms, if any, are of all processes; the last batch is of few images."""
     options, recipe, *training = CASES[name]
-    more = training[0] if training else {}
+    more = {"batch_size": 40} | (training[0] if training else {})
+    if not torch.distributed.is_initialized():
+        more.pop("sync_batch_norm", None)  # which is for several processes
     digits = coterie.data.load(
         "digits", train_samples=165, test_samples=101, validation=0.2 if "patience" in more else 0.0
     )
-    method = One(network=NETWORKS.get(name, plain)(), at="1", gate="uniform", **options)
-    return go(method, digits, out, batch_size=40, recipe=recipe, **more)
+    method = One(network=NETWORKS.get(name, plain)(), at="1", **{"gate": "uniform"} | options)
+    return go(method, digits, out, recipe=recipe, **more)
 
 
 def main(place: Path) -> None:

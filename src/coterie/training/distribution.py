@@ -62,6 +62,8 @@ def make_accelerator(options: TrainingOptions) -> Accelerator:
     if options.capture and (accelerator.device.type != "cuda" or accelerator.num_processes > 1):
         here = f"{accelerator.num_processes} processes" if accelerator.num_processes > 1 else accelerator.device.type
         raise UserError(f"⟨capture⟩ is for one process on a CUDA device, and this is {here}; leave it out")
+    if options.sync_batch_norm and accelerator.num_processes == 1:
+        raise UserError("⟨sync_batch_norm⟩ is for several processes, and this is one; leave it out")
     return accelerator
 
 

@@ -46,6 +46,8 @@ class TrainingOptions:
         accumulate: Parts that a batch is computed in, one after the other, before a step: for batches that memory does
             not hold. The same step but for batch norm, and losses that compare images, which see a part at a time.
             ``auto`` tries before each stage how many a GPU's memory needs: 1, 2, 4 and so on.
+        sync_batch_norm: Whether batch norm takes mean and variance over the images of all processes, where there are
+            several, rather than over each one's own.
         start_from: The folder of a finished Run of the same method, network and classes, to go on from with its
             branches; on the command line ``--from``. Its FLOPs and seconds count as this run's.
         test_every: Epochs from one look at the test images to the next; the last epoch of a stage always has one.
@@ -65,6 +67,7 @@ class TrainingOptions:
     deterministic: bool = False
     patience: PositiveInt | None = None
     accumulate: Annotated[int, Bounds(least=1, most=1024)] | Literal["auto"] = 1
+    sync_batch_norm: bool = False
     start_from: str | None = None
     test_every: PositiveInt = 1
     track: str | None = None
@@ -73,6 +76,8 @@ class TrainingOptions:
         check_fields(self, "")
         if self.capture and self.compile:
             raise UserError("⟨capture⟩ records the network as it is; leave ⟨compile⟩ out")
+        if self.sync_batch_norm and self.compile:
+            raise UserError("⟨sync_batch_norm⟩ is not compiled; leave ⟨compile⟩ out")
         for name in self.trackers:
             if name not in get_args(TrackerName):
                 raise unknown_name("⟨track⟩", name, get_args(TrackerName))

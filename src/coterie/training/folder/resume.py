@@ -89,6 +89,7 @@ _ROUNDING = ("threads", "device", "deterministic", "capture")
 # its base's default what it did without.
 _UNWRITTEN = {
     "accumulate": 1,
+    "sync_batch_norm": False,
     "capture": False,
     "deterministic": False,
     "data.crop_ratio": 1.0,

@@ -7,13 +7,11 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from coterie.data import Batch, batches_per_epoch
-from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
 from coterie.evaluation.costs import flop_counter
 from coterie.evaluation.predictions import Predictions, errors_and_nll
@@ -21,7 +19,6 @@ from coterie.functional import heaviest_labels
 from coterie.methods import Stage, Turn
 from coterie.metrics import Row
 from coterie.networks.checkpointing import checkpoints
-from coterie.networks.depth import find_depths
 from coterie.outputs import StepResult
 from coterie.records import AVERAGE
 from coterie.seeds import mix
@@ -30,9 +27,11 @@ from coterie.training.folder.checkpoint import SavedStage, load_optimiser
 from coterie.training.modules import another_network, keep_buffers, load_modules, only, place, stage_modules, states_of
 from coterie.training.precision import autocast
 from coterie.training.stages.averaging import Earlier, make_averages, renew_statistics
+from coterie.training.stages.batch_norm import sync_batch_norm
 from coterie.training.stages.capture import Recorder, Step
 from coterie.training.stages.feeding import feed, near
 from coterie.training.stages.memory import find_parts
+from coterie.training.stages.rates import depths_of
 from coterie.training.stages.setting import Meter, Setting
 
 
@@ -58,7 +57,7 @@ class StageRun:
         accelerator = setting.accelerator
         self.data = near(setting.data, accelerator.device)
         place(stage, accelerator.device)
-        make_optimiser = partial(setting.recipe.make_optimiser, depths=self._find_depths())
+        make_optimiser = partial(setting.recipe.make_optimiser, depths=depths_of(stage, setting))
         self.averages = make_averages(stage, setting.recipe, earlier or Earlier())
         if setting.options.compile and stage.network is not None:
             stage.network.compile()
@@ -76,14 +75,6 @@ class StageRun:
         self.take_turns: Step = self._take_turns
         if setting.options.capture:
             self.take_turns = Recorder(self._take_turns, self.optimisers, accelerator.device, setting.reporter.say)
-
-    def _find_depths(self) -> dict[nn.Parameter, float] | None:
-        """How deep the network's parameters lie, where rates depend on it."""
-        network, data, device = self.stage.network, self.setting.data, self.setting.accelerator.device
-        if self.setting.recipe.first_layer_rate == 1 or network is None:
-            return None
-        pixels = resized(data.train.pixels(np.arange(min(2, len(data.train)))), data.image_size)
-        return find_depths(network, normalise(pixels, data.mean, data.std).to(device))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -179,24 +170,38 @@ class StageRun:
 
     def _take_turns(self, batch: Batch) -> None:
         for number, turn in enumerate(self.stage.turns):
-            with only(turn.module, self.parameters[number]):
-                for part in batch.parts(self.parts or 1):
-                    with autocast(batch.images.device, self.setting.options.precision):
-                        result: StepResult = self.runners[number](part)
-                    share = self._share(batch) * (len(part.labels) / len(batch.labels))
-                    with keep_buffers(turn.module) if self.recomputes[number] else nullcontext():
-                        self.setting.accelerator.backward(result.loss.total * share)
-                    self._note(result, turn, part, number)
+            joined = sync_batch_norm() if self.setting.options.sync_batch_norm else nullcontext()
+            with only(turn.module, self.parameters[number]), joined:
+                for part in batch.parts(self._count_parts()):
+                    self._learn(batch, part, turn, number)
             if self.setting.recipe.clip_norm is not None:
                 self.setting.accelerator.clip_grad_norm_(self.parameters[number], self.setting.recipe.clip_norm)
             self.optimisers[number].step()
             self.optimisers[number].zero_grad()
             share_buffers([turn.module], self.setting.accelerator)
 
+    def _learn(self, batch: Batch, part: Batch, turn: Turn, number: int) -> None:
+        """The gradients of a part of a batch, added to those of the parts before it."""
+        with autocast(batch.images.device, self.setting.options.precision):
+            result: StepResult = self.runners[number](part)
+        share = self._share(batch) * (len(part.labels) / len(batch.labels))
+        with keep_buffers(turn.module) if self.recomputes[number] else nullcontext():
+            self.setting.accelerator.backward(result.loss.total * share)
+        self._note(result, turn, part, number)
+
+    @property
+    def _whole(self) -> int:
+        """Images of the current batch over all processes."""
+        return min(self.setting.batch_size, len(self.setting.data.train) - self.step * self.setting.batch_size)
+
+    def _count_parts(self) -> int:
+        """Parts of the current batch: as many in each process, of two images at least, or one would wait for good."""
+        fewest = self._whole // self.setting.accelerator.num_processes
+        return max(1, min(self.parts or 1, fewest // 2))
+
     def _share(self, batch: Batch) -> float:
         """What this process's mean loss counts in the mean over processes: 1 where all have as many images."""
-        whole = min(self.setting.batch_size, len(self.setting.data.train) - self.step * self.setting.batch_size)
-        return len(batch.labels) * self.setting.accelerator.num_processes / whole
+        return len(batch.labels) * self.setting.accelerator.num_processes / self._whole
 
     @torch.no_grad()
     def _note(self, result: StepResult, turn: Turn, batch: Batch, number: int) -> None:
