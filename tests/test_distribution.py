@@ -16,7 +16,7 @@ from coterie.outputs import PeerOutput
 from coterie.training.folder import checkpoint
 from coterie.training.stages import memory
 from toys import comparable, plain, same, weights
-from two_processes import CASES, NETWORKS, WRAPPERS, branched, train_case
+from two_processes import CASES, NETWORKS, WRAPPERS, branched, gone_on, train_case
 
 TESTS = Path(__file__).parent
 
@@ -78,6 +78,25 @@ def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
     whole, cut = coterie.Run(place / "whole"), coterie.Run(place / "cut")
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
+
+
+def test_two_processes_go_on_from_a_run_as_one_does(trained, tmp_path):
+    data = coterie.data.load("digits", train_samples=165, test_samples=101)
+    alone, first, second = (
+        gone_on(data, tmp_path),
+        *(coterie.Run(trained[0] / "gone_on" / name, plain()) for name in ("first", "second")),
+    )
+    for key, tensor in weights(alone).items():
+        torch.testing.assert_close(tensor, weights(second)[key], atol=1e-5, rtol=0)
+    assert not same(first, second)
+    assert second.card["seconds"] > first.card["seconds"]
+
+
+def test_what_is_frozen_stays_in_two_processes(trained):
+    start = plain().state_dict()
+    found = load_file(trained[0] / "frozen" / "model.safetensors")
+    assert torch.equal(found["0.weight"], start["0.weight"])
+    assert not torch.equal(found["4.weight"], start["4.weight"])
 
 
 def test_moving_averages_are_the_same_in_both_processes(trained):

@@ -79,6 +79,7 @@ TRAIN = [
         "capture",
         "patience",
         "accumulate",
+        "sync_batch_norm",
         "from",
         "test_every",
         "track",

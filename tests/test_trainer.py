@@ -9,7 +9,7 @@ from torch import nn
 
 import coterie
 import resuming
-from coterie import UserError
+from coterie import UserError, cli
 from coterie.cli.arguments import expanded
 from coterie.data import training_batches
 from coterie.data.base import Resident
@@ -284,3 +284,10 @@ def test_another_run_than_the_same_is_refused(digits, finished, tmp_path):
 def test_the_command_knows_from(finished, tmp_path):
     parsed = expanded(["--from", "a", "--from=b", "--method", "one", "--", "--from"])
     assert parsed == ["--start_from", "a", "--start_from=b", "--method.name", "one", "--", "--from"]
+
+
+def test_the_command_line_names_its_own_flag_of_the_run_to_go_on_from(tmp_path, capsys):
+    options = ["--network", "resnet8", "--data", "digits", "--from", str(tmp_path), "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        cli.main(["train", *options])
+    assert f"--from {tmp_path}: no finished Run is there" in capsys.readouterr().err

@@ -97,6 +97,7 @@ CASES = {
     "checkpointed": ({}, None),
     "synced": ({"gate": "relu-softmax"}, Recipe(learning_rate=0.02), {"sync_batch_norm": True}),
     "odd": ({}, None, {"accumulate": 2, "batch_size": 79}),  # of the last seven images one process has three
+    "frozen": ({}, None),
     "memory": ({}, None, {"accumulate": "auto"}),
     "patient": ({}, Recipe(learning_rate=1e-12, schedule="constant"), {"epochs": 5, "patience": 2}),
 }
@@ -123,7 +124,12 @@ def normed():
         return Backbone(nn.Sequential(first, again, *rest, last), checkpoint_activations=True)
 
 
-NETWORKS = {"checkpointed": blocks, "memory": small, "synced": normed}
+def frozen():
+    """:func:`plain` with its first layer frozen."""
+    return Backbone(plain(), freeze="0.*")
+
+
+NETWORKS = {"frozen": frozen, "checkpointed": blocks, "memory": small, "synced": normed}
 
 
 def train_case(name, out):
@@ -139,6 +145,14 @@ def train_case(name, out):
     return go(method, digits, out, recipe=recipe, **more)
 
 
+def gone_on(data, place):
+    """A run, and one that goes on from it."""
+    more = {"batch_size": 40, "recipe": Recipe(learning_rate=0.02)}
+    first = go(One(network=plain(), at="1", gate="uniform"), data, place / "first", epochs=1, **more)
+    more |= {"epochs": 2, "start_from": str(first.path)}
+    return go(One(network=plain(), at="1", gate="uniform"), data, place / "second", **more)
+
+
 def main(place: Path) -> None:
     torch.set_num_threads(1)
     memory.has_an_end = lambda device: True
@@ -148,6 +162,7 @@ def main(place: Path) -> None:
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
     averaged(digits, place)
+    gone_on(digits, place / "gone_on")
     gradients(place)
     still = coterie.data.load("digits", train_samples=160, augment="none")
     go(Kd(network="resnet8"), still, place / "taught", epochs=1)

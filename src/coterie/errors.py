@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
+_SHORT = {"start_from": "from"}  # no argument in Python can have this name
 _OPTION = re.compile(r"⟨([\w.]+)(?: ([^⟩]*))?⟩")
 
 
@@ -45,8 +46,8 @@ def _as_argument(match: re.Match[str]) -> str:
 
 
 def _as_flag(match: re.Match[str]) -> str:
-    switch = match[2] == "true" and "." not in match[1]
-    return f"--{match[1]}" if match[2] is None or switch else f"--{match[1]} {shlex.quote(match[2])}"
+    flag, switch = f"--{_SHORT.get(match[1], match[1])}", match[2] == "true" and "." not in match[1]
+    return flag if match[2] is None or switch else f"{flag} {shlex.quote(match[2])}"
 
 
 def in_a_line(error: BaseException) -> str:
