@@ -96,6 +96,7 @@ OTHERS = {
     "report": ["out"],
     "list": ["all", "network", "data.image_size"],
     "serve": ["host", "port", "student", "threads", "max_batch", "queue", "deadline_ms"],
+    "compare": ["budget", "epochs", "seeds", "methods", "teacher", "recipe", "out", "batch_size", "data.validation"],
     "study": ["scale", "plan", "only", "seeds", "out", "runs", "workers", "together"],
 }
 
@@ -113,6 +114,7 @@ def lines(finished, folder):
         "report": [str(finished.path)],
         "list": ["methods"],
         "serve": [str(digit)],  # which it refuses: no line serves for ever
+        "compare": ["--network", "resnet8", "--data", "digits"],
         "study": ["one", "--plan"],
     }
     for number in range(LINES):
@@ -124,7 +126,7 @@ def lines(finished, folder):
             line += [f"--{option}={value}"] if generator.random() < 0.5 else [f"--{option}", value]
         if generator.random() < 0.2 and line:
             line[generator.randrange(len(line))] = generator.choice(WORDS)
-        if command in ("train", "export", "report") and "--out" not in line:
+        if command in ("train", "export", "report", "compare") and "--out" not in line:
             line += ["--out", str(folder / f"out{number}")]
         yield [command, *line]
 

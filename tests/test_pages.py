@@ -85,10 +85,12 @@ def test_commands_are_understood_and_read_what_earlier_ones_made(page):
             assert set(parsed.sources) <= made
         if name == "report":
             assert all(run in made or (ROOT / run).is_file() for run in parsed.runs)
-        if name in ("train", "export", "report"):
+        if name in ("train", "export", "report", "compare"):
             assert parsed.out not in made
         if name in ("train", "export", "report", "study"):
             made.add(parsed.out)
+        if name == "compare":
+            made |= {f"{parsed.out}/network", f"{parsed.out}/results.json"}
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(language == "python" for language, *_ in blocks(page))])

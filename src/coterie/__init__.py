@@ -9,6 +9,7 @@ from coterie.version import __version__
 
 if TYPE_CHECKING:
     from coterie import (
+        comparison,
         data,
         deploy,
         evaluation,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         studies,
         training,
     )
+    from coterie.comparison.running import compare
     from coterie.console.interrupt import Interrupted
     from coterie.deploy.formats import Exported, export
     from coterie.deploy.measuring import measure
@@ -51,6 +53,8 @@ __all__ = [
     "__version__",
     "bench",
     "branch",
+    "compare",
+    "comparison",
     "data",
     "deploy",
     "evaluate",
@@ -93,6 +97,8 @@ __getattr__, __dir__ = lazy_names(
         "UserError": "coterie.errors",
         "bench": "coterie.deploy.speed",
         "branch": "coterie.peers.branching",
+        "compare": "coterie.comparison.running",
+        "comparison": "coterie.comparison",
         "data": "coterie.data",
         "deploy": "coterie.deploy",
         "evaluate": "coterie.evaluation.runs",

@@ -1,4 +1,4 @@
-"""The command line: ``coterie train | evaluate | predict | export | bench | serve | report | list | study``."""
+"""The command line: ``coterie train | compare | evaluate | predict | export | bench | serve | report …``."""
 
 import errno
 import os
@@ -61,6 +61,10 @@ COMMANDS: dict[str, Command] = {
     "list": Command(
         "List methods, networks, datasets, recipes, or where a network can be split.",
         "coterie list splits --network timm/resnet18",
+    ),
+    "compare": Command(
+        "Find the training that gives the best network on your images, at equal cost, in a given time.",
+        "coterie compare --network timm/resnet18 --data folder --data.root photos --budget 2h --out comparison",
     ),
     "study": Command(
         "Run what a paper's claims ask for, with seeds enough to tell, or see what it will cost.",
@@ -161,7 +165,7 @@ def serve_parts() -> "Parts":
 
 def find_parts() -> "Parts":
     """What makes each command's parser from its arguments, and what does it."""
-    from coterie.cli import bench, measuring, runs, study, train
+    from coterie.cli import bench, compare, measuring, runs, study, train
 
     return {
         "train": (train.train_parser, train.run_train),
@@ -172,6 +176,7 @@ def find_parts() -> "Parts":
         **serve_parts(),
         "report": (runs.report_parser, runs.run_report),
         "list": (runs.list_parser, runs.run_list),
+        "compare": (compare.compare_parser, compare.run_compare),
         "study": (study.study_parser, study.run_study),
     }
 

@@ -26,21 +26,12 @@ def train_parser(given: list[str]) -> ArgumentParser:
     """Its options are those of the method and the recipe that ``given`` names."""
     parser = new_parser()
     method = find_method(value_of(given, "method.name") or "one")
-    recipe = recipe_class(value_of(given, "recipe.name") or _default_recipe(given))
+    recipe = recipe_class(value_of(given, "recipe.name") or default_recipe(starts_trained(given)))
     parser.add_argument("--config", help="YAML file of options; a Run's config.yaml repeats that run")
     about = f"one of: {', '.join(METHODS)}; or package.module:Class, a method of your own; short: --method"
     parser.add_argument("--method.name", type=str, default="one", help=about)
     parser.add_class_arguments(method, "method", skip={"network"})
-    parser.add_argument(
-        "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
-    )
-    parser.add_class_arguments(Backbone, "network", skip={"source"})
-    parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
-    parser.add_function_arguments(load, "data", skip={"name", "options", *RESOLVED})
-    if (entry := DATASETS.get(value_of(given, "data.name") or "")) is not None:
-        own = own_options(entry)
-        others: set[str | int] = {name for name in entry.parameters() if name not in own}
-        parser.add_function_arguments(entry.read, "data", as_group=False, skip=others)
+    add_backbone_and_data(parser, given)
     parser.add_argument(
         "--recipe.name",
         type=str,
@@ -63,9 +54,24 @@ def train_parser(given: list[str]) -> ArgumentParser:
     return parser
 
 
-def _default_recipe(given: list[str]) -> str:
+def add_backbone_and_data(parser: ArgumentParser, given: list[str]) -> None:
+    """Options of the network and of the data set that ``given`` names."""
+    parser.add_argument(
+        "--network.name", type=str, default="resnet32", help="see `coterie list networks`; short: --network"
+    )
+    parser.add_class_arguments(Backbone, "network", skip={"source"})
+    parser.add_argument("--data.name", type=str, help=f"one of: {', '.join(DATASETS)}; short: --data")
+    parser.add_function_arguments(load, "data", skip={"name", "options", *RESOLVED})
+    if (entry := DATASETS.get(value_of(given, "data.name") or "")) is not None:
+        own = own_options(entry)
+        others: set[str | int] = {name for name in entry.parameters() if name not in own}
+        parser.add_function_arguments(entry.read, "data", as_group=False, skip=others)
+
+
+def starts_trained(given: list[str]) -> bool:
+    """Whether the network starts from published weights or a file's."""
     pretrained = (value_of(given, "network.pretrained") or "false").lower() in ("true", "yes")
-    return default_recipe(pretrained or value_of(given, "network.weights") not in (None, "null"))
+    return pretrained or value_of(given, "network.weights") not in (None, "null")
 
 
 def run_train(given: Namespace) -> None:

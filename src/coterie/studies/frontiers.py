@@ -76,5 +76,16 @@ def _read(frontier: Frontier, results: Results) -> Judged:
         for arm, curve in curves.items()
         if arm != frontier.baseline and (crossing := find_crossing(curve, baseline)) is not None
     }
-    rung = saturated.get(frontier.baseline, max(baseline, default=None))
+    paired = [
+        number
+        for number in baseline
+        if any(
+            arm != frontier.baseline and pair(each[number], baseline[number])
+            for arm, each in curves.items()
+            if number in each
+        )
+    ]
+    rung = max(paired or baseline, default=None)
+    if frontier.judged_at == "saturation":
+        rung = saturated.get(frontier.baseline, rung)
     return Judged(frontier, curves, rung, saturated, crossings, uneven=find_uneven(curves))

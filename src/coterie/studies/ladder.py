@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
-from coterie.bounds import Bounds, Positive, PositiveInt
+from coterie.bounds import Bounds, NonNegative, Positive
 from coterie.errors import UserError, unknown_name
 
 TOLERANCE = 0.01  # by which costs on a rung may differ
@@ -33,11 +33,13 @@ class Frontier:
         network: Name of a network of the scale.
         costs: By arm, the training FLOPs of an epoch over those of the first arm, whose cost is 1. An arm that learns
             from ``@ARM`` has the cost without its teacher's training here.
-        epochs: Of the first arm on the lowest rung.
+        epochs: Of the first arm on the lowest rung, about: each rung has the nearest whole number that fits all arms.
         rungs: How many.
         ratio: Of a rung's budget to that below.
+        fixed: By arm, what it costs beside its own epochs, such as a linear probe, in epochs of the first arm.
         teachers: By arm, what the teacher that it names as ``@ARM`` or ``@ARM/NETWORK`` costs.
         against: The arm that the others are compared with; empty for the first.
+        judged_at: Whether arms are compared where the baseline is saturated, or at the highest budget that it has.
         margin: Points of test error within which two arms count as equal.
         minutes: Core-minutes of a trial on the lowest rung.
         about: Said on the page.
@@ -46,11 +48,13 @@ class Frontier:
     data: str
     network: str
     costs: dict[str, Positive]
-    epochs: PositiveInt
+    epochs: Annotated[float, Bounds(least=1)]
     rungs: Annotated[int, Bounds(least=1, most=20)] = 4
     ratio: Annotated[float, Bounds(above=1, most=16)] = 1.6
+    fixed: dict[str, NonNegative] = field(default_factory=dict)
     teachers: dict[str, Teacher] = field(default_factory=dict)
     against: str = ""
+    judged_at: Literal["saturation", "highest"] = "saturation"
     margin: Positive = 0.5
     minutes: Positive = 1.0
     about: str = ""
@@ -60,7 +64,7 @@ class Frontier:
             raise UserError(
                 f"costs of the frontier on '{self.data}' begin with no arm of cost 1; write 'alone: 1' first"
             )
-        for kind, names in (("teachers", self.teachers), ("against", [self.baseline])):
+        for kind, names in (("fixed", self.fixed), ("teachers", self.teachers), ("against", [self.baseline])):
             for name in names:
                 if name not in self.costs:
                     raise unknown_name(f"arm in {kind} of the frontier on '{self.data}'", name, self.costs)
@@ -84,17 +88,18 @@ class Frontier:
         return [self._rung(number) for number in range(self.rungs)]
 
     def _rung(self, number: int) -> "Rung":
-        shares = {arm: teacher.share for arm, teacher in self.teachers.items()}
-        found = match_epochs(self.epochs * self.ratio**number, self.costs, shares)
+        wanted = self.epochs * self.ratio**number
+        taught = {arm: max(1, round(wanted * each.share / each.cost)) for arm, each in self.teachers.items()}
+        fixed = {arm: self.fixed.get(arm, 0.0) for arm in self.costs}
+        for arm, epochs in taught.items():
+            fixed[arm] += epochs * self.teachers[arm].cost
+        found = match_epochs(wanted, self.costs, fixed)
         if found is None:
-            wanted = f"{self.epochs * self.ratio**number:.0f} epochs of '{next(iter(self.costs))}'"
             raise UserError(
-                f"the frontier on '{self.data}': near {wanted} no whole epochs of all arms cost the same to "
-                f"{TOLERANCE:.0%}; begin with more epochs"
+                f"the frontier on '{self.data}': near {wanted:.0f} epochs of '{next(iter(self.costs))}' no whole "
+                f"epochs of all arms cost the same to {TOLERANCE:.0%}; begin with more epochs"
             )
-        budget, epochs = found
-        taught = {arm: max(1, round(budget * teacher.share / teacher.cost)) for arm, teacher in self.teachers.items()}
-        return Rung(number, budget, epochs, taught)
+        return Rung(number, *found, taught)
 
 
 @dataclass(frozen=True)
@@ -115,30 +120,27 @@ class Rung:
 
 
 def match_epochs(
-    wanted: float, costs: Mapping[str, float], shares: Mapping[str, float] | None = None
+    wanted: float, costs: Mapping[str, float], fixed: Mapping[str, float] | None = None
 ) -> tuple[float, dict[str, int]] | None:
     """Whole epochs of each arm that cost the same to 1 %, near a budget.
 
     Args:
-        wanted: The budget, in units of cost.
-        costs: By arm, of an epoch.
-        shares: By arm, what of its budget is not spent on its own epochs; 0 where it is not named.
+        wanted: The budget, in epochs of the first arm.
+        costs: By arm, of an epoch; the first one's is 1.
+        fixed: By arm, what it costs beside its own epochs; 0 where it is not named.
 
     Returns:
         The budget that was taken, within 8 % of the wanted one, and the epochs; None where there are none.
     """
-    shares = shares or {}
-    found = []
-    for epochs in _near(wanted / next(iter(costs.values()))):
-        budget = epochs * next(iter(costs.values()))
-        each = {arm: max(1, round(budget * (1 - shares.get(arm, 0)) / cost)) for arm, cost in costs.items()}
-        worst = max(
-            abs(each[arm] * cost / (budget * (1 - shares.get(arm, 0))) - 1) * (1 - shares.get(arm, 0))
-            for arm, cost in costs.items()
-        )
-        if worst <= TOLERANCE:
-            found.append((abs(budget / wanted - 1), budget, each))
-    return min(found, key=lambda one: one[0])[1:] if found else None
+    fixed = fixed or {}
+    best: tuple[float, float, dict[str, int]] | None = None
+    for budget in _near(wanted):
+        epochs = {arm: max(1, round((budget - fixed.get(arm, 0.0)) / cost)) for arm, cost in costs.items()}
+        worst = max(abs((fixed.get(arm, 0.0) + epochs[arm] * cost) / budget - 1) for arm, cost in costs.items())
+        far = abs(budget / wanted - 1)
+        if worst <= TOLERANCE and (best is None or far < best[0]):
+            best = far, budget, epochs
+    return None if best is None else best[1:]
 
 
 def _near(epochs: float) -> Iterator[int]:

@@ -153,9 +153,16 @@ def _run_training(trial: Trial, runs: Path, taught: float | None) -> Result:
 
 
 def _collect_figures(trial: Trial, run: Run, data: ImageData) -> Figures:
-    """On the test images as the card has them; on the training images as the last epoch saw them; the analyses."""
+    """On the test images as the card has them; on the training images as the last epoch saw them; the analyses.
+
+    On validation images, where there are any, as they were after the epoch that is delivered.
+    """
     figures: Figures = {part: dict(values) for part, values in run.card["test"].items()}
+    rows = [row for row in run.metrics if row["stage"] == run.metrics[-1]["stage"]]
+    delivered = next((row for row in rows if row["epoch"] == run.card.get("epoch")), {})
     for part, figured in figures.items():
+        if f"validation_error_{part}" in delivered:
+            figured["validation_error"] = float(delivered[f"validation_error_{part}"])
         learned = run.metrics[-1].get(f"train_error_{part.removesuffix(AVERAGE)}")
         if learned is not None:
             figured["train_error"] = float(learned)

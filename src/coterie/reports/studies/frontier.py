@@ -133,6 +133,14 @@ class FrontierView:
         """See :func:`frontier_rows`."""
         return frontier_rows(self.judged.curves)
 
+    def errors(self, arm: str) -> list[float]:
+        """Mean test errors of a judged arm and of the baseline, over the seeds that both have."""
+        judged = self.judged
+        assert judged.rung is not None
+        sides = [judged.curves[name][judged.rung].errors for name in (arm, judged.frontier.baseline)]
+        seeds = set(sides[0]) & set(sides[1])
+        return [mean(side[seed] for seed in seeds) for side in sides]
+
     @property
     def sentences(self) -> list[str]:
         """The verdicts, saturation, crossings, and unequal costs."""
@@ -140,10 +148,7 @@ class FrontierView:
         baseline = judged.curves.get(frontier.baseline, {})
         said = []
         for arm, judgement in judged.judgements.items():
-            assert judged.rung is not None
-            sides = (judged.curves[arm][judged.rung], baseline[judged.rung])
-            seeds = sorted(set(sides[0].errors) & set(sides[1].errors))
-            errors = [mean(side.errors[seed] for seed in seeds) for side in sides]
+            errors = self.errors(arm)
             said.append(judgement_sentence(f"'{arm}'", f"'{frontier.baseline}'", judgement, errors, frontier.margin))
         if judged.rung is not None:
             at = format_flops(baseline[judged.rung].flops)

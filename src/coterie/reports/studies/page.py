@@ -177,12 +177,13 @@ def read_measured(path: str | Path) -> Measured:
     return Measured(study, results)
 
 
-def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
+def report_studies(measured: Sequence[Measured], out: str | Path, lead: Sequence[str] = ()) -> Path:
     """Write one self-contained page with a section for each study.
 
     Args:
         measured: One or more, see :func:`read_measured`.
         out: The HTML file, replaced where it exists.
+        lead: Paragraphs before everything else.
 
     Raises:
         UserError: There are none, or it cannot be written.
@@ -206,7 +207,7 @@ def report_studies(measured: Sequence[Measured], out: str | Path) -> Path:
     )
     title = measured[0].study.title if len(measured) == 1 else "Studies"
     path = user_path(out)
-    write_text(path, template.render(title=title, studies=measured, version=__version__))
+    write_text(path, template.render(title=title, studies=measured, lead=lead, version=__version__))
     return path
 
 

@@ -1,0 +1,271 @@
+"""``coterie compare``: probe, plan, train rung by rung, judge, and hand over the best network."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from coterie.comparison.as_study import SCALE, write_study
+from coterie.comparison.budget import Cost, Plan, PlannedRung, keep_better, make_plan, parse_duration
+from coterie.comparison.costing import probe
+from coterie.comparison.folder import Folder, State
+from coterie.comparison.outcome import Outcome, find_outcome, label, validation_errors
+from coterie.comparison.question import Question
+from coterie.data.say import plural
+from coterie.errors import UserError
+from coterie.files import user_path
+from coterie.reports.studies.page import read_measured, report_studies
+from coterie.studies import runner
+from coterie.studies.ladder import name_arm
+from coterie.studies.pools import default_workers, end_processes, make_process_pool
+from coterie.studies.reading import load_study
+from coterie.studies.results import Result, Results
+from coterie.studies.statistics import LEVEL, smallest_difference
+from coterie.studies.study import Study, Trial, locate_run
+from coterie.training.before.pace import duration
+
+_MARGIN = 0.92  # of the budget, that is planned for: trainings differ, and the page is drawn at the end
+_LAST = 5.0  # seconds for the page
+_FEW = 30  # epochs of the network alone, below which a training tells little of a longer one
+
+Show = Callable[[Sequence[Trial]], None]
+
+
+class Comparison:
+    """A comparison of trainings of one network on one data set, at equal cost.
+
+    Args:
+        question: What is compared.
+        out: Its folder; gone on with if it holds the same comparison.
+        budget: How long it may take, such as ``2h``; None without a limit.
+        epochs: Of the network alone on the highest rung; None for what the budget allows.
+        seeds: On the highest rung; None for what the budget allows, 5 without one.
+        workers: Trainings side by side; None for one a GPU, else one a core.
+
+    Raises:
+        UserError: The folder holds another comparison, an arm cannot be trained, or the budget buys nothing.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        out: str | Path,
+        *,
+        budget: str | None = None,
+        epochs: int | None = None,
+        seeds: int | None = None,
+        workers: int | None = None,
+    ) -> None:
+        if budget is None and epochs is None:
+            raise UserError("a comparison needs an end; give ⟨budget 2h⟩ or ⟨epochs 60⟩")
+        self.folder = Folder(user_path(out))
+        seconds = None if budget is None else parse_duration(budget)
+        self.begun = time.monotonic()
+        count = workers or default_workers()
+        self.pools: Callable[[], Executor] = partial(make_process_pool, count)
+        self.state = State(question, seconds, epochs, seeds, count, {})
+        before = self.folder.read_state()
+        if before is not None and before.asked() != self.state.asked():
+            raise UserError(
+                f"⟨out {out}⟩: holds a comparison with other options; give the same ones, or name another folder"
+            )
+        self.resumed = before is not None
+        self.used_before = 0.0 if before is None else before.used
+        if before is not None:
+            self.state = before
+        else:
+            self.state.costs = self._probe()
+        self.pace: list[float] = []  # seconds that trainings took, over those that were planned
+
+    def _probe(self) -> dict[str, Cost]:
+        question = self.state.question
+        pool = self.pools()
+        try:
+            return probe(pool, {arm: question.configuration(arm) for arm in question.methods_by_arm()})
+        finally:
+            end_processes(pool)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What is trained."""
+        state = self.state
+        room = None if state.seconds is None else _MARGIN * state.seconds
+        return make_plan(state.costs, seconds=room, epochs=state.epochs, seeds=state.seeds, workers=state.workers)
+
+    @property
+    def used(self) -> float:
+        """Seconds spent so far, by this command and those that it goes on from."""
+        return self.used_before + time.monotonic() - self.begun
+
+    def run(self, show: Show = lambda trials: None) -> Iterator[Result]:
+        """Train what is missing, rung by rung; yields every result. The page is drawn after each rung.
+
+        Args:
+            show: Told which trainings run, whenever others do.
+
+        Raises:
+            Stopped: A signal came; the page shows what there is, and the same command goes on.
+        """
+        question, state = self.state.question, self.state
+        study = write_study(self.folder.study, question, state.costs, self.plan)
+        self.folder.write_state(state)
+        trials = {trial.key: trial for trial in study.scale(SCALE).trials()}
+        progress = self._progress(study, list(trials.values()))
+        arms, data, network = list(state.costs), str(question.images()["name"]), str(question.network["name"])
+        try:
+            for number, rung in enumerate(self.plan.rungs):
+                chosen = [
+                    trials[data, network, name_arm(arm, rung.epochs[arm]), seed]
+                    for seed in range(rung.seeds)
+                    for arm in arms
+                ]
+                yield from self._train(progress, chosen, rung, show)
+                if number + 1 < len(self.plan.rungs):
+                    errors = validation_errors(progress.results, data, network, {arm: rung.epochs[arm] for arm in arms})
+                    stay = keep_better(errors, self.plan.rungs[number + 1].arms)
+                    state.dropped |= {arm: number for arm in arms if arm not in stay}
+                    arms = stay
+                self.finish()
+        finally:
+            self.finish()
+
+    @property
+    def plan_seconds(self) -> float:
+        """How long the plan takes."""
+        return self.plan.total / self.state.workers
+
+    def _progress(self, study: Study, trials: Sequence[Trial]) -> runner.Progress:
+        head = Results(str(self.folder.study), SCALE, f"coterie study {self.folder.study}")
+        return runner.Progress(self.folder.results, head, trials, self.folder.runs)
+
+    def _train(
+        self, progress: runner.Progress, chosen: Sequence[Trial], rung: PlannedRung, show: Show
+    ) -> Iterator[Result]:
+        todo = self._in_time(progress.missing(chosen), rung)
+        scheduler = runner.Scheduler(progress, todo, self.pools, self.state.workers, show)
+        for result in scheduler.run():
+            if result.failed is None:
+                self.pace.append(result.seconds / self._expected(result.arm, rung))
+            self.state.used = self.used
+            self.folder.write_state(self.state)
+            yield result
+            stay = {trial.key for trial in self._in_time(list(scheduler.waiting.values()), rung)}
+            for key in [key for key in scheduler.waiting if key not in stay]:
+                del scheduler.waiting[key]
+
+    def _in_time(self, trials: Sequence[Trial], rung: PlannedRung) -> list[Trial]:
+        """Of trainings that wait those of seeds that would all end within the budget if they began now."""
+        if self.state.seconds is None:
+            return list(trials)
+        left, pace = self.state.seconds - _LAST - self.used, mean(self.pace) if self.pace else 1.0
+        late = {trial.seed for trial in trials if pace * self._expected(trial.arm, rung) > left}
+        return [trial for trial in trials if trial.seed not in late]
+
+    def _expected(self, arm: str, rung: PlannedRung) -> float:
+        return next(rung.seconds[name] for name, epochs in rung.epochs.items() if name_arm(name, epochs) == arm)
+
+    def notes(self) -> list[str]:
+        """What was trained, in sentences."""
+        state, plan = self.state, self.plan
+        top = plan.rungs[-1]
+        alone = next(iter(top.epochs.values()))
+        each = ", ".join(f"{epochs} epochs of {label(arm)}" for arm, epochs in top.epochs.items())
+        said = [f"The highest budget buys {each}; all cost the same number of FLOPs."]
+        if state.seconds is not None:
+            said.append(f"Spent so far: {duration(self.used)} of {duration(state.seconds)}.")
+        for arm, rung in state.dropped.items():
+            length = next(iter(plan.rungs[rung].epochs.values()))
+            said.append(
+                f"{label(arm).capitalize()} was dropped at the cost of {length} epochs of the network alone, where "
+                "its validation error was higher than that of others: the time did not suffice for all."
+            )
+        if alone < _FEW:
+            said.append("So short trainings tell little: a longer budget may turn the order round.")
+        said.append(f"The chosen network is in {self.folder.network}, a Run like any other.")
+        return said
+
+    def finish(self) -> Outcome | None:
+        """Judge what there is, draw the page, and put the chosen network in its place."""
+        if not self.folder.results.is_file():
+            return None
+        study = load_study(str(self.folder.study))
+        measured = read_measured(self.folder.results)
+        outcome = find_outcome(study.scale(SCALE), measured.results)
+        self.state.verdict = {} if outcome is None else outcome.to_json()
+        self.state.used = self.used
+        lead = self.notes() if outcome is None else [*outcome.sentences, *self.notes()]
+        report_studies([measured], self.folder.page, lead=lead)
+        if outcome is not None:
+            delivered = next(t for t in study.scale(SCALE).trials() if t.key == outcome.delivered.key)
+            self.folder.deliver(locate_run(delivered, self.folder.runs))
+        self.folder.write_state(self.state)
+        return outcome
+
+
+def plan_lines(comparison: Comparison) -> list[str]:
+    """What the plan costs, and what it could tell, in sentences."""
+    top = comparison.plan.rungs[-1]
+    told = smallest_difference(1.0, top.seeds, level=LEVEL / max(1, top.arms - 1))
+    said = [
+        f"about {duration(comparison.plan_seconds)} here, {plural(comparison.state.workers, 'training')} side by side",
+        f"{top.seeds} pairs of seeds tell a difference of {told:.1f} points in four of five repetitions, if pairs "
+        "differ by a standard deviation of 1 point",
+    ]
+    if comparison.plan.halves:
+        said.append(
+            "the time does not suffice for all arms on all rungs: those with the higher validation error are dropped"
+        )
+    return said
+
+
+def compare(
+    network: str | Mapping[str, Any],
+    data: Mapping[str, Any],
+    out: str | Path,
+    *,
+    budget: str | None = None,
+    epochs: int | None = None,
+    seeds: int | None = None,
+    methods: Sequence[str] = (),
+    teacher: str | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    batch_size: int | None = None,
+    precision: str = "auto",
+    workers: int | None = None,
+) -> Outcome | None:
+    """Find the training that gives the best network of this size on these images, at equal cost.
+
+    A ladder of budgets is climbed; on each, the network alone and every method are trained for the same FLOPs. The best
+    is chosen on validation images and judged on test images. ``OUT/page.html`` shows it, ``OUT/network`` is the best
+    Run. The same call goes on with a comparison that was stopped.
+
+    Args:
+        network: A name, such as ``timm/resnet18``, or the mapping of a Run's ``config.yaml``.
+        data: Arguments of :func:`coterie.data.load`, its ``name`` among them.
+        out: The comparison's folder.
+        budget: How long it may take, such as ``2h`` or ``90m``; None without a limit.
+        epochs: Of the network alone on the highest budget; None for what ``budget`` allows.
+        seeds: Trainings of each arm there; None for what ``budget`` allows, 5 without one.
+        methods: Beside the network alone; empty for ONE, and for KD where there is a teacher.
+        teacher: A published network that teaches.
+        recipe: Its ``name`` and options; None for ``modern``, or ``finetune`` where the network starts trained.
+        batch_size: Images in a step; None for the default.
+        precision: See :class:`coterie.training.TrainingOptions`.
+        workers: Trainings side by side; None for one a GPU, else one a core.
+
+    Returns:
+        What was found; None where too little was trained to say anything.
+
+    Raises:
+        UserError: An option is wrong, the folder holds something else, or the budget buys no comparison.
+        Stopped: A signal came; the page shows what there is.
+    """
+    record = {"name": network} if isinstance(network, str) else dict(network)
+    question = Question(record, dict(data), tuple(methods), teacher, dict(recipe or {}), batch_size, precision)
+    comparison = Comparison(question, out, budget=budget, epochs=epochs, seeds=seeds, workers=workers)
+    for _ in comparison.run():
+        pass
+    return comparison.finish()
