@@ -69,6 +69,7 @@ TRAIN = [
     *("data.root", "data.image_size", "data.mean", "data.std", "data.noise", "data.noise_map", "data.validation"),
     *("data.train_samples", "data.workers", "data.seed", "data.augment", "data.channels", "recipe", "recipe.momentum"),
     *("recipe.learning_rate", "recipe.weight_decay", "recipe.clip_norm", "recipe.drops", "recipe.schedule", "epochs"),
+    *("recipe.layer_rates", "network.freeze", "network.checkpoint_activations"),
     *(
         "batch_size",
         "seed",

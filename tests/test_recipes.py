@@ -116,8 +116,8 @@ def test_rates_fall_geometrically_towards_the_images(digits, tmp_path, monkeypat
     seen = []
     make = Recipe.make_optimiser
 
-    def looking(self, parameters, depths=None):
-        optimiser = make(self, parameters, depths)
+    def looking(self, parameters, factors=None):
+        optimiser = make(self, parameters, factors)
         seen.append(optimiser)
         return optimiser
 

@@ -7,6 +7,12 @@ from difflib import get_close_matches
 from torch import nn
 
 from coterie.errors import UserError
+from coterie.networks.logits import Logits
+
+
+def own_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """A network's parameters by their names in the user's own one, in order."""
+    return dict((network.module if isinstance(network, Logits) else network).named_parameters())
 
 
 def matching(parameters: Mapping[str, nn.Parameter], pattern: str, option: str) -> list[str]:
@@ -23,7 +29,8 @@ def matching(parameters: Mapping[str, nn.Parameter], pattern: str, option: str) 
     names = fnmatch.filter(parameters, pattern)
     if names:
         return names
-    near = get_close_matches(pattern.replace("*", ""), parameters, n=3, cutoff=0.5)
+    modules = dict.fromkeys(f"{name[:end]}.*" for name in parameters for end, sign in enumerate(name) if sign == ".")
+    near = get_close_matches(pattern, [*modules, *parameters], n=3, cutoff=0.5)
     first, last = next(iter(parameters)), next(reversed(list(parameters)))
     hint = f"; near it: {', '.join(map(repr, near))}" if near else ""
     raise UserError(f"{option}: no parameter is named {pattern!r}; they go from '{first}' to '{last}'{hint}")
@@ -39,7 +46,7 @@ def freeze(network: nn.Module, patterns: str | None) -> nn.Module:
     Raises:
         UserError: A pattern matches no parameter, or all of them are frozen.
     """
-    parameters = dict(network.named_parameters())
+    parameters = own_parameters(network)
     for pattern in [] if patterns is None else [each.strip() for each in patterns.split(",")]:
         for name in matching(parameters, pattern, "⟨network.freeze⟩"):
             parameters[name].requires_grad_(False)

@@ -1,7 +1,7 @@
 """What a recipe is: how weights are updated, how labels and images are varied, how weights are averaged."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import cos, pi
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -83,6 +83,9 @@ class Recipe:
         warm_up: Share of a stage in which ``one-cycle`` rises.
         first_layer_rate: The peak rate of the layer next to the images as a share of the classifier's; those between
             lie geometrically in between, by their depth (:func:`coterie.networks.depth.find_depths`).
+        layer_rates: Factors of the rate for parameters by patterns of their names in the method's network, as in
+            ``{"fc.*": 10, "layer1.*": 0.1}``; for every branch's and peer's copy of them. Where several patterns match
+            a parameter, and beside ``first_layer_rate``, factors multiply.
         drop_path: Share of the images that skip a residual block (Huang et al. 2016), the last one's; in networks of
             timm that have it.
     """
@@ -114,6 +117,7 @@ class Recipe:
     deliver: Literal["last", "average"] = "last"
     warm_up: Share = 0.2
     first_layer_rate: PositiveShare = 1.0
+    layer_rates: dict[str, float] = field(default_factory=dict)
     drop_path: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
     def __post_init__(self) -> None:
@@ -122,6 +126,12 @@ class Recipe:
             raise UserError(
                 "⟨recipe.deliver average⟩: there is no average; give ⟨recipe.average ema⟩, or ⟨recipe.deliver last⟩"
             )
+        for pattern, factor in self.layer_rates.items():
+            if factor <= 0:
+                raise UserError(
+                    f"⟨recipe.layer_rates⟩: the factor of '{pattern}' is {factor:g}; use one above 0, or "
+                    f"⟨network.freeze {pattern}⟩ for what is not to be trained"
+                )
 
     def fit_to(self, facts: TrainingFacts) -> "Recipe":
         """The recipe for this training, with nothing left open: what a subclass leaves at None is chosen here."""
@@ -149,23 +159,24 @@ class Recipe:
         return Variation(self.policy, self.policy_strength, self.jitter, self.erasing)
 
     def make_optimiser(
-        self, parameters: Iterable[Any], depths: Mapping[nn.Parameter, float] | None = None
+        self, parameters: Iterable[Any], factors: Mapping[nn.Parameter, float] | None = None
     ) -> Optimizer:
         """The optimiser of these parameters (fused where the device has it).
 
         Args:
             parameters: Parameters, or groups with a peak ``lr`` or a ``decay_factor`` of their own, see
                 :class:`~coterie.methods.base.ParameterGroup`. What needs no gradient is left out.
-            depths: How deep parameters lie, from 0 next to the images to 1 next to the answer, for
-                ``first_layer_rate``; those that are not named count as 1.
+            factors: Of the peak rates, by parameter; 1 for those that are not named.
         """
         alike: dict[tuple[float, float], list[nn.Parameter]] = {}
         for group in parameter_groups(parameters):
             for parameter in group["params"]:
-                factor = group.get("decay_factor", 1.0)
-                depth = 1.0 if depths is None else depths.get(parameter, 1.0)
-                rate = group.get("lr", self.learning_rate) * self.first_layer_rate ** (1 - depth)
-                decay = self.weight_decay * factor if self.decay_everything or parameter.dim() > 1 else 0.0
+                rate = group.get("lr", self.learning_rate) * (factors or {}).get(parameter, 1.0)
+                decay = (
+                    self.weight_decay * group.get("decay_factor", 1.0)
+                    if self.decay_everything or parameter.dim() > 1
+                    else 0.0
+                )
                 alike.setdefault((rate, decay), []).append(parameter)
         groups = [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in alike.items()]
         fused = all(parameter.device.type in ("cpu", "cuda") for group in alike.values() for parameter in group)

@@ -25,6 +25,7 @@ from coterie.training.before.preflight import (
     check_soft_targets,
     check_stage_names,
     count_parameters,
+    names_for_rates,
     with_drop_path,
 )
 from coterie.training.distribution import make_accelerator, only_training, share_choice
@@ -157,6 +158,7 @@ def settle(method: Method, setting: Setting) -> tuple[Method, Stage, Iterator[St
     facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first, method, task))
     setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
     check_soft_targets(method, setting.recipe)
+    setting = replace(setting, names=names_for_rates(method, task, setting.recipe))
     check_patience(options, setting.recipe)
     return method, first, stages, setting
 

@@ -88,6 +88,7 @@ def recipe_line(recipe: Recipe, network: Backbone, stage: Stage) -> str:
     parts = [recipe.optimiser, f"peak rate {recipe.learning_rate:g}", schedule]
     if recipe.first_layer_rate < 1:
         parts.append(f"the first layer at {recipe.first_layer_rate:g} of it")
+    parts += [f"{pattern} at {factor:g} times it" for pattern, factor in recipe.layer_rates.items()]
     parts += [*_labels(recipe), *_images(recipe)]
     if network.drop_path:
         parts.append(f"drop path {network.drop_path:g}")

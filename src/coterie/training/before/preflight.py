@@ -1,5 +1,6 @@
 """What is found before a training begins rather than in it, or at its end."""
 
+from collections.abc import Set
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from coterie.errors import UserError, unknown_name
 from coterie.functional import check_soft_labels
 from coterie.methods import Method, OnlineMethod, Stage, Task
 from coterie.networks.fitting import check_logits, check_writable
+from coterie.networks.parameters import matching, own_parameters
 from coterie.networks.zoo import Backbone
 from coterie.recipes import Recipe
 from coterie.training.options import TrainingOptions
@@ -91,13 +93,31 @@ def count_parameters(stage: Stage, method: Method, task: Task) -> int:
     """Of the network that is handed back in the end, whatever a first stage trains: a teacher, or a teacher's probe."""
     network = next(iter(stage.deliver.values()), None)
     if network is None:
-        backbone = Backbone.of(method.network)
-        if isinstance(backbone.source, nn.Module):
-            network = backbone.source
-        else:
-            with torch.random.fork_rng(devices=[]):
-                network = backbone.build_fresh(task.num_classes, task.channels, task.image_size)
+        network = _own_network(method, task)
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def names_for_rates(method: Method, task: Task, recipe: Recipe) -> Set[str]:
+    """The names of the parameters of the method's network, where the recipe has rates for some of them; else none.
+
+    Raises:
+        UserError: A pattern of the recipe matches no parameter.
+    """
+    if not recipe.layer_rates:
+        return frozenset()
+    parameters = own_parameters(_own_network(method, task))
+    for pattern in recipe.layer_rates:
+        matching(parameters, pattern, "⟨recipe.layer_rates⟩")
+    return frozenset(parameters)
+
+
+def _own_network(method: Method, task: Task) -> nn.Module:
+    """The method's network as it is before training: one of the user's own, or another one like it."""
+    backbone = Backbone.of(method.network)
+    if isinstance(backbone.source, nn.Module):
+        return backbone.source
+    with torch.random.fork_rng(devices=[]):
+        return backbone.build_fresh(task.num_classes, task.channels, task.image_size)
 
 
 def with_drop_path(method: Method, recipe: Recipe) -> Method:

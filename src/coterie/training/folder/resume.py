@@ -99,6 +99,8 @@ _UNWRITTEN = {
     **{f"recipe.{name}": value for name, value in asdict(Recipe()).items()},
 }
 
+_WHOLE = ("method.epochs", "recipe.layer_rates")  # whose keys are the user's own
+
 
 def check_resumable(path: Path, now: Mapping[str, Any], before: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Refuse to go on with a run under options that make it another training.
@@ -123,7 +125,7 @@ def check_resumable(path: Path, now: Mapping[str, Any], before: Mapping[str, Any
 
 
 def _differences(now: Any, before: Any, option: str = "") -> list[tuple[str, Any, Any]]:
-    if isinstance(now, dict) and isinstance(before, dict):
+    if isinstance(now, dict) and isinstance(before, dict) and option not in _WHOLE:
         differences = []
         for key in [*now, *(key for key in before if key not in now)]:
             place = f"{option}.{key}".lstrip(".")

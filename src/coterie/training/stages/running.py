@@ -31,7 +31,7 @@ from coterie.training.stages.batch_norm import sync_batch_norm
 from coterie.training.stages.capture import Recorder, Step
 from coterie.training.stages.feeding import feed, near
 from coterie.training.stages.memory import find_parts
-from coterie.training.stages.rates import depths_of
+from coterie.training.stages.rates import factors_of
 from coterie.training.stages.setting import Meter, Setting
 
 
@@ -57,7 +57,7 @@ class StageRun:
         accelerator = setting.accelerator
         self.data = near(setting.data, accelerator.device)
         place(stage, accelerator.device)
-        make_optimiser = partial(setting.recipe.make_optimiser, depths=depths_of(stage, setting))
+        make_optimiser = partial(setting.recipe.make_optimiser, factors=factors_of(stage, setting))
         self.averages = make_averages(stage, setting.recipe, earlier or Earlier())
         if setting.options.compile and stage.network is not None:
             stage.network.compile()

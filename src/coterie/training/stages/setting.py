@@ -1,5 +1,6 @@
 """What every stage of a run has in common, and sums over an epoch."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,18 @@ from coterie.training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class Setting:
-    """What every stage of a run has in common."""
+    """What every stage of a run has in common.
+
+    Attributes:
+        names: Of the parameters of the method's network, where the recipe has rates for some of them; else empty.
+    """
 
     data: ImageData
     accelerator: Accelerator
     recipe: Recipe
     options: TrainingOptions
     reporter: Reporter
+    names: Set[str] = frozenset()
 
     @property
     def batch_size(self) -> int:
