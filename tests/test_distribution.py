@@ -69,7 +69,12 @@ def test_two_processes_train_the_same_weights_as_one(name, trained, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("name", "where"), [("mutual", "epoch 2, step 5 of stage train"), ("average", "epoch 3, step 2 of stage train")]
+    ("name", "where"),
+    [
+        ("mutual", "epoch 2, step 5 of stage train"),
+        ("average", "epoch 3, step 2 of stage train"),
+        ("synced_average", "epoch 3, step 2 of stage train"),
+    ],
 )
 def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
     place = trained[0] / name
@@ -78,6 +83,11 @@ def test_two_processes_stop_together_and_resume_exactly(name, where, trained):
     whole, cut = coterie.Run(place / "whole"), coterie.Run(place / "cut")
     assert same(whole, cut)
     assert comparable(whole.metrics) == comparable(cut.metrics)
+
+
+def test_batch_norm_of_all_processes_trains_other_weights_than_that_of_each(trained):
+    each, every = (coterie.Run(trained[0] / name / "whole") for name in ("average", "synced_average"))
+    assert not same(each, every)
 
 
 def test_two_processes_go_on_from_a_run_as_one_does(trained, tmp_path):

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -12,18 +13,20 @@ from coterie import cli
 from coterie.methods import Kd, One, Pcl
 from coterie.networks import Backbone
 from coterie.networks.checkpointing import Blocks
+from coterie.outputs import Batch
 from coterie.recipes import Recipe
 from coterie.training import Interrupted
 from coterie.training.stages import memory
 from toys import Average, Mutual, go, plain
 
 
-def stopped_and_resumed(toy, data, place, batch_size):
+def stopped_and_resumed(toy, data, place, batch_size, **more):
     """A run left alone, and one that the second process alone is told to stop: both must, and write one checkpoint."""
-    go(toy(network="resnet8"), data, place / "whole", batch_size=batch_size)
+    more["batch_size"] = batch_size
+    go(toy(network="resnet8"), data, place / "whole", **more)
     rank = torch.distributed.get_rank()
     try:
-        go(toy(network="resnet8", stop=3 if rank == 1 else 1000), data, place / "cut", batch_size=batch_size)
+        go(toy(network="resnet8", stop=3 if rank == 1 else 1000), data, place / "cut", **more)
     except Interrupted as stopped:
         (place / f"stopped{rank}").write_text(str(stopped))
     torch.distributed.barrier()
@@ -31,7 +34,7 @@ def stopped_and_resumed(toy, data, place, batch_size):
         config = place / "cut" / "config.yaml"
         config.write_text(config.read_text().replace("stop: 1000", "stop: null"))
     torch.distributed.barrier()
-    go(toy(network="resnet8"), data, place / "cut", resume=True, batch_size=batch_size)
+    go(toy(network="resnet8"), data, place / "cut", resume=True, **more)
 
 
 def averaged(data, place):
@@ -96,6 +99,12 @@ CASES = {
     "parts": ({}, Recipe(clip_norm=1.0), {"accumulate": 3}),
     "checkpointed": ({}, None),
     "synced": ({"gate": "relu-softmax"}, Recipe(learning_rate=0.02), {"sync_batch_norm": True}),
+    "synced_parts": (
+        {"gate": "relu-softmax"},
+        Recipe(learning_rate=0.02),
+        {"sync_batch_norm": True, "accumulate": 2, "train_samples": 160},
+    ),
+    "rates": ({}, Recipe(layer_rates={"0.*": 0.2, "4.*": 3.0}, first_layer_rate=0.5)),
     "odd": ({}, None, {"accumulate": 2, "batch_size": 79}),  # of the last seven images one process has three
     "frozen": ({}, None),
     "memory": ({}, None, {"accumulate": "auto"}),
@@ -129,7 +138,22 @@ def frozen():
     return Backbone(plain(), freeze="0.*")
 
 
-NETWORKS = {"frozen": frozen, "checkpointed": blocks, "memory": small, "synced": normed}
+NETWORKS = {"frozen": frozen, "checkpointed": blocks, "memory": small, "synced": normed, "synced_parts": normed}
+
+
+_parts = Batch.parts
+
+
+def parts_of_both(batch, count):
+    """A batch in the parts that two processes compute at the same time, each of its own half of the images."""
+
+    def joined(number, halves):
+        views = tuple(torch.cat(both) for both in zip(*(half.views for half in halves), strict=True))
+        labels, indices = (torch.cat([getattr(half, name) for half in halves]) for name in ("labels", "indices"))
+        return Batch(views, labels, indices, batch.progress, number)
+
+    first, second = (_parts(half, count) for half in _parts(batch, 2))
+    return [joined(*each) for each in enumerate(zip(first, second, strict=True))]
 
 
 def train_case(name, out):
@@ -138,11 +162,13 @@ def train_case(name, out):
     more = {"batch_size": 40} | (training[0] if training else {})
     if not torch.distributed.is_initialized():
         more.pop("sync_batch_norm", None)  # which is for several processes
-    digits = coterie.data.load(
-        "digits", train_samples=165, test_samples=101, validation=0.2 if "patience" in more else 0.0
-    )
+    samples = {"train_samples": more.pop("train_samples", 165), "test_samples": 101}
+    digits = coterie.data.load("digits", validation=0.2 if "patience" in more else 0.0, **samples)
     method = One(network=NETWORKS.get(name, plain)(), at="1", **{"gate": "uniform"} | options)
-    return go(method, digits, out, recipe=recipe, **more)
+    with pytest.MonkeyPatch.context() as patch:
+        if name == "synced_parts" and not torch.distributed.is_initialized():
+            patch.setattr(Batch, "parts", parts_of_both)
+        return go(method, digits, out, recipe=recipe, **more)
 
 
 def gone_on(data, place):
@@ -161,6 +187,7 @@ def main(place: Path) -> None:
         train_case(name, place / name)
     stopped_and_resumed(Mutual, digits, place / "mutual", 33)
     stopped_and_resumed(Average, digits, place / "average", 50)
+    stopped_and_resumed(Average, digits, place / "synced_average", 50, sync_batch_norm=True)
     averaged(digits, place)
     gone_on(digits, place / "gone_on")
     gradients(place)
