@@ -11,6 +11,7 @@ from rich.table import Table
 
 from coterie.cli.arguments import new_file, new_parser
 from coterie.cli.runs import ROOT
+from coterie.console.counting import show_counts
 from coterie.console.tables import table_console
 from coterie.console.terminal import printable, say
 from coterie.deploy.speed import Form, bench
@@ -35,14 +36,15 @@ def run_bench(given: Namespace) -> None:
     out = None if given.out is None else new_file(given.out, ".json", "out")
     plot = None if given.plot is None else new_file(given.plot, ".svg", "plot")
     root = {} if given.data.root is None else {"root": given.data.root}
-    forms = bench(
-        given.sources,
-        batch_sizes=given.batch_sizes,
-        threads=given.threads,
-        seconds=given.seconds,
-        progress=True,
-        **root,
-    )
+    with show_counts():
+        forms = bench(
+            given.sources,
+            batch_sizes=given.batch_sizes,
+            threads=given.threads,
+            seconds=given.seconds,
+            progress=True,
+            **root,
+        )
     print_forms(forms)
     if out is not None:
         write_text(out, json.dumps([asdict(form) for form in forms], indent=1, ensure_ascii=False) + "\n")

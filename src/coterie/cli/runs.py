@@ -11,6 +11,7 @@ from rich.table import Table
 
 import coterie
 from coterie.cli.arguments import find_method, new_parser
+from coterie.console.counting import show_counts
 from coterie.console.tables import table_console
 from coterie.console.terminal import printable, say
 from coterie.data import DATASETS
@@ -83,17 +84,18 @@ def export_parser(given: list[str]) -> ArgumentParser:
 
 def run_export(given: Namespace) -> None:
     """Write the file and say how close it is."""
-    done = coterie.export(
-        open_run(given.run, given),
-        given.format,
-        given.out,
-        given.student,
-        with_preprocessing=given.with_preprocessing,
-        tolerance=given.tolerance,
-        license=given.license,
-        push_to_hub=given.push_to_hub,
-        **data_options(given),
-    )
+    with show_counts():
+        done = coterie.export(
+            open_run(given.run, given),
+            given.format,
+            given.out,
+            given.student,
+            with_preprocessing=given.with_preprocessing,
+            tolerance=given.tolerance,
+            license=given.license,
+            push_to_hub=given.push_to_hub,
+            **data_options(given),
+        )
     say(
         f"{done.path}: checked on {done.images} test images: largest difference {done.difference:.2g}, top-1 agrees on "
         f"{100 * done.agreement:.4g} %, error {done.error_change:+.2f} points"

@@ -19,7 +19,7 @@ class _Labelled(Protocol):
     def labels(self) -> Sized: ...
 
 
-Batched = TypeVar("Batched", bound=_Labelled)
+Batched = TypeVar("Batched", bound=_Labelled | Sized)
 
 _counts: ContextVar[bool] = ContextVar("counts", default=False)
 
@@ -78,11 +78,11 @@ class Counter:
 
 
 def counted(batches: Iterator[Batched], total: int) -> Iterator[Batched]:
-    """The same batches, of so many images in all, counted on the terminal inside :func:`show_counts`."""
+    """The same batches, with labels or of images alone, so many images in all, counted inside :func:`show_counts`."""
     if not _counts.get():
         yield from batches
         return
     with Counter("images", total) as counter:
         for batch in batches:
             yield batch
-            counter.advance(len(batch.labels))
+            counter.advance(len(batch if isinstance(batch, Sized) else batch.labels))

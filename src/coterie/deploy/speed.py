@@ -18,6 +18,7 @@ from torch import Tensor
 
 from coterie.bounds import Bounds
 from coterie.checking import check_value
+from coterie.console.counting import counted
 from coterie.data import evaluation_batches
 from coterie.deploy.forms import Runnable, as_onnx, memory_of, of_file, of_run
 from coterie.deploy.opening import is_exported
@@ -145,7 +146,7 @@ def _error(form: Runnable, run: Run | None, options: Mapping[str, Any]) -> tuple
         return known, False
     data = run.data(**options)
     logits, labels = [], []
-    for batch in evaluation_batches(data, data.test):
+    for batch in counted(evaluation_batches(data, data.test), len(data.test)):
         logits.append(form.network(batch.images.contiguous(), torch.get_num_threads()))
         labels.append(batch.labels)
     return errors_and_nll(torch.cat(logits), torch.cat(labels))["error"], True

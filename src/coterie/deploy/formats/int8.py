@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from coterie.console.counting import counted
 from coterie.data import evaluation_batches
 from coterie.deploy.formats.base import Deliverable, Logits, Written
 from coterie.deploy.formats.fresh import WITH_ONNX, run_afresh
@@ -88,7 +89,7 @@ def _quantise(source: Path, target: Path, batches: Sequence[np.ndarray[Any, Any]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches = iter(batches)
+            self.batches = counted(iter(batches), sum(map(len, batches)))
 
         def get_next(self) -> Mapping[str, Any] | None:
             batch = next(self.batches, None)
@@ -109,14 +110,11 @@ def _quantise(source: Path, target: Path, batches: Sequence[np.ndarray[Any, Any]
 def _lost(deliverable: Deliverable, path: Path) -> float:
     """By how many points top-1 fell."""
     session = onnx_session(path)
-    parts = [session.run(None, {"images": part.contiguous().numpy()})[0] for part in _split(deliverable.images)]
+    batches = counted(iter(torch.split(deliverable.images, _BATCH)), len(deliverable.images))
+    parts = [session.run(None, {"images": part.contiguous().numpy()})[0] for part in batches]
     said, before = np.concatenate(parts).argmax(1), deliverable.logits.argmax(1).numpy()
     labels = deliverable.labels.numpy()
     return 100 * float((before == labels).mean() - (said == labels).mean())
-
-
-def _split(images: Tensor) -> Sequence[Tensor]:
-    return torch.split(images, _BATCH)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from coterie.console.counting import counted
 from coterie.data import ImageData, Images, decode, evaluation_batches
 from coterie.data.base import Streaming
 from coterie.data.pixels import decode_image
@@ -47,9 +48,11 @@ def deliverable_of(run: Run, student: str | None, count: int, whole: bool, optio
         images = torch.cat([prepared(image, card) for image in originals])
     else:
         originals = None
-        images = torch.cat([batch.images for batch in evaluation_batches(data, test, batch_size=_BATCH)])
+        batches = counted(evaluation_batches(data, test, batch_size=_BATCH), len(test))
+        images = torch.cat([batch.images for batch in batches])
     with torch.inference_mode():
-        logits = torch.cat([Logits(network)(part) for part in torch.split(images, _BATCH)])
+        parts = counted(iter(torch.split(images, _BATCH)), len(images))
+        logits = torch.cat([Logits(network)(part) for part in parts])
     return Deliverable(run, name, network, card, data, images, labels, logits, originals)
 
 
