@@ -99,7 +99,7 @@ def test_a_student_is_delivered_alone_and_its_teachers_are_said(digits, tmp_path
         [row[f"test_error_teacher{i}"] for row in run.metrics if f"test_error_teacher{i}" in row][-1] for i in (1, 2)
     ]
     said = " ".join(capsys.readouterr().err.split())
-    assert f"teachers: test error % {last[0]:.2f} {last[1]:.2f}, together" in said
+    assert f"teachers: test error {last[0]:.2f} %, {last[1]:.2f} %, together" in said
     assert coterie.evaluate(run)["error"] == run.card["test"]["target"]["error"]
 
 

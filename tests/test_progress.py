@@ -11,12 +11,18 @@ import sys
 import termios
 
 import pytest
+import torch
 
 import coterie
+import coterie.deploy.speed
 from coterie.cli import main
 from coterie.console import counting, time_left
 from coterie.console.progress import Reporter, StageState, bar_line, epoch_line
 from coterie.console.time_left import Watch, clock
+from coterie.methods import Vanilla
+from coterie.recipes import Recipe
+from resuming import resumes_exactly
+from toys import go
 
 ROWS = [
     {
@@ -247,6 +253,44 @@ def test_the_bar_is_drawn_within_the_terminal(width, monkeypatch):
     assert not reporter.wants_detail
 
 
+def test_an_average_that_is_delivered_stands_first_once_there_is_one():
+    first = {**ROWS[-1], "epoch": 1}
+    second = {**ROWS[-1], "epoch": 2, "test_error_target-average": 25.0, "test_error_ensemble-average": 24.0}
+    shown = StageState("train", 30, Fixed(), rows=[first, second], delivered="target-average")
+    line = epoch_line(shown)
+    assert "left  test error of target-average 25.00 %  best 25.00 in epoch 2  loss" in line
+    assert "test error of target 28.50 %, branch1 29.50 %, branch2 29.75 %" in line
+    assert line.endswith(", ensemble 26.00 %, ensemble-average 24.00 %")
+    assert "best test error of target-average 25.00 %" in bar_line(shown, 200)
+    shown.rows = [first]
+    assert "left  test error 28.50 %" in epoch_line(shown)
+
+
+@pytest.mark.parametrize(("deliver", "first"), [("average", "test error of target-average "), ("last", "test error ")])
+def test_the_line_of_an_epoch_begins_with_the_error_of_what_is_delivered(deliver, first, digits, tmp_path, capsys):
+    recipe = Recipe(average="ema", deliver=deliver)
+    run = go(Vanilla(network="resnet8"), digits, tmp_path / "run", epochs=1, recipe=recipe, progress=True)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("train epoch 1/1")]
+    error = run.card["test"][run.card["deliverables"][0]]["error"]
+    assert f"  {first}{error:.2f} %  best" in line
+
+
+def test_the_rate_of_an_epoch_is_that_of_its_last_step(digits, tmp_path):
+    assert resumes_exactly(lambda: Vanilla(network="resnet8"), digits, tmp_path, "train", 5)  # the end of an epoch
+    rates = [row["learning_rate"] for row in coterie.Run(tmp_path / "whole").metrics]
+    steps = 10
+    recipe = Recipe()
+    optimiser = recipe.make_optimiser([torch.nn.Parameter(torch.zeros(2, 2))])
+    schedule = recipe.make_schedule(optimiser, steps)
+    of_steps = []
+    for _ in range(steps):
+        of_steps.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    assert rates == pytest.approx([of_steps[4], of_steps[9]])
+    assert rates[-1] > 0
+
+
 def test_evaluate_counts_its_images_on_a_terminal_and_a_function_does_not(finished, monkeypatch):
     monkeypatch.setattr(counting, "_PATIENCE", -1.0)
     monkeypatch.setenv("TERM", "xterm")
@@ -258,3 +302,22 @@ def test_evaluate_counts_its_images_on_a_terminal_and_a_function_does_not(finish
         monkeypatch.setattr(sys, "stderr", screen)
         act()
         assert ("100/100" in screen.getvalue()) == shown
+
+
+@pytest.mark.parametrize(
+    ("line", "counts"),
+    [
+        (["export", "--format", "safetensors", "--out", "net.safetensors"], ["100/100"]),
+        (["export", "--format", "onnx-int8", "--out", "net.onnx", "--tolerance", "100"], ["160/160", "100/100"]),
+        (["bench", "--batch_sizes", "1", "--seconds", "0.01"], ["100/100"]),
+    ],
+)
+def test_export_and_bench_count_their_images_on_a_terminal(line, counts, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "_PATIENCE", -1.0)
+    monkeypatch.setattr(coterie.deploy.speed, "as_onnx", lambda *_: [])  # an ONNX file takes seconds, and no count
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.chdir(tmp_path)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    main([line[0], str(finished.path), *line[1:]])
+    assert all(count in screen.getvalue() for count in counts)

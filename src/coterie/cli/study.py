@@ -166,10 +166,10 @@ def _line(result: Result) -> str:
     name = "/".join(map(str, result.key))
     if result.failed is not None:
         return f"{name}: failed: {result.failed}"
-    errors = " ".join(
-        f"{part} {figures['error']:.2f}" for part, figures in result.measured.items() if "error" in figures
+    errors = ", ".join(
+        f"{part} {figures['error']:.2f} %" for part, figures in result.measured.items() if "error" in figures
     )
-    return f"{name}: {f'error % {errors}  ' if errors else ''}{result.seconds:.0f} s"
+    return f"{name}: {f'error of {errors}  ' if errors else ''}{result.seconds:.0f} s"
 
 
 def _plan(

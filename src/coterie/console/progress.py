@@ -30,6 +30,7 @@ class StageState:
         place: Among the run's stages, such as ``stage 1 of 2``; empty where it is the only one.
         figures: Of the current epoch so far.
         rows: The run's epochs.
+        delivered: The peer, or its average, whose errors stand first as soon as it has some; empty for the first peer.
     """
 
     name: str
@@ -38,6 +39,12 @@ class StageState:
     place: str = ""
     figures: Row = field(default_factory=dict)
     rows: Sequence[Row] = ()
+    delivered: str = ""
+
+    def measured(self, row: Row, split: str) -> list[str]:
+        """The errors of a row on a split's images, the most important first."""
+        errors = _errors(row, split)
+        return sorted(errors, key=lambda key: key != f"{split}_error_{self.delivered}")
 
     def left(self, short: bool = False) -> str:
         """The time until the end of the run, or that until the end of the stage where no more is known."""
@@ -159,8 +166,8 @@ def _bar(share: float, length: int, ascii_only: bool) -> str:
 def _lowest(state: StageState) -> list[str]:
     """The lowest measured error of the stage so far; nothing before the first one."""
     rows = [row for row in state.rows if row["stage"] == state.name]
-    key = next((key for row in reversed(rows) if (key := _key(row)) is not None), None)
-    return [] if key is None else [f"best {_error(key, min(float(row[key]) for row in rows if key in row))}"]
+    key = next((key for row in reversed(rows) if (key := _key(state, row)) is not None), None)
+    return [] if key is None else [f"best {_measured(state, key, min(float(row[key]) for row in rows if key in row))}"]
 
 
 def _trained(state: StageState) -> list[str]:
@@ -178,9 +185,9 @@ def _trained(state: StageState) -> list[str]:
     ]
 
 
-def _key(row: Row) -> str | None:
-    """The error that tells epochs apart: of the first peer, on the images that choose the epoch where there are any."""
-    return next((key for split in ("validation", "test") for key in _errors(row, split)), None)
+def _key(state: StageState, row: Row) -> str | None:
+    """The error that tells epochs apart: of what is delivered, on the images that choose the epoch if there are any."""
+    return next((key for split in ("validation", "test") for key in state.measured(row, split)), None)
 
 
 def _errors(row: Row, split: str) -> list[str]:
@@ -193,11 +200,17 @@ def _error(key: str, value: float | int | str) -> str:
     return f"{split} error {value:.2f} %"
 
 
+def _measured(state: StageState, key: str, value: float | int | str) -> str:
+    """An error that stands first, with whose it is where that is not the first peer."""
+    split, _, name = key.partition("_error_")
+    return f"{split} error of {name} {value:.2f} %" if name == state.delivered else _error(key, value)
+
+
 def epoch_line(state: StageState, width: int | None = None) -> str:
     """The last of a run's epochs in a line, the most important first.
 
-    Epoch, time left, the first peer's error and its lowest so far; then loss, rate, training error and speed; then the
-    errors of the others.
+    Epoch, time left, the error of what is delivered and its lowest so far; then loss, rate, training error and speed;
+    then the errors of the others.
 
     Args:
         state: Of the stage, whose last row is the epoch's.
@@ -207,15 +220,15 @@ def epoch_line(state: StageState, width: int | None = None) -> str:
     parts = [f"{printable(state.name)} epoch {row['epoch']}/{state.epochs}"]
     if state.watch.left() is not None:
         parts.append(state.left(short))
-    for key in _errors(row, "validation")[:1] + _errors(row, "test")[:1]:
-        parts.append(_error(key, row[key]))
-        if key == _key(row):
+    for key in state.measured(row, "validation")[:1] + state.measured(row, "test")[:1]:
+        parts.append(_measured(state, key, row[key]))
+        if key == _key(state, row):
             parts.append(_best(state, key, short))
     parts += [f"loss {row['loss']:.4f}", f"rate {row['learning_rate']:.2g}"]
     parts += [_error(key, row[key]) for key in _errors(row, "train")[:1]]
     parts.append(f"{row['images_per_second']:,.0f} images/s")
     for split in ("validation", "test"):
-        if others := _errors(row, split)[1:]:
+        if others := state.measured(row, split)[1:]:
             errors = (f"{key.removeprefix(f'{split}_error_')} {row[key]:.2f} %" for key in others)
             parts.append(f"{split} error of {', '.join(errors)}")
     while width is not None and len("  ".join(parts)) > width:

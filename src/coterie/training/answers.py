@@ -46,10 +46,10 @@ def prepare(teacher: Teacher, setting: Setting, folder: Path, begun: bool) -> No
     with autocast(accelerator.device, setting.options.precision):
         if not begun:
             found = predict_split(_Group(teacher), data, "test", accelerator)
-            errors = [f"{errors_and_nll(peer, found.labels)['error']:.2f}" for peer in found.logits.unbind(1)]
-            said = f"teacher{'s' if len(errors) > 1 else ''}: test error % {' '.join(errors)}"
+            errors = [f"{errors_and_nll(peer, found.labels)['error']:.2f} %" for peer in found.logits.unbind(1)]
+            said = f"teacher{'s' if len(errors) > 1 else ''}: test error {', '.join(errors)}"
             if len(errors) > 1 and found.ensemble is not None:
-                said += f", together {errors_and_nll(found.ensemble, found.labels)['error']:.2f}"
+                said += f", together {errors_and_nll(found.ensemble, found.labels)['error']:.2f} %"
             setting.reporter.say(said)
         size = 4 * len(data.train) * len(teacher.members) * len(data.classes)
         fixed = data.augment == "none" and not setting.recipe.mixing.mixes  # of a mixed image no answer was remembered

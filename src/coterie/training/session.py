@@ -135,7 +135,10 @@ class Session:
         place = "" if index + left == 1 else f"stage {index + 1} of {index + left}"
         later = left - 1 if left == 1 or are_alike(self.method) else None
         watch = Watch(running.total_steps, running.steps_done, later)
-        with setting.reporter.stage(StageState(stage.name, epochs, watch, place, rows=self.rows)):
+        chosen = setting.data.validation is not None and stage.selects  # then both are candidates until the end
+        averaged = setting.recipe.deliver == "average" and running.averages is not None and not chosen
+        first = stage.peers[0] + AVERAGE if averaged else ""
+        with setting.reporter.stage(StageState(stage.name, epochs, watch, place, rows=self.rows, delivered=first)):
             pace = Pace(running, self.method) if self.announces else None
             while running.epoch < epochs and not self._has_waited(running):
                 self._train_epoch(running, pace)

@@ -54,6 +54,7 @@ class SavedStage(TypedDict):
 
     Attributes:
         parts: That a batch is computed in.
+        rate: Of the last step, the highest of all parameters.
         best: The epoch that the validation split chose, its error, and whether (1 or 0) it is the average's, where
             there is one; empty without a validation split.
         data: Which images are trained and measured on, see :func:`describe_data`.
@@ -65,6 +66,7 @@ class SavedStage(TypedDict):
     seconds: NonNegative
     flops_per_image: float | None
     parts: NotRequired[int | None]
+    rate: NotRequired[NonNegative]
     sums: dict[str, Tensor]
     modules: dict[str, dict[str, Any]]
     optimisers: list[dict[str, Any]]

@@ -1,11 +1,12 @@
 """Which parameters of a stage have rates of their own."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from fnmatch import fnmatch
 from math import prod
 
 import numpy as np
 from torch import nn
+from torch.optim import Optimizer
 
 from coterie.data.transforms import normalise, resized
 from coterie.errors import UserError
@@ -38,6 +39,11 @@ def factors_of(stage: Stage, setting: Setting) -> dict[nn.Parameter, float]:
         own = [factor for pattern, factor in setting.recipe.layer_rates.items() if fnmatch(name, pattern)]
         factors[parameter] = factors.get(parameter, 1.0) * prod(own)
     return factors
+
+
+def highest_rate(optimisers: Sequence[Optimizer]) -> float:
+    """The highest rate now: of a method's small helpers, such as discriminators, it may be lower."""
+    return max(group["lr"] for optimiser in optimisers for group in optimiser.param_groups)
 
 
 def _copies(module: nn.Module, names: Set[str]) -> Iterator[nn.Module]:

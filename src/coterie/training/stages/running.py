@@ -31,7 +31,7 @@ from coterie.training.stages.batch_norm import sync_batch_norm
 from coterie.training.stages.capture import Recorder, Step
 from coterie.training.stages.feeding import feed, near
 from coterie.training.stages.memory import find_parts
-from coterie.training.stages.rates import factors_of
+from coterie.training.stages.rates import factors_of, highest_rate
 from coterie.training.stages.setting import Meter, Setting
 
 
@@ -72,6 +72,7 @@ class StageRun:
         self.schedules: list[LRScheduler] = [
             make_schedule(optimiser, self.total_steps) for optimiser in self.optimisers
         ]
+        self.rate = highest_rate(self.optimisers)  # of the last step
         self.take_turns: Step = self._take_turns
         if setting.options.capture:
             self.take_turns = Recorder(self._take_turns, self.optimisers, accelerator.device, setting.reporter.say)
@@ -110,6 +111,7 @@ class StageRun:
             "seconds": self.seconds,
             "flops_per_image": self.flops_per_image,
             "parts": self.parts,
+            "rate": self.rate,
             "sums": sum_over_processes(self.meter.sums, self.setting.accelerator),
             "modules": states_of(self.modules()),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -133,6 +135,7 @@ class StageRun:
         self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
         self.flops_per_image = state["flops_per_image"]
         self.parts = state.get("parts", self.parts)
+        self.rate = state.get("rate", highest_rate(self.optimisers))
         accelerator = self.setting.accelerator
         # The saved sums are of all processes: the first goes on from them, the others from zero.
         mine = 1 if accelerator.is_main_process else 0
@@ -161,6 +164,7 @@ class StageRun:
 
     def _train(self, batch: Batch) -> None:
         self.take_turns(batch)
+        self.rate = highest_rate(self.optimisers)
         for schedule in self.schedules:
             schedule.step()
         if self.stage.hooks.after_step is not None:
@@ -251,8 +255,7 @@ class StageRun:
         return {
             "stage": self.stage.name,
             "epoch": self.epoch + 1,
-            # Of a method's small helpers, such as discriminators, the rate may be lower.
-            "learning_rate": max(group["lr"] for optimiser in self.optimisers for group in optimiser.param_groups),
+            "learning_rate": self.rate,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(images / max(self.seconds, 1e-9), 1),
             "loss": loss,
