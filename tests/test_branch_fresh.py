@@ -192,6 +192,7 @@ class Logits(nn.Module):
         return self.model(pixel_values=images).logits
 
 
+@pytest.mark.libraries
 def test_hugging_faces_models_start_as_they_initialise_themselves():
     config = ViTConfig(
         hidden_size=48,

@@ -38,6 +38,7 @@ def refused(capsys, *arguments):
     return error
 
 
+@pytest.mark.libraries
 def test_train_evaluate_export_predict_and_report(tmp_path, capsys):
     out = tmp_path / "one"
     main([*TRAIN, "--method", "one", "--method.num_branches", "2", "--epochs", "2", "--out", str(out)])

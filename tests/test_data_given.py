@@ -91,6 +91,7 @@ def test_sizes_channels_and_names_of_a_data_set():
     assert from_dataset(Uneven(), channels=3).train.data.shape[1:] == (256, 256, 3)  # kept larger, to be cropped
 
 
+@pytest.mark.libraries
 def test_a_data_set_of_hugging_face():
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(

@@ -130,6 +130,7 @@ def test_torchs_own_wrapper_has_the_gradients_of_the_whole_batch_in_each_process
         torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.libraries
 def test_the_command_line_trains_one_in_two_processes(trained):
     place, (first, second) = trained
     assert "done; next" in first

@@ -64,6 +64,7 @@ def test_plain_pytorch_saves_a_plain_state_dict(tmp_path, capsys):
     assert torch.equal(plain.eval()(images), model.eval()(images))
 
 
+@pytest.mark.libraries
 @pytest.mark.filterwarnings("ignore")  # Lightning's own, of few workers and short epochs
 def test_lightning_trains_the_model_itself(tmp_path):
     lightning = load("lightning_module")
@@ -75,6 +76,7 @@ def test_lightning_trains_the_model_itself(tmp_path):
     small_resnet().load_state_dict(model.state_dict())
 
 
+@pytest.mark.libraries
 def test_hugging_face_gets_its_model_back_and_reloads_it(tmp_path):
     from transformers import ResNetForImageClassification
 

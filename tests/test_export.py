@@ -26,6 +26,7 @@ def here(monkeypatch):
         monkeypatch.setattr(module, "run_afresh", run_here)
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize("family", ["cifar resnet", *NETWORKS])
 def test_every_format_gives_what_the_network_gives(family, run_named, tmp_path, here):
     run = run_named(*NETWORKS.get(family, ("resnet8", 3)))

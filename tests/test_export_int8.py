@@ -13,6 +13,7 @@ from coterie.deploy.formats import int8
 from exporting import NETWORKS, run_here
 
 
+@pytest.mark.libraries
 def test_a_file_of_8_bits_says_nearly_what_its_network_says(finished, tmp_path):
     done = coterie.export(finished, "onnx-int8", tmp_path / "net.onnx", tolerance=5)
     assert done.images == 100  # all of them

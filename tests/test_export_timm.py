@@ -110,7 +110,8 @@ def test_what_timm_cannot_build_is_refused_and_nothing_is_left(finished, framed,
 def test_a_pruned_network_and_a_changed_one_are_refused(framed, tmp_path, digits):
     network = timm.create_model("resnet10t", num_classes=10, in_chans=1)
     network.conv1[0] = torch.nn.Conv2d(1, 24, 5, 2, 2, bias=False)  # timm builds one of 3x3
-    run = go(Vanilla(network=network), digits, tmp_path / "changed", epochs=1)
+    # In bfloat16 oneDNN leaves part of a strided convolution's gradient unwritten on 1x1 maps: now and then it is NaN.
+    run = go(Vanilla(network=network), digits, tmp_path / "changed", epochs=1, precision="fp32")
     with pytest.raises(UserError, match=r"net: cannot be opened without coterie \(RuntimeError: .*\); not written"):
         coterie.export(run, "timm", tmp_path / "net")
     run = coterie.Run(run.path, network=network)

@@ -157,6 +157,7 @@ def test_a_split_is_drawn_in_its_own_families_alone():
     assert not torch.equal(images["test"], again["test"])
 
 
+@pytest.mark.libraries
 def test_the_images_are_a_function_of_seed_and_character(drawn):
     again = glyphs.draw(SMALL, paths())
     assert torch.equal(drawn["train"], again["train"])

@@ -16,6 +16,8 @@ from coterie.data.transforms import before_crop
 from coterie.networks import NETWORKS, Backbone, build, libraries, names, zoo
 from coterie.networks.zoo import Preprocessing
 
+pytestmark = pytest.mark.libraries
+
 
 def tiny(num_classes, in_channels):
     return nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))

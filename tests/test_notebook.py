@@ -24,6 +24,7 @@ def shown(tmp_path_factory):
     return [cell.outputs for cell in book.cells]
 
 
+@pytest.mark.libraries
 def test_a_cell_that_trains_shows_a_line_an_epoch_and_one_that_moves(shown):
     texts = [output.text for output in shown[0] if output.output_type == "stream"]
     assert {output.name for output in shown[0] if output.output_type == "stream"} == {"stdout"}  # no red, no warnings

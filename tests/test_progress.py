@@ -214,6 +214,7 @@ def on_a_terminal(command, columns):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed.decode())
 
 
+@pytest.mark.libraries
 def test_a_training_at_80_columns_fits_them(tmp_path):
     command = f"{sys.executable} -m coterie train --method one --method.num_branches 4 --network resnet8 --data digits"
     command += f" --data.train_samples 160 --epochs 2 --batch_size 32 --threads 1 --out {tmp_path / 'run'}"
@@ -234,6 +235,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize("width", [60, 80])
 def test_the_bar_is_drawn_within_the_terminal(width, monkeypatch):
     screen = Terminal()

@@ -175,6 +175,7 @@ def test_groups_and_counts(name, channels):
     assert groups.cost(everything(groups), "params") == counted.parameters
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize(
     "name", ["resnet20", "torchvision/mobilenet_v2", "torchvision/vgg11_bn", "timm/resnet18", "densenet-bc-100-12"]
 )

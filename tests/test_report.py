@@ -59,6 +59,7 @@ class Closed(HTMLParser):
                 self.outside.append(value)
 
 
+@pytest.mark.libraries
 def test_the_page_is_one_file_with_every_picture(finished, alone, tmp_path):
     page = coterie.report([finished, alone], tmp_path / "r.html")
     text = page.read_text()

@@ -146,6 +146,7 @@ def write_images(folder):
     return sorted(folder.iterdir())
 
 
+@pytest.mark.libraries
 @pytest.mark.parametrize("card", [CARD, GREY], ids=["colour, cropped", "grey"])
 def test_answers_are_those_of_predict(card, tmp_path):
     paths = write_images(tmp_path)
@@ -425,6 +426,7 @@ def process(*arguments):
         started.wait()
 
 
+@pytest.mark.libraries
 def test_a_file_is_served_without_torch_and_sigterm_answers_what_was_accepted(exported, digit):
     (expected,) = coterie.predict(exported, digit, top=10)
     body = digit.read_bytes()

@@ -299,6 +299,7 @@ def test_another_studys_file_is_refused(tmp_path, half):
         runner.Progress(tmp_path / "results.json", Results("s", "paper"), [], tmp_path)
 
 
+@pytest.mark.libraries
 def test_a_ray_cluster_runs_a_study(tmp_path, half, monkeypatch):
     import ray
 

@@ -34,6 +34,7 @@ def test_three_pairs_by_hand():
     assert found.effect == pytest.approx(2 * 0.5642, abs=1e-4)  # Hedges (1981), table 1
 
 
+@pytest.mark.libraries
 @given(values, st.randoms(use_true_random=False))
 def test_scipy_finds_the_same(ours, random):
     theirs = [random.uniform(0, 100) for _ in ours]

@@ -91,6 +91,7 @@ def in_mlflow(path):
     return found, {file.name: file.read_text() for file in (run / "params").iterdir()}
 
 
+@pytest.mark.libraries
 def test_every_tracker_has_each_epoch_in_groups_and_the_hyper_parameters(digits, tmp_path, capfd):
     run = go(Vanilla(network="resnet8"), digits, tmp_path / "run", epochs=2, track=ALL, progress=True)
     board, (wandb, wandb_config, _), (mlflow, params) = (
@@ -116,6 +117,7 @@ def test_by_default_nothing_is_written(finished):
     assert not names & {"tensorboard", "wandb", "mlruns", "trackers.json"}
 
 
+@pytest.mark.libraries
 def test_a_resumed_training_goes_on_in_the_same_runs(digits, tmp_path):
     whole = go(One(network="resnet8"), digits, tmp_path / "whole", epochs=3)
     out = tmp_path / "cut"
