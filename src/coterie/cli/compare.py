@@ -18,6 +18,7 @@ from coterie.console.terminal import say
 from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.files import user_path
+from coterie.networks import Backbone
 from coterie.recipes import RECIPES, Finetune, Modern, Recipe, recipe_class
 from coterie.training.before.pace import duration
 from coterie.training.precision import PrecisionChoice
@@ -69,7 +70,7 @@ def run_compare(given: Namespace) -> None:
     from coterie.comparison.running import Comparison, plan_lines
 
     question = Question(
-        _changed(options_of(given.network), {"pretrained": False}),
+        _changed(options_of(given.network), {each.name: each.default for each in fields(Backbone)}),
         _changed(options_of(given.data), _data_defaults(given.data.name)),
         tuple(given.methods),
         given.teacher,

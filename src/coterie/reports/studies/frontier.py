@@ -143,13 +143,23 @@ class FrontierView:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts, saturation, crossings, and unequal costs."""
-        judged, frontier = self.judged, self.judged.frontier
-        baseline = judged.curves.get(frontier.baseline, {})
-        said = []
+        """The verdicts and what stands beside them."""
+        return [*self.verdicts, *self.notes]
+
+    @property
+    def verdicts(self) -> list[str]:
+        """On each arm, beside the baseline."""
+        judged, frontier, said = self.judged, self.judged.frontier, []
         for arm, judgement in judged.judgements.items():
             errors = self.errors(arm)
             said.append(judgement_sentence(f"'{arm}'", f"'{frontier.baseline}'", judgement, errors, frontier.margin))
+        return said
+
+    @property
+    def notes(self) -> list[str]:
+        """Saturation, crossings, and unequal costs."""
+        judged, frontier, said = self.judged, self.judged.frontier, list[str]()
+        baseline = judged.curves.get(frontier.baseline, {})
         if judged.rung is not None:
             at = format_flops(baseline[judged.rung].flops)
             if frontier.baseline in judged.saturated:
