@@ -4,18 +4,12 @@ BIN := .venv/bin
 
 .PHONY: demo test test-avx2 test-lowest test-lowest-part test-gpu lint format docs browser wheel clean
 
-# The setting is the clearest of benchmarks/demo.json, on seeds that did not choose it. Two trainings side by side, one
-# thread each: the network alone writes to a log, so that ONE's progress can be read.
-DEMO := $(BIN)/coterie train --network resnet8 --data digits --data.test_fraction 0.9 --epochs 40 --batch_size 32 --threads 1
-
+# A study of twenty small trainings, two side by side on two cores. Its seeds chose nothing: see benchmarks/demo.py.
 demo: .venv/installed
 	rm -rf runs/demo
 	mkdir -p runs/demo
-	for seed in 0 1 2 3 4; do \
-	  $(DEMO) --method vanilla --seed $$seed --out runs/demo/vanilla-$$seed > runs/demo/vanilla-$$seed.log 2>&1 & \
-	  $(DEMO) --method one --method.at layer2 --seed $$seed --out runs/demo/one-$$seed || { kill $$!; exit 1; }; \
-	  wait $$! || { cat runs/demo/vanilla-$$seed.log; exit 1; }; done
-	$(BIN)/coterie report runs/demo/*-? --out runs/demo/report.html
+	OMP_NUM_THREADS=1 $(BIN)/coterie study demo --out runs/demo/results.json --runs runs/demo/runs
+	$(BIN)/coterie report runs/demo/results.json --out runs/demo/report.html
 
 # One thread a process: small networks gain nothing from more, and the processes take the cores.
 test: .venv/installed-for-tests
@@ -64,7 +58,7 @@ wheel: .venv/installed-for-tests
 	$(PYTHON) -m venv .venv
 
 .venv/installed: .venv/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable '.[data,report]'  # what the demo needs
+	$(BIN)/python -m pip install --quiet --editable '.[studies]'  # what the demo needs
 	@touch $@
 
 .venv/installed-for-tests: .venv/bin/python pyproject.toml

@@ -1,66 +1,73 @@
-"""Which digits show what ONE does? Candidates for ``make demo``, ten seeds each, none of them the demo's own.
+"""Does ``make demo`` show the same each time? Its trainings on fifty other seeds: ten repetitions of its five.
 
-python benchmarks/demo.py            # resumes where it stopped; writes benchmarks/demo.json
+    python benchmarks/demo.py            # resumes where it stopped; writes benchmarks/demo.json
 
-Each row of the results: test error in % of the network alone and of ONE's target, seed by seed in pairs, the mean gain
-and its standard error. One thread; every setting sees the same split of the digits, as the demo does. The order in
-which a version of the code or a processor adds numbers moves a single error by half a point: read the means.
+For each repetition the mean test error of every arm, in %, and its difference to ``plain``; how many of the ten agree
+in sign; and the difference over all fifty seeds with its 95 % interval. Two trainings side by side, one thread each.
+The demo's own seeds are 0 to 4: they chose nothing.
 """
 
+import argparse
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Any
+from statistics import mean
 
-import coterie
 from coterie.files import write_text
-from coterie.methods import Method, One, Vanilla
+from coterie.studies import runner
+from coterie.studies.pools import make_process_pool
+from coterie.studies.reading import load_study
+from coterie.studies.results import Results
+from coterie.studies.statistics import compare
 
 RESULTS = Path(__file__).with_suffix(".json")
-RUNS = Path("runs/demo-settings")
-SEEDS = range(100, 110)  # the demo's are 0 to 4: it must show what was found here, on seeds that chose nothing
-
-# Name: data options, epochs, batch size, where ONE branches (None: the last stage).
-SETTINGS: dict[str, tuple[dict[str, Any], int, int, str | None]] = {
-    "300 train, 500 test, layer3": ({"train_samples": 300}, 60, 128, None),
-    "180 train, 1617 test, layer3": ({"test_fraction": 0.9}, 40, 32, None),
-    "180 train, 1617 test, layer2": ({"test_fraction": 0.9}, 40, 32, "layer2"),
-    "359 train, 1438 test, layer2": ({"test_fraction": 0.8}, 30, 32, "layer2"),
-}
+RUNS = Path("runs/demo-repeated")
+FIRST, REPETITIONS = 100, 10
 
 
 def main() -> None:
-    """Train what is missing, and rewrite the results after every seed."""
-    found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "one": []} for name in SETTINGS}
-    for seed in SEEDS:
-        for name, (options, epochs, batch_size, at) in SETTINGS.items():
-            methods: dict[str, Method] = {"alone": Vanilla(network="resnet8"), "one": One(network="resnet8", at=at)}
-            for kind, method in methods.items():
-                run = coterie.train(
-                    method,
-                    coterie.data.load("digits", **options),
-                    epochs=epochs,
-                    batch_size=batch_size,
-                    seed=seed,
-                    threads=1,
-                    out=RUNS / f"{name}-{kind}-{seed}".replace(" ", "-").replace(",", ""),
-                    resume=True,
-                    progress=False,
-                )
-                found[name][kind].append(round(run.card["test"]["target"]["error"], 2))
-        write_text(RESULTS, json.dumps(_results(found), indent=1) + "\n")
+    """Train what is missing, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=2)
+    workers = parser.parse_args().workers
+    study = load_study("demo")
+    scale = study.scale("small")
+    each = scale.seeds
+    trials = replace(scale, seeds=FIRST + REPETITIONS * each).trials()
+    trials = [trial for trial in trials if trial.seed >= FIRST]
+    head = Results("demo", "small", "python benchmarks/demo.py")
+    progress = runner.Progress(RUNS / "results.json", head, trials, RUNS)
+    for result in runner.Scheduler(
+        progress, progress.missing(trials), partial(make_process_pool, workers), workers
+    ).run():
+        print(result.key, result.failed or result.measured["target"]["error"], flush=True)
+    write_text(RESULTS, json.dumps(summarise(progress.results, each), indent=1) + "\n")
 
 
-def _results(found: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    settings = []
-    for name, errors in found.items():
-        gains = [alone - one for alone, one in zip(errors["alone"], errors["one"], strict=True)]
-        row: dict[str, Any] = {"setting": name, "epochs": SETTINGS[name][1], "batch_size": SETTINGS[name][2], **errors}
-        row |= {"mean_alone": round(mean(errors["alone"]), 2), "mean_one": round(mean(errors["one"]), 2)}
-        row["gain"] = round(mean(gains), 2)
-        row["standard_error"] = round(stdev(gains) / len(gains) ** 0.5, 2) if len(gains) > 1 else None
-        settings.append(row)
-    return {"command": "python benchmarks/demo.py", "seeds": f"{SEEDS[0]}-{SEEDS[-1]}", "settings": settings}
+def summarise(results: Results, each: int) -> dict[str, object]:
+    """By arm, the repetitions' means and what they say against ``plain``."""
+    errors: dict[str, dict[int, float]] = {}
+    for trial in results.trials:
+        error = trial.figure("target", "error")
+        if error is not None:
+            errors.setdefault(trial.arm.split()[0], {})[trial.seed] = error
+    seeds = sorted(set.intersection(*(set(own) for own in errors.values())))
+    arms: dict[str, object] = {}
+    for arm, own in errors.items():
+        groups = [seeds[start : start + each] for start in range(0, len(seeds), each)]
+        means = [round(mean(own[seed] for seed in group), 2) for group in groups]
+        gains = [mean(errors["plain"][seed] - own[seed] for seed in group) for group in groups]
+        found = compare([own[seed] for seed in seeds], [errors["plain"][seed] for seed in seeds])
+        arms[arm] = {
+            "means": means,
+            "better_than_plain": f"{sum(gain > 0 for gain in gains)} of {len(groups)}",
+            "difference": round(found.difference, 3),
+            "interval": [round(found.low, 3), round(found.high, 3)],
+            "sd_of_pairs": round(found.sd, 3),
+            "seeds": len(seeds),
+        }
+    return {"command": results.command, "machine": results.machine, "torch": results.torch, "arms": arms}
 
 
 if __name__ == "__main__":

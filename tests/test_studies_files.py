@@ -80,7 +80,7 @@ def test_published_figures_stand_beside_a_arm_of_their_table(name):
 @pytest.mark.parametrize("name", STUDIES)
 def test_claims_compare_arms_that_stand_together(name):
     study = load_study(name)
-    assert study.claims
+    assert study.claims or any(scale.frontiers for _, scale in scales(study))
     for claim in study.claims:
         assert claim.evidence.startswith(EVIDENCE) or claim.published is None, claim.says
         sides = [side.arm for side in (claim.by, claim.than) if isinstance(side, Side)]

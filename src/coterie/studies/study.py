@@ -106,11 +106,13 @@ class Arm(Training, total=False):
 
     Attributes:
         method: Its ``name``, and its options.
+        data: Arguments of :func:`coterie.data.load` that its trials have instead, such as ``augment``.
         experiment: Instead of a method: its ``name``, and its options; nothing else is then said.
         budgets: By data set, what its trials have instead.
     """
 
     method: dict[str, Any]
+    data: dict[str, Any]
     experiment: dict[str, Any]
     budgets: dict[str, Training]
 
@@ -192,12 +194,12 @@ class _Trials:
         own: dict[str, Any] = dict(scale.arms[arm])
         if "experiment" in own:
             return {"experiment": own["experiment"], "seed": seed}, ()
-        of_data = own.pop("budgets", {}).get(data, {})
+        of_data, images = own.pop("budgets", {}).get(data, {}), own.pop("data", {})
         method = {name: self.filled(value, key, table, needs) for name, value in own["method"].items()}
         found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
         if "epochs" not in found:
             raise UserError(f"arm '{arm}' has no epochs on '{data}'; write them in common, in budgets, or in the arm")
-        found |= {"network": scale.networks[network], "data": scale.data[data], "seed": seed}
+        found |= {"network": scale.networks[network], "data": scale.data[data] | images, "seed": seed}
         return found, tuple(needs)
 
     def filled(self, value: Any, key: Key, table: Table, needs: list[Key]) -> Any:

@@ -149,18 +149,19 @@ class FrontierView:
     @property
     def verdicts(self) -> list[str]:
         """On each arm, beside the baseline."""
-        judged, frontier, said = self.judged, self.judged.frontier, []
-        for arm, judgement in judged.judgements.items():
-            errors = self.errors(arm)
-            said.append(judgement_sentence(f"'{arm}'", f"'{frontier.baseline}'", judgement, errors, frontier.margin))
-        return said
+        return [self.verdict(arm) for arm in self.judged.judgements]
+
+    def verdict(self, arm: str) -> str:
+        """On one arm, beside the baseline."""
+        frontier, judgement = self.judged.frontier, self.judged.judgements[arm]
+        return judgement_sentence(f"'{arm}'", f"'{frontier.baseline}'", judgement, self.errors(arm), frontier.margin)
 
     @property
     def notes(self) -> list[str]:
         """Saturation, crossings, and unequal costs."""
         judged, frontier, said = self.judged, self.judged.frontier, list[str]()
         baseline = judged.curves.get(frontier.baseline, {})
-        if judged.rung is not None:
+        if judged.rung is not None and frontier.rungs > 1:
             at = format_flops(baseline[judged.rung].flops)
             if frontier.baseline in judged.saturated:
                 why = f"where '{frontier.baseline}' is saturated: each rung above it gains less than {WORTH:g} points"

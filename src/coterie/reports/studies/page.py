@@ -145,6 +145,15 @@ class Measured:
         judged = judge_frontiers(self.study.scale(self.results.scale).frontiers, self.results)
         return [FrontierView(each) for each in judged if each.curves]
 
+    @property
+    def lead(self) -> list[str]:
+        """What the page says first: the verdicts of the frontier, the best arm's first, where there is just one."""
+        if len(self.frontiers) != 1:
+            return []
+        view = self.frontiers[0]
+        best = sorted(view.judged.judgements, key=lambda arm: view.errors(arm)[0])
+        return [view.verdict(arm) for arm in best]
+
     @cached_property
     def figures(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """See :func:`coterie.reports.studies.pictures.draw_pictures`."""
