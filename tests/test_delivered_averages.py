@@ -35,7 +35,7 @@ def test_a_report_measures_what_is_delivered(runs):
         assert experiment.first.error == pytest.approx(expected, abs=0.01)
         assert run.card["test"]["target"]["error"] != pytest.approx(expected, abs=0.01)
     one, alone = experiments
-    assert set(one.named) == {f"{name}-average" for name in ("target", "branch1", "branch2", "ensemble")}
+    assert set(one.named) == {f"one {name}-average" for name in ("target", "branch1", "branch2", "ensemble")}
     assert set(alone.named) == {"alone, averaged"}
     assert set(collect_curves(alone, "test_error_")) == {"alone", "alone, averaged"}
 

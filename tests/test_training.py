@@ -13,7 +13,7 @@ from coterie.data import Resident
 from coterie.methods import Kdcl, One, Task, Vanilla
 from coterie.recipes import OfficialCode, Paper
 from coterie.training import Interrupted, Recipe
-from coterie.training.precision import resolve_precision
+from coterie.training.precision import find_unwritten, resolve_precision
 from resuming import stopping
 from toys import go, same, weights
 
@@ -39,6 +39,30 @@ def test_precision_follows_a_fixed_rule(monkeypatch):
     assert resolve_precision("auto", cpu, int(1e5)) == "fp32"
     monkeypatch.setattr("coterie.training.precision.has_native_bfloat16", lambda device: False)
     assert resolve_precision("auto", cpu, int(1e8)) == "fp32"
+
+
+def shrinking(strides):
+    """A network of digits, which are 8x8: it halves them as often as this, and has a strided layer too many at 4."""
+    layers = [nn.Conv2d(1 if place == 0 else 8, 8, 3, 2, 1) for place in range(strides)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(10))
+
+
+def test_bfloat16_is_not_taken_where_its_gradient_is_partly_unwritten(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr("coterie.training.precision.has_native_bfloat16", lambda device: True)
+    monkeypatch.setattr("coterie.training.precision._WORTH_IT", 1)
+    networks = {strides: shrinking(strides) for strides in (3, 4)}
+    for network in networks.values():
+        network(torch.zeros(2, 1, 8, 8))  # its last layer takes its size
+    assert find_unwritten(networks[3], digits) is None
+    assert find_unwritten(networks[4], digits) == "3"
+    chosen = {
+        strides: go(Vanilla(network=network), digits, tmp_path / str(strides), epochs=1).config["precision"]
+        for strides, network in networks.items()
+    }
+    assert chosen == {3: "bf16", 4: "fp32"}
+    with pytest.raises(UserError, match="layer '3' is a strided convolution on maps of one pixel"):
+        go(Vanilla(network=networks[4]), digits, tmp_path / "refused", precision="bf16", epochs=1)
+    assert not (tmp_path / "refused" / "model.json").exists()
 
 
 @pytest.mark.processor

@@ -12,6 +12,7 @@ from coterie.data import ImageData, training_batches
 from coterie.errors import UserError
 from coterie.evaluation.costs import cost
 from coterie.methods import Method, Stage, Task
+from coterie.networks.observe.calls import record
 from coterie.outputs import Batch
 
 Precision = Literal["bf16", "fp32"]
@@ -45,16 +46,41 @@ def choose_precision(
     Raises:
         UserError: bfloat16 was asked for where PyTorch cannot compute it.
     """
+    if device.type == "cpu" and choice != "fp32" and (layer := find_unwritten(_network(stage, method, task), data)):
+        if choice == "bf16":
+            raise UserError(
+                f"⟨precision bf16⟩: layer '{layer}' is a strided convolution on maps of one pixel, and part of its "
+                "gradient is never written in bfloat16 on a CPU; use ⟨precision fp32⟩ or a larger ⟨data.image_size⟩"
+            )
+        return "fp32"
     if choice == "trial":
         module = copy.deepcopy(stage.turns[0].module).to(device)  # a trial must leave no trace in the run
         size = min(64, len(data.train))
         batch = next(iter(training_batches(data, batch_size=size, seed=0, stage=0, epoch=0, views=stage.views)))
         return try_precisions(module, batch.to(device))
-    network = stage.network
-    if network is None:  # the first stage trains no classifier: what is delivered is as large as what later ones train
-        with torch.random.fork_rng(devices=[]):
-            network = next(iter(method.deliverables(task).values()))
-    return resolve_precision(choice, device, cost(network, data.channels, data.image_size).flops)
+    return resolve_precision(choice, device, cost(_network(stage, method, task), data.channels, data.image_size).flops)
+
+
+def _network(stage: Stage, method: Method, task: Task) -> nn.Module:
+    """What the first stage trains; where that is no classifier, what is delivered: it is as large."""
+    if stage.network is not None:
+        return stage.network
+    with torch.random.fork_rng(devices=[]):
+        return next(iter(method.deliverables(task).values()))
+
+
+def find_unwritten(network: nn.Module, data: ImageData) -> str | None:
+    """The path of a convolution of which oneDNN leaves part of the bfloat16 gradient unwritten; None without one.
+
+    It has a stride and a kernel larger than 1, and its input is one pixel (``benchmarks/onednn_gradient.py``).
+    """
+    for call in record(network, torch.zeros(2, data.channels, *data.image_size)):
+        layer, images = call.module, call.input
+        if not isinstance(layer, nn.Conv2d) or not isinstance(images, torch.Tensor) or images.shape[-2:] != (1, 1):
+            continue
+        if max(layer.stride) > 1 and max(layer.kernel_size) > 1:
+            return call.path
+    return None
 
 
 def resolve_precision(choice: PrecisionChoice, device: torch.device, flops: int) -> Precision:
