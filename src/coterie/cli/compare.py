@@ -1,5 +1,6 @@
 """``coterie compare``."""
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -93,7 +94,8 @@ def run_compare(given: Namespace) -> None:
         raise UserError(f"nothing was trained; {_go_on(failed)}")
     for line in verdict["sentences"]:
         say(line)
-    say(f"{comparison.folder.page}: open it in a browser; next: coterie export {comparison.folder.network}")
+    network = shlex.quote(str(comparison.folder.network))
+    say(f"{comparison.folder.page}: open it in a browser; next: coterie export {network} --out model.onnx")
     if failed:
         raise UserError(f"{failed} trainings failed, see above; the same command tries them again")
 
