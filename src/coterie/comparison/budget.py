@@ -131,7 +131,7 @@ def make_plan(
     minutes = ceil(least / workers / 60 * 1.1)
     raise UserError(
         f"⟨budget⟩ buys no comparison: {seeds or _FEWEST} seeds of {len(costs)} arms for {epochs or _LOWER[0]} epochs "
-        f"of the network alone take {plural(minutes, 'minute')} here; give ⟨budget {minutes}m⟩, or fewer ⟨epochs⟩"
+        f"of the network alone take about {plural(minutes, 'minute')} here; give ⟨budget {minutes}m⟩, or fewer ⟨epochs⟩"
     )
 
 
