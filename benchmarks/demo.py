@@ -67,7 +67,10 @@ def summarise(results: Results, each: int) -> dict[str, object]:
             "sd_of_pairs": round(found.sd, 3),
             "seeds": len(seeds),
         }
-    return {"command": results.command, "machine": results.machine, "torch": results.torch, "arms": arms}
+    found = compare([errors["one"][seed] for seed in seeds], [errors["strong"][seed] for seed in seeds])
+    between = {"difference": round(found.difference, 3), "interval": [round(found.low, 3), round(found.high, 3)]}
+    made = {"command": results.command, "machine": results.machine, "torch": results.torch}
+    return {**made, "arms": arms, "one - strong": between}
 
 
 if __name__ == "__main__":

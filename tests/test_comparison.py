@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import coterie
 from coterie.comparison.budget import Cost, keep_better, make_plan, parse_duration, relative_costs
 from coterie.comparison.costing import cost_of
-from coterie.comparison.outcome import find_outcome
+from coterie.comparison.outcome import find_outcome, validation_errors
 from coterie.comparison.question import Question
 from coterie.comparison.running import Comparison, compare
 from coterie.errors import UserError
@@ -256,6 +256,18 @@ def test_what_is_stopped_shows_what_it_has_and_goes_on(compared, tmp_path):
     rest = [result.key for result in second.run()]
     assert began.key not in rest
     assert second.finish().to_json() == outcome.to_json()
+
+
+def test_a_comparison_that_goes_on_knows_what_was_measured_before(compared):
+    out, _ = compared
+    comparison = Comparison(Question({"name": "resnet8"}, DIGITS, batch_size=32), out, epochs=16, seeds=2)
+    assert list(comparison.run()) == []
+    assert comparison.state.dropped == {}
+    study = load_study(str(out / "study.yaml"))
+    progress = comparison._progress(study, study.scale("small").trials())
+    rung = comparison.plan.rungs[0]
+    errors = validation_errors(progress.results, "digits", "resnet8", rung.epochs)
+    assert {arm: len(each) for arm, each in errors.items()} == {"alone": 2, "one": 2}
 
 
 def test_trainings_that_would_not_end_in_time_are_not_begun(compared):

@@ -65,6 +65,7 @@ class Progress:
             version=self._both(before.version, __version__),
             torch=self._both(before.torch, torch.__version__),
             machine=self._both(before.machine, describe_machine()),
+            trials=self._in_order(),
         )
 
     @contextmanager
@@ -121,8 +122,12 @@ class Progress:
     def add(self, result: Result) -> None:
         """Keep a result, and write the file: the study's trials in its order."""
         self.known[result.key] = self._repeatable(result)
-        self.results.trials = [self.known[trial.key] for trial in self.trials if trial.key in self.known]
+        self.results.trials = self._in_order()
         save_results(self.path, self.results)
+
+    def _in_order(self) -> list[Result]:
+        """What is known, in the study's order."""
+        return [self.known[trial.key] for trial in self.trials if trial.key in self.known]
 
     def _both(self, before: str, now: str) -> str:
         """What made the trials that are kept, and what makes more."""
