@@ -117,7 +117,7 @@ class Recipe:
     deliver: Literal["last", "average"] = "last"
     warm_up: Share = 0.2
     first_layer_rate: PositiveShare = 1.0
-    layer_rates: dict[str, float] = field(default_factory=dict)
+    layer_rates: dict[str, Annotated[float, Bounds(most=1e6)]] = field(default_factory=dict)
     drop_path: Annotated[float, Bounds(least=0, below=1)] = 0.0
 
     def __post_init__(self) -> None:
