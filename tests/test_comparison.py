@@ -1,6 +1,9 @@
 """``coterie compare``: what a budget buys, who goes on, what the verdict is, and the whole of it on digits."""
 
 import json
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import coterie
+from coterie.cli import main
 from coterie.comparison.budget import Cost, keep_better, make_plan, parse_duration, relative_costs
 from coterie.comparison.costing import cost_of
 from coterie.comparison.outcome import find_outcome, validation_errors
-from coterie.comparison.question import Question
+from coterie.comparison.question import Limits, Question
 from coterie.comparison.running import Comparison, compare
 from coterie.errors import UserError
 from coterie.studies.ladder import Frontier, name_arm
@@ -102,6 +106,42 @@ def test_what_cannot_be_compared_is_refused_in_a_line(options, says):
     with pytest.raises(UserError) as caught:
         Question(**({"network": {"name": "resnet8"}, "data": DIGITS} | options))
     assert says in str(caught.value).replace("⟨", "").replace("⟩", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"epochs": 0}, "epochs is 0; use 1 or more"),
+        ({"epochs": 9, "seeds": 1}, "seeds is 1; use 2 or more"),
+        ({"epochs": 9, "workers": 0}, "workers is 0; use 1 or more"),
+        ({"epochs": 9, "batch_size": 1}, "batch_size is 1; use 2 or more"),
+        ({"epochs": 9, "precision": "bf61"}, "unknown precision 'bf61'; did you mean 'bf16'"),
+        ({"budget": "soon"}, "budget='soon' is no time"),
+    ],
+)
+def test_options_are_checked_from_python_as_from_the_shell(options, says, tmp_path, capsys):
+    with pytest.raises(UserError) as caught:
+        compare("resnet8", DIGITS, tmp_path / "out", **options)
+    assert says in str(caught.value)
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", "--network", "resnet8", "--data", "digits", "--out", str(tmp_path / "out"), *flags])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2
+    assert line.startswith("coterie: ")
+    assert list(options)[-1] in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_script_of_ones_own_without_a_guard_is_told_so_in_a_line(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(f"import coterie\ncoterie.compare('resnet8', {DIGITS!r}, 'out', epochs=16, seeds=2)\n")
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    said = "coterie.errors.UserError: a process that tried a few steps died"
+    line = next(line for line in ended.stderr.splitlines() if line.startswith(said))
+    assert line.endswith("call coterie.compare under: if __name__ == '__main__'")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_strong_recipe_is_everybodys():
@@ -211,6 +251,12 @@ def test_a_comparison_ends_with_a_verdict_that_its_files_repeat(compared):
     assert "Error against cost: resnet8 on digits" in page
 
 
+def test_a_comparison_that_was_moved_draws_its_page_again(compared, tmp_path):
+    moved = shutil.copytree(compared[0], tmp_path / "moved")
+    main(["report", str(moved / "results.json"), "--out", str(tmp_path / "again.html")])
+    assert "Error against cost: resnet8 on digits" in (tmp_path / "again.html").read_text()
+
+
 def test_all_cost_the_same_and_the_strong_recipe_was_used(compared):
     out, outcome = compared
     assert not outcome.judged.uneven
@@ -244,23 +290,23 @@ def test_what_is_stopped_shows_what_it_has_and_goes_on(compared, tmp_path):
     whole, outcome = compared
     out = tmp_path / "stopped"
     question = Question({"name": "resnet8"}, DIGITS, batch_size=32)
-    first = Comparison(question, out, epochs=16, seeds=2, workers=2)
+    first = Comparison(question, Limits(epochs=16, seeds=2), out)
     first.folder.write_state(first.state)
-    first.state.costs = Comparison(question, whole, epochs=16, seeds=2).state.costs
+    first.state.costs = Comparison(question, Limits(epochs=16, seeds=2), whole).state.costs
     results = first.run()
     began = next(results)
     results.close()
     assert (out / "page.html").is_file()
     assert len(load_results(out / "results.json").trials) >= 1
-    second = Comparison(question, out, epochs=16, seeds=2)
+    second = Comparison(question, Limits(epochs=16, seeds=2), out)
     rest = [result.key for result in second.run()]
     assert began.key not in rest
-    assert second.finish().to_json() == outcome.to_json()
+    assert second.outcome.to_json() == outcome.to_json()
 
 
 def test_a_comparison_that_goes_on_knows_what_was_measured_before(compared):
     out, _ = compared
-    comparison = Comparison(Question({"name": "resnet8"}, DIGITS, batch_size=32), out, epochs=16, seeds=2)
+    comparison = Comparison(Question({"name": "resnet8"}, DIGITS, batch_size=32), Limits(epochs=16, seeds=2), out)
     assert list(comparison.run()) == []
     assert comparison.state.dropped == {}
     study = load_study(str(out / "study.yaml"))
@@ -270,18 +316,24 @@ def test_a_comparison_that_goes_on_knows_what_was_measured_before(compared):
     assert {arm: len(each) for arm, each in errors.items()} == {"alone": 2, "one": 2}
 
 
+def limited(seconds):
+    return Limits(budget=f"{seconds:.3f}s", epochs=16, seeds=2)
+
+
 def test_trainings_that_would_not_end_in_time_are_not_begun(compared):
     out, _ = compared
-    comparison = Comparison(Question({"name": "resnet8"}, DIGITS, batch_size=32), out, epochs=16, seeds=2)
+    comparison = Comparison(Question({"name": "resnet8"}, DIGITS, batch_size=32), Limits(epochs=16, seeds=2), out)
     rung = comparison.plan.rungs[-1]
     trials = load_study(str(out / "study.yaml")).scale("small").trials()
     top = [trial for trial in trials if trial.arm in {name_arm(arm, epochs) for arm, epochs in rung.epochs.items()}]
     assert comparison._in_time(top, rung) == top
-    comparison.state.seconds = comparison.used + 5 + max(rung.seconds.values()) + 1
+    comparison.state.limits = limited(comparison.used + 5 + max(rung.seconds.values()) + 1)
     assert comparison._in_time(top, rung) == top
     comparison.pace = [2.0]
     assert comparison._in_time(top, rung) == []
     # A seed of which one arm would be late is not begun at all: without its pair it tells nothing.
     comparison.pace = [1.0]
-    comparison.state.seconds = comparison.used + 5 + (min(rung.seconds.values()) + max(rung.seconds.values())) / 2
+    comparison.state.limits = limited(
+        comparison.used + 5 + (min(rung.seconds.values()) + max(rung.seconds.values())) / 2
+    )
     assert comparison._in_time(top, rung) == []

@@ -58,18 +58,14 @@ def compare_parser(given: list[str]) -> ArgumentParser:
 
 def run_compare(given: Namespace) -> None:
     """Say the plan, train, and say the verdict."""
-    for option in ("epochs", "seeds", "workers", "batch_size"):
-        if given[option] is not None and given[option] < (2 if option in ("seeds", "batch_size") else 1):
-            raise UserError(
-                f"--{option} is {given[option]}; use {2 if option in ('seeds', 'batch_size') else 1} or more"
-            )
     if given.data.name is None:
         raise UserError(f"--data is missing; name a data set: {', '.join(DATASETS)}")
     check_data_name(given.data.name)
     # Matplotlib, Jinja and SciPy belong to extras, and no other command needs them.
-    from coterie.comparison.question import Question
+    from coterie.comparison.question import Limits, Question
     from coterie.comparison.running import Comparison, plan_lines
 
+    limits = Limits(given.budget, given.epochs, given.seeds)
     question = Question(
         _changed(options_of(given.network), {each.name: each.default for each in fields(Backbone)}),
         _changed(options_of(given.data), _data_defaults(given.data.name)),
@@ -81,8 +77,7 @@ def run_compare(given: Namespace) -> None:
     )
     if not (user_path(given.out) / "comparison.json").is_file():
         say("a few steps of each training are tried first, to know what it costs here")
-    asked = {name: given[name] for name in ("budget", "epochs", "seeds", "workers")}
-    comparison = Comparison(question, given.out, **asked)
+    comparison = Comparison(question, limits, given.out, given.workers)
     _print_plan(comparison)
     for line in plan_lines(comparison):
         say(line)
@@ -95,7 +90,9 @@ def run_compare(given: Namespace) -> None:
     for line in verdict["sentences"]:
         say(line)
     network = shlex.quote(str(comparison.folder.network))
-    say(f"{comparison.folder.page}: open it in a browser; next: coterie export {network} --out model.onnx")
+    say(
+        f"{comparison.folder.page}: open it in a browser; next: coterie export {network} --format onnx --out model.onnx"
+    )
     if failed:
         raise UserError(f"{failed} trainings failed, see above; the same command tries them again")
 

@@ -9,7 +9,7 @@ from typing import Any
 from coterie.bounds import NonNegative
 from coterie.checking import make_checked
 from coterie.comparison.budget import Cost
-from coterie.comparison.question import Question
+from coterie.comparison.question import Limits, Question
 from coterie.errors import UserError
 from coterie.files import read_json, write_text
 
@@ -22,9 +22,7 @@ class State:
 
     Attributes:
         question: What is compared.
-        seconds: That it may take; None without a limit.
-        epochs: As asked for.
-        seeds: As asked for.
+        limits: How far it goes.
         workers: Trainings side by side.
         costs: By arm, as measured before anything was trained.
         used: Seconds that were spent so far.
@@ -33,19 +31,16 @@ class State:
     """
 
     question: Question
-    seconds: float | None
-    epochs: int | None
-    seeds: int | None
+    limits: Limits
     workers: int
     costs: dict[str, Cost]
     used: NonNegative = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)
 
-    def asked(self) -> dict[str, Any]:
-        """What the user asked for."""
-        kept = ("question", "seconds", "epochs", "seeds")
-        return json.loads(json.dumps({name: value for name, value in asdict(self).items() if name in kept}))
+    def is_asked(self, question: Question, limits: Limits) -> bool:
+        """Whether it is this comparison; files hold lists for tuples."""
+        return self.limits == limits and json.dumps(asdict(self.question)) == json.dumps(asdict(question))
 
 
 class Folder:

@@ -2,20 +2,49 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
-from coterie.bounds import PositiveInt
+from coterie.bounds import Bounds, PositiveInt
 from coterie.checking import check_fields
+from coterie.comparison.budget import parse_duration
 from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.methods import METHODS, Method, method_class
 from coterie.networks.zoo import Backbone
 from coterie.recipes import Modern, default_recipe
+from coterie.training.precision import PrecisionChoice
 
 ALONE = "alone"
 _VALIDATION = 0.1  # of the training images, to choose by, where the user says nothing
 # What they deliver is no network of the same size: they are studied, not compared here.
 _OTHER_SIZES = ("ensemble", "snapshot", "oem", "compact")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How far a comparison goes.
+
+    Attributes:
+        budget: How long it may take, such as ``2h``; None without a limit.
+        epochs: Of the network alone on the highest rung; None for what the budget allows.
+        seeds: On the highest rung; None for what the budget allows, 5 without one.
+    """
+
+    budget: str | None = None
+    epochs: PositiveInt | None = None
+    seeds: Annotated[int, Bounds(least=2)] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
+        if self.budget is None and self.epochs is None:
+            raise UserError("a comparison needs an end; give ⟨budget 2h⟩ or ⟨epochs 60⟩")
+        if self.budget is not None:
+            parse_duration(self.budget)
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the budget."""
+        return None if self.budget is None else parse_duration(self.budget)
 
 
 @dataclass(frozen=True)
@@ -38,11 +67,11 @@ class Question:
     methods: tuple[str, ...] = ()
     teacher: str | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
-    batch_size: PositiveInt | None = None
-    precision: str = "auto"
+    batch_size: Annotated[int, Bounds(least=2)] | None = None
+    precision: PrecisionChoice = "auto"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        check_fields(self, "")
         if self.data.get("validation", _VALIDATION) == 0:
             raise UserError(
                 "⟨data.validation⟩ is 0; the best arm is chosen on validation images, so give 0.1, or leave it out"

@@ -2,18 +2,21 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from functools import cached_property, partial
+from multiprocessing import parent_process
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from coterie.bounds import PositiveInt
+from coterie.checking import check_value
 from coterie.comparison.as_study import SCALE, write_study
-from coterie.comparison.budget import Cost, Plan, PlannedRung, keep_better, make_plan, parse_duration
+from coterie.comparison.budget import Cost, Plan, PlannedRung, keep_better, make_plan
 from coterie.comparison.costing import probe
 from coterie.comparison.folder import Folder, State
 from coterie.comparison.outcome import Outcome, find_outcome, label, validation_errors
-from coterie.comparison.question import Question
+from coterie.comparison.question import Limits, Question
 from coterie.data.say import plural
 from coterie.errors import UserError
 from coterie.files import user_path
@@ -21,15 +24,17 @@ from coterie.reports.studies.page import read_measured, report_studies
 from coterie.studies import runner
 from coterie.studies.ladder import name_arm
 from coterie.studies.pools import default_workers, end_processes, make_process_pool
-from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results
 from coterie.studies.statistics import LEVEL, smallest_difference
 from coterie.studies.study import Study, Trial, locate_run
 from coterie.training.before.pace import duration
+from coterie.training.precision import PrecisionChoice
 
 _MARGIN = 0.92  # of the budget, that is planned for: trainings differ, and the page is drawn at the end
 _LAST = 5.0  # seconds for the page
 _FEW = 30  # epochs of the network alone, below which a training tells little of a longer one
+
+_GUARD = "In a script of your own, call coterie.compare under: if __name__ == '__main__'"
 
 Show = Callable[[Sequence[Trial]], None]
 
@@ -39,61 +44,49 @@ class Comparison:
 
     Args:
         question: What is compared.
+        limits: How far it goes.
         out: Its folder; gone on with if it holds the same comparison.
-        budget: How long it may take, such as ``2h``; None without a limit.
-        epochs: Of the network alone on the highest rung; None for what the budget allows.
-        seeds: On the highest rung; None for what the budget allows, 5 without one.
         workers: Trainings side by side; None for one a GPU, else one a core.
 
     Raises:
         UserError: The folder holds another comparison, an arm cannot be trained, or the budget buys nothing.
     """
 
-    def __init__(
-        self,
-        question: Question,
-        out: str | Path,
-        *,
-        budget: str | None = None,
-        epochs: int | None = None,
-        seeds: int | None = None,
-        workers: int | None = None,
-    ) -> None:
-        if budget is None and epochs is None:
-            raise UserError("a comparison needs an end; give ⟨budget 2h⟩ or ⟨epochs 60⟩")
+    def __init__(self, question: Question, limits: Limits, out: str | Path, workers: int | None = None) -> None:
+        workers = check_value("⟨workers⟩", workers, PositiveInt | None) or default_workers()
+        if parent_process() is not None:
+            raise UserError(_GUARD)
         self.folder = Folder(user_path(out))
-        seconds = None if budget is None else parse_duration(budget)
         self.begun = time.monotonic()
-        count = workers or default_workers()
-        self.pools: Callable[[], Executor] = partial(make_process_pool, count)
-        self.state = State(question, seconds, epochs, seeds, count, {})
+        self.pools: Callable[[], Executor] = partial(make_process_pool, workers)
         before = self.folder.read_state()
-        if before is not None and before.asked() != self.state.asked():
+        if before is not None and not before.is_asked(question, limits):
             raise UserError(
                 f"⟨out {out}⟩: holds a comparison with other options; give the same ones, or name another folder"
             )
-        self.resumed = before is not None
-        self.used_before = 0.0 if before is None else before.used
-        if before is not None:
-            self.state = before
-        else:
+        self.state = State(question, limits, workers, {}) if before is None else before
+        self.used_before = self.state.used
+        if before is None:
             self.state.costs = self._probe()
         self.pace: list[float] = []  # seconds that trainings took, over those that were planned
+        self.outcome: Outcome | None = None
 
     def _probe(self) -> dict[str, Cost]:
         question = self.state.question
         pool = self.pools()
         try:
             return probe(pool, {arm: question.configuration(arm) for arm in question.methods_by_arm()})
+        except BrokenExecutor as error:
+            raise UserError(f"a process that tried a few steps died; was memory short? {_GUARD}") from error
         finally:
             end_processes(pool)
 
     @cached_property
     def plan(self) -> Plan:
         """What is trained."""
-        state = self.state
-        room = None if state.seconds is None else _MARGIN * state.seconds
-        return make_plan(state.costs, seconds=room, epochs=state.epochs, seeds=state.seeds, workers=state.workers)
+        state, limits = self.state, self.state.limits
+        room = None if limits.seconds is None else _MARGIN * limits.seconds
+        return make_plan(state.costs, seconds=room, epochs=limits.epochs, seeds=limits.seeds, workers=state.workers)
 
     @property
     def used(self) -> float:
@@ -124,11 +117,13 @@ class Comparison:
                 ]
                 yield from self._train(progress, chosen, rung, show)
                 if number + 1 < len(self.plan.rungs):
-                    errors = validation_errors(progress.results, data, network, {arm: rung.epochs[arm] for arm in arms})
-                    stay = keep_better(errors, self.plan.rungs[number + 1].arms)
-                    state.dropped |= {arm: number for arm in arms if arm not in stay}
-                    arms = stay
-                self.finish()
+                    left = self.plan.rungs[number + 1].arms
+                    if left < len(arms):
+                        epochs = {arm: rung.epochs[arm] for arm in arms}
+                        stay = keep_better(validation_errors(progress.results, data, network, epochs), left)
+                        state.dropped |= {arm: number for arm in arms if arm not in stay}
+                        arms = stay
+                    self.finish()
         finally:
             self.finish()
 
@@ -138,7 +133,7 @@ class Comparison:
         return self.plan.total / self.state.workers
 
     def _progress(self, study: Study, trials: Sequence[Trial]) -> runner.Progress:
-        head = Results(str(self.folder.study), SCALE, f"coterie study {self.folder.study}")
+        head = Results(self.folder.study.name, SCALE, f"coterie study {self.folder.study}")
         return runner.Progress(self.folder.results, head, trials, self.folder.runs)
 
     def _train(
@@ -153,14 +148,13 @@ class Comparison:
             self.folder.write_state(self.state)
             yield result
             stay = {trial.key for trial in self._in_time(list(scheduler.waiting.values()), rung)}
-            for key in [key for key in scheduler.waiting if key not in stay]:
-                del scheduler.waiting[key]
+            scheduler.keep(stay)
 
     def _in_time(self, trials: Sequence[Trial], rung: PlannedRung) -> list[Trial]:
         """Of trainings that wait those of seeds that would all end within the budget if they began now."""
-        if self.state.seconds is None:
+        if self.state.limits.seconds is None:
             return list(trials)
-        left, pace = self.state.seconds - _LAST - self.used, mean(self.pace) if self.pace else 1.0
+        left, pace = self.state.limits.seconds - _LAST - self.used, mean(self.pace) if self.pace else 1.0
         late = {trial.seed for trial in trials if pace * self._expected(trial.arm, rung) > left}
         return [trial for trial in trials if trial.seed not in late]
 
@@ -173,27 +167,27 @@ class Comparison:
         top = plan.rungs[-1]
         alone = next(iter(top.epochs.values()))
         each = ", ".join(f"{epochs} epochs of {label(arm)}" for arm, epochs in top.epochs.items())
-        said = [f"The highest budget buys {each}; all cost the same number of FLOPs."]
-        if state.seconds is not None:
-            said.append(f"Spent so far: {duration(self.used)} of {duration(state.seconds)}.")
+        said = [f"The highest budget buys {each}, which were planned to cost the same FLOPs to 1 %."]
+        if state.limits.seconds is not None:
+            said.append(f"Spent so far: {duration(self.used)} of {duration(state.limits.seconds)}.")
         for arm, rung in state.dropped.items():
             length = next(iter(plan.rungs[rung].epochs.values()))
             said.append(
-                f"{label(arm).capitalize()} was dropped at the cost of {length} epochs of the network alone, where "
-                "its validation error was higher than that of others: the time did not suffice for all."
+                f"{label(arm).capitalize()} was dropped at the cost of {length} epochs of the network alone: the "
+                "time did not suffice for all, and it failed there, or others had a lower validation error."
             )
         if alone < _FEW:
             said.append("So short trainings tell little: a longer budget may turn the order round.")
         said.append(f"The chosen network is in {self.folder.network}, a Run like any other.")
         return said
 
-    def finish(self) -> Outcome | None:
+    def finish(self) -> None:
         """Judge what there is, draw the page, and put the chosen network in its place."""
         if not self.folder.results.is_file():
-            return None
-        study = load_study(str(self.folder.study))
+            return
         measured = read_measured(self.folder.results)
-        outcome = find_outcome(study.scale(SCALE), measured.results)
+        study = measured.study
+        self.outcome = outcome = find_outcome(study.scale(SCALE), measured.results)
         self.state.verdict = {} if outcome is None else outcome.to_json()
         self.state.used = self.used
         lead = self.notes() if outcome is None else [*outcome.sentences, *self.notes()]
@@ -202,7 +196,6 @@ class Comparison:
             delivered = next(t for t in study.scale(SCALE).trials() if t.key == outcome.delivered.key)
             self.folder.deliver(locate_run(delivered, self.folder.runs))
         self.folder.write_state(self.state)
-        return outcome
 
 
 def plan_lines(comparison: Comparison) -> list[str]:
@@ -233,7 +226,7 @@ def compare(
     teacher: str | None = None,
     recipe: Mapping[str, Any] | None = None,
     batch_size: int | None = None,
-    precision: str = "auto",
+    precision: PrecisionChoice = "auto",
     workers: int | None = None,
 ) -> Outcome | None:
     """Find the training that gives the best network of this size on these images, at equal cost.
@@ -241,6 +234,8 @@ def compare(
     A ladder of budgets is climbed; on each, the network alone and every method are trained for the same FLOPs. The best
     is chosen on validation images and judged on test images. ``OUT/page.html`` shows it, ``OUT/network`` is the best
     Run. The same call goes on with a comparison that was stopped.
+
+    It starts processes, which import the script that calls it: call it under ``if __name__ == "__main__":``.
 
     Args:
         network: A name, such as ``timm/resnet18``, or the mapping of a Run's ``config.yaml``.
@@ -265,7 +260,7 @@ def compare(
     """
     record = {"name": network} if isinstance(network, str) else dict(network)
     question = Question(record, dict(data), tuple(methods), teacher, dict(recipe or {}), batch_size, precision)
-    comparison = Comparison(question, out, budget=budget, epochs=epochs, seeds=seeds, workers=workers)
+    comparison = Comparison(question, Limits(budget, epochs, seeds), out, workers)
     for _ in comparison.run():
         pass
-    return comparison.finish()
+    return comparison.outcome

@@ -3,7 +3,7 @@
 import re
 import shlex
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import replace
@@ -176,6 +176,10 @@ class Scheduler:
             # What another command has measured until now is not run again.
             self.waiting = {trial.key: trial for trial in self.progress.missing(self.todo)}
             yield from self._run()
+
+    def keep(self, keys: Collection[Key]) -> None:
+        """Of trials that wait, begin these alone."""
+        self.waiting = {key: trial for key, trial in self.waiting.items() if key in keys}
 
     def _run(self) -> Iterator[Result]:
         self.pool = self.pools()

@@ -172,14 +172,15 @@ class Measured:
 
 
 def read_measured(path: str | Path) -> Measured:
-    """A results file with its study.
+    """A results file with its study; the study's file may lie beside it, wherever both are now.
 
     Raises:
         UserError: The file is none, or its study is not found or lacks the scale.
     """
     results = load_results(path)
     try:
-        study = load_study(results.study)
+        beside = user_path(path).parent / results.study
+        study = load_study(str(beside) if beside.is_file() else results.study)
         study.scale(results.scale)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
