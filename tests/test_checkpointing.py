@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from transformers import ViTConfig, ViTForImageClassification
 
 import coterie
 from coterie import cli
@@ -92,6 +93,14 @@ def test_networks_that_offer_it(name):
         network = coterie.networks.build(name)
         assert not checkpoints(network)
         assert checkpoints(checkpoint_activations(network))
+
+
+@pytest.mark.filterwarnings("error")
+def test_networks_of_hugging_face_offer_it():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    network = ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4))
+    assert not checkpoints(network)
+    assert checkpoints(checkpoint_activations(network))
 
 
 def test_networks_that_offer_none_are_refused_in_a_line(tmp_path, capsys):

@@ -10,6 +10,8 @@ from coterie.errors import UserError
 # By which modules say that they checkpoint: those here and timm's, torchvision's, Hugging Face's.
 _FLAGS = ("grad_checkpointing", "memory_efficient")
 _SAID = (*_FLAGS, "gradient_checkpointing")
+# By which they are told to: timm's, Hugging Face's, and Hugging Face's of before.
+_SWITCHES = ("set_grad_checkpointing", "activation_checkpointing_enable", "gradient_checkpointing_enable")
 
 
 class Blocks(nn.Sequential):
@@ -52,7 +54,7 @@ def checkpoints(module: nn.Module) -> bool:
 
 
 def _switch_on(module: Any) -> bool:
-    switch = getattr(module, "set_grad_checkpointing", None) or getattr(module, "gradient_checkpointing_enable", None)
+    switch = next((getattr(module, name) for name in _SWITCHES if hasattr(module, name)), None)
     if switch is None:
         return False
     try:
