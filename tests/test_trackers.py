@@ -170,6 +170,9 @@ def test_variables_of_the_users_own_are_heard(digits, tmp_path, monkeypatch):
 def test_an_unknown_tracker_is_refused():
     with pytest.raises(UserError, match="wandb"):
         coterie.training.TrainingOptions(track="tensorboard,wandbb")
+    for empty in ("", "tensorboard,"):
+        with pytest.raises(UserError, match="unknown track ''; known: mlflow, tensorboard, wandb"):
+            coterie.training.TrainingOptions(track=empty)
     assert coterie.training.TrainingOptions(track=" mlflow,wandb,mlflow").trackers == ("mlflow", "wandb")
 
 

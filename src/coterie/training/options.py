@@ -85,10 +85,8 @@ class TrainingOptions:
     @property
     def trackers(self) -> tuple[TrackerName, ...]:
         """The names in ``track``, each once."""
-        return cast(
-            tuple[TrackerName, ...],
-            tuple(dict.fromkeys(name.strip() for name in (self.track or "").split(",") if name.strip())),
-        )
+        names = [] if self.track is None else [name.strip() for name in self.track.split(",")]
+        return cast(tuple[TrackerName, ...], tuple(dict.fromkeys(names)))
 
     def fit_to(self, data: ImageData) -> "TrainingOptions":
         """The same options with the default batch size, which is no larger than the data.
