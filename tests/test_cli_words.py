@@ -71,6 +71,9 @@ def test_choices_are_in_the_help_and_in_the_refusal(capsys, finished):
         ("--epochs", "many", "--epochs is 'many'; write a whole number"),
         ("--batch_size", "[]", "--batch_size is []; write a whole number"),
         ("--data.image_size", "[8]", "--data.image_size"),
+        ("--data.image_size", "[8, x]", "--data.image_size, item 2 is 'x'; write a whole number"),
+        ("--accumulate", "true", "--accumulate is True; write a whole number from 1 to 1024 or 'auto'"),
+        ("--recipe.layer_rates", "{fc.*: much}", "--recipe.layer_rates, fc.* is 'much'; write a number"),
     ],
 )
 def test_a_value_of_another_kind_is_refused_in_words(option, value, said, capsys):

@@ -152,7 +152,7 @@ def _run(name: str, given: list[str]) -> None:
     except SystemExit:
         raise
     except Exception as error:
-        raise plain(error, parser) from error
+        raise plain(error, parser, given) from error
     run(parsed)
 
 

@@ -153,8 +153,8 @@ def options_of(group: Namespace) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
 
 
-def plain(error: Exception, parser: ArgumentParser) -> UserError:
-    """A parser's complaint in one line, with the nearest option where one is unknown."""
+def plain(error: Exception, parser: ArgumentParser, given: list[str]) -> UserError:
+    """A parser's complaint about what was given in one line, with the nearest option where one is unknown."""
     text = " ".join(str(error).split())
     if unknown := re.search(r"[Uu]nrecognized arguments: (\S+)", text):
         option = unknown[1].split("=")[0]
@@ -171,8 +171,9 @@ def plain(error: Exception, parser: ArgumentParser) -> UserError:
     if choice := re.search(r"^(--\S+): Expected a (?:typing\.)?Literal\[([^]]+)\]\. Got value: (.*)", text):
         *names, last = re.findall("'([^']+)'", choice[2])
         return UserError(f"{choice[1]} {choice[3]}: unknown; use {', '.join(names)} or {last}")
-    if (value := re.search(r"^--([^:\s]+): .*?(?:Given|Got) value: (.*)", text)) and (
-        refusal := _refused(value[1], value[2], parser)
+    # The whole value as it was given: of a list or a mapping the parser names the part alone that it refuses.
+    if (value := re.search(r"^--([^:\s]+): .*(?:Given|Got) value: (.*)", text)) and (
+        refusal := _refused(value[1], value_of(given, value[1]) or value[2], parser)
     ):
         return refusal
     return UserError(text[:300])
