@@ -46,7 +46,7 @@ def write_confusions(path: Path, counts: Mapping[str, Sequence[Pair]]) -> None:
 
 
 def read_confusions(path: Path, classes: int) -> dict[str, Tensor]:
-    """Counts (C, C) of each deliverable: rows are true classes, columns what was said. None without the file.
+    """Counts (C, C) of each deliverable: rows are true classes, columns what was said. Empty without the file.
 
     Raises:
         UserError: It is no such record, or one of other classes.
