@@ -24,27 +24,30 @@ class Small(nn.Module):
         torch.manual_seed(0)
         self.body, self.most = build("resnet8", 10, 1), most
         self.tried = deque()  # which, unlike a list, a trial does not restore
+        self.held = deque()  # for each of them, whether gradients took memory at its beginning
 
     def forward(self, x):
+        held = self.body.fc.weight.grad is not None
         x = self.body.layer1(self.body.relu(self.body.bn1(self.body.conv1(x))))
         x = self.body.layer3(self.body.layer2(x))
-        return Full.apply(self.body.fc(self.body.avgpool(x).flatten(1)), self.most, self.tried)
+        return self.body.fc(Full.apply(self.body.avgpool(x).flatten(1), self.most, self.tried, self.held, held))
 
 
 class Full(torch.autograd.Function):
-    """Runs out of memory in the backward, where all is kept."""
+    """Runs out of memory in the backward, when the last layer has its gradients already."""
 
     @staticmethod
-    def forward(ctx, x, most, tried):
-        ctx.most, ctx.tried = most, tried
+    def forward(ctx, x, most, tried, held, now):
+        ctx.most, ctx.tried, ctx.held, ctx.now = most, tried, held, now
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
         ctx.tried.append(len(gradient))
+        ctx.held.append(ctx.now)
         if len(gradient) > ctx.most:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        return gradient, None, None
+        return gradient, None, None, None, None
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def test_the_fewest_parts_that_fit_are_found_and_the_trial_leaves_nothing(recipe
     network = Small(most=10)
     found = go(Vanilla(network=network), digits, tmp_path / "found", accumulate="auto", **options)
     assert list(network.tried)[:5] == [32, 16, 8, 8, 8]  # the first two fail, of the third two parts are tried
+    assert list(network.held)[:5] == [False, False, False, True, False]
     assert "a batch of 32 fits in 4 parts" in capsys.readouterr().err
     given = go(Vanilla(network=Small()), digits, tmp_path / "given", accumulate=4, **options)
     assert same(found, given)

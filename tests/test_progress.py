@@ -21,7 +21,8 @@ from coterie.console.progress import Reporter, StageState, bar_line, epoch_line
 from coterie.console.time_left import Watch, clock
 from coterie.methods import Vanilla
 from coterie.recipes import Recipe
-from resuming import resumes_exactly
+from coterie.training import session
+from resuming import resumes_exactly, stopping
 from toys import go
 
 ROWS = [
@@ -156,6 +157,29 @@ def test_the_time_left_is_that_of_all_stages_at_the_mean_speed_without_the_first
     assert watches[0].left() == 87 * 2.0
     watches[0].look()
     assert watches[0].left() == 87 * 5.0
+
+
+def test_what_is_measured_after_an_epoch_counts_in_the_time_left(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time_left, "perf_counter", lambda: now[0])
+    watch, reporter = Watch(10), Reporter(True)
+    with reporter.stage(StageState("train", 2, watch)):
+        for _ in range(5):
+            now[0] += 1.0
+            reporter.step()
+        now[0] += 4.0
+        reporter.epoch([{**ROWS[-1], "stage": "train"}])
+    assert watch.left() == 5 * 2.0
+
+
+def test_a_resumed_stage_goes_on_where_it_was_stopped(digits, tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(session, "Watch", lambda *given: begun.append(given) or Watch(*given))
+    with pytest.raises(coterie.Interrupted):
+        go(stopping(Vanilla(network="resnet8"), "train", 3), digits, tmp_path / "run", epochs=2)
+    go(Vanilla(network="resnet8"), digits, tmp_path / "run", epochs=2, resume=True)
+    (total, *first), (same, *then) = begun
+    assert (first, then, same) == ([0, 0], [3, 0], total)
 
 
 def test_a_time_of_days_is_written_in_hours():
