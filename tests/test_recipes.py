@@ -18,7 +18,9 @@ from toys import go
 
 
 def facts(**changes):
-    return TrainingFacts(**({"images": 1500, "epochs": 100, "batch_size": 128, "parameters": 270_000} | changes))
+    return TrainingFacts(
+        **({"images": 1500, "epochs": 100, "batch_size": 128, "parameters": 270_000, "batch_norm": True} | changes)
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -34,10 +36,9 @@ def test_modern_is_the_stronger_the_longer_the_training_and_the_larger_the_netwo
     small = Modern().fit_to(facts(parameters=80_000))
     medium = Modern().fit_to(facts())
     strong = Modern().fit_to(facts(epochs=300, parameters=11_000_000))
-    assert not short.mixing.mixes
-    assert short.label_smoothing == 0.1
-    assert small.mixing.mixes
-    assert small.policy == "none"
+    for weak in (short, small):  # a small network under-fits mixed images, see benchmarks/candidates.json
+        assert not weak.mixing.mixes
+        assert (weak.label_smoothing, weak.policy, weak.average) == (0.1, "none", "ema")
     assert (medium.policy, strong.policy) == ("trivial-augment", "trivial-augment")
     assert small.policy_strength < medium.policy_strength < strong.policy_strength
     assert small.erasing < medium.erasing < strong.erasing
@@ -58,7 +59,18 @@ def test_what_the_user_says_is_not_chosen_again():
     assert recipe.policy_strength == 1.0
 
 
-@pytest.mark.parametrize(("kind", "rate"), [(Modern, 0.2), (Finetune, 2e-3)])
+def test_a_network_without_batch_norms_gets_a_quarter_of_the_rate():
+    with_norms, without = (Modern().fit_to(facts(batch_norm=there)).learning_rate for there in (True, False))
+    assert with_norms == 4 * without
+
+
+def test_the_facts_of_a_network_are_read_off_it():
+    of = TrainingFacts.of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 1500, 100, 128)
+    assert of == TrainingFacts(1500, 100, 128, 2 * 9 + 2 + 4, batch_norm=True)
+    assert not TrainingFacts.of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), 1, 1, 1).batch_norm
+
+
+@pytest.mark.parametrize(("kind", "rate"), [(Modern, 0.8), (Finetune, 2e-3)])
 def test_the_peak_rate_grows_with_the_square_root_of_the_batch(kind, rate):
     rates = [kind().fit_to(facts(batch_size=size)).learning_rate for size in (32, 128, 512)]
     assert rates == pytest.approx([rate / 2, rate, 2 * rate])

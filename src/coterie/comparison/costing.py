@@ -70,9 +70,7 @@ def _probe(configuration: dict[str, Any]) -> tuple[Cost, int]:
     options = options_of({**configuration, "seed": 0, "epochs": 2}).fit_to(data)
     assert options.batch_size is not None
     built = Backbone.from_record(configuration["network"]).build(len(data.classes), data.channels, data.image_size)
-    facts = TrainingFacts(
-        len(data.train), _TYPICAL, options.batch_size, sum(parameter.numel() for parameter in built.parameters())
-    )
+    facts = TrainingFacts.of(built, len(data.train), _TYPICAL, options.batch_size)
     few = replace(
         data,
         train=_first(data.train, _STEPS * options.batch_size),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -31,12 +32,20 @@ class TrainingFacts:
         epochs: The length of a stage.
         batch_size: Images in a step, over all processes.
         parameters: Of the network.
+        batch_norm: Whether the network has batch norms, which bear a larger rate.
     """
 
     images: int
     epochs: int
     batch_size: int
     parameters: int
+    batch_norm: bool
+
+    @classmethod
+    def of(cls, network: nn.Module, images: int, epochs: int, batch_size: int) -> "TrainingFacts":
+        """The facts of a training of this network."""
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        return cls(images, epochs, batch_size, parameters, any(isinstance(m, _BatchNorm) for m in network.modules()))
 
 
 def scaled_rate(rate: float, batch_size: int) -> float:

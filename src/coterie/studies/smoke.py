@@ -22,7 +22,7 @@ from coterie.records import AVERAGE
 from coterie.studies.check import check_data
 from coterie.studies.study import Key, Trial, locate_run
 from coterie.studies.trial import method_of, recipe_of
-from coterie.training.before.preflight import count_parameters
+from coterie.training.before.preflight import handed_back
 
 _UNKNOWN = (20, 3, 224)  # of a folder of images: classes, channels, side
 _LARGEST = 64  # pixels of a side, where the network takes them: for speed
@@ -116,9 +116,8 @@ def _build(trial: Trial, known: Mapping[Key, Trial], classes: int, channels: int
         sizes = [sum(parameter.numel() for parameter in turn.trainable()) for turn in stage.turns]
         kind = (*(type(turn.module) for turn in stage.turns), *sizes)
         if kind not in tried:  # members of an ensemble are alike
-            parameters = count_parameters(stage, method, task)
             size = trial.configuration.get("batch_size") or _IMAGES
-            facts = TrainingFacts(_IMAGES, task.epochs, size, parameters)
+            facts = TrainingFacts.of(handed_back(stage, method, task), _IMAGES, task.epochs, size)
             _try_step(stage, task, recipe_of(trial.configuration).fit_to(facts))
         tried.add(kind)
 

@@ -24,7 +24,7 @@ from coterie.training.before.preflight import (
     check_patience,
     check_soft_targets,
     check_stage_names,
-    count_parameters,
+    handed_back,
     names_for_rates,
     with_drop_path,
 )
@@ -155,7 +155,7 @@ def settle(method: Method, setting: Setting) -> tuple[Method, Stage, Iterator[St
     first = next(stages)
     check_first_stage(first, data)
     precision = share_choice(choose_precision(options.precision, first, method, task, data, accelerator.device))
-    facts = TrainingFacts(len(data.train), options.epochs, setting.batch_size, count_parameters(first, method, task))
+    facts = TrainingFacts.of(handed_back(first, method, task), len(data.train), options.epochs, setting.batch_size)
     setting = replace(setting, options=options.settle(precision), recipe=setting.recipe.fit_to(facts))
     check_soft_targets(method, setting.recipe)
     setting = replace(setting, names=names_for_rates(method, task, setting.recipe))

@@ -89,12 +89,10 @@ def check_stage_names(method: Method) -> None:
             raise unknown_name(f"stage in ⟨method.epochs⟩ (of method '{method.name}')", name, method.stage_names())
 
 
-def count_parameters(stage: Stage, method: Method, task: Task) -> int:
-    """Of the network that is handed back in the end, whatever a first stage trains: a teacher, or a teacher's probe."""
-    network = next(iter(stage.deliver.values()), None)
-    if network is None:
-        network = _own_network(method, task)
-    return sum(parameter.numel() for parameter in network.parameters())
+def handed_back(stage: Stage, method: Method, task: Task) -> nn.Module:
+    """The network that is delivered in the end, whatever a first stage trains: a teacher, or a teacher's probe."""
+    delivered = next(iter(stage.deliver.values()), None)
+    return _own_network(method, task) if delivered is None else delivered
 
 
 def names_for_rates(method: Method, task: Task, recipe: Recipe) -> Set[str]:

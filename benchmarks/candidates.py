@@ -1,0 +1,292 @@
+"""Which training gives the best network of a size at equal training FLOPs? Candidates, judged on validation images.
+
+    python benchmarks/candidates.py --plan               # cells, epochs, FLOPs, hours; trains nothing
+    python benchmarks/candidates.py --jobs 2             # trains what is missing in benchmarks/candidates.jsonl
+    python benchmarks/candidates.py --report             # tables, and benchmarks/candidates.json
+
+Data are those of ``benchmarks/modern.py``. A fifth of the training images is held out, another one for each seed, and
+judges; the test images decide nothing here. Every cell of a data set, a network and a scale costs what the network
+alone costs in its epochs, teachers counted, to a hundredth. All arms have the recipe ``modern`` unless their name says
+otherwise. Its peak rate, and from when on images are mixed, were chosen by these cells.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from cells import Cell, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
+from modern import DATA, load
+
+RESULTS = Path(__file__).with_suffix(".jsonl")
+SUMMARY = Path(__file__).with_suffix(".json")
+COSTS = Path(__file__).with_name("candidates_flops.json")
+TOLERANCE = 0.01
+VALIDATION = 0.2
+SCALES = (1.0, 2.6, 6.6)
+OTHER_EPOCHS = 40  # of networks of which ``benchmarks/modern.py`` says nothing
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A training.
+
+    Attributes:
+        method: Name of the method, and its options.
+        shares: Stage to its share of the budget; one stage has all of it.
+        recipe: Name of the recipe, and fields of it.
+    """
+
+    method: dict[str, Any]
+    shares: dict[str, float] = field(default_factory=lambda: {"train": 1.0})
+    recipe: dict[str, Any] = field(default_factory=lambda: {"name": "modern"})
+
+
+def alone(**fields: Any) -> Arm:
+    """The network alone, with fields of ``modern`` that are set."""
+    return Arm({"name": "vanilla"}, recipe={"name": "modern", **fields})
+
+
+def taught(share: float, **options: Any) -> Arm:
+    """KD from a teacher that is trained on a share of the budget."""
+    return Arm({"name": "kd", **options}, {"teacher": share, "student": 1 - share})
+
+
+# The recipe is what was searched: rates are of batches of 64, in which all data but fashion-10000 are taken.
+ARMS: dict[str, Arm] = {
+    "alone": alone(),
+    "short": Arm({"name": "vanilla"}, recipe={"name": "short"}),
+    **{f"rate-{rate}": alone(learning_rate=rate, mix_probability=0.0) for rate in (0.07, 0.141421, 0.28, 0.56, 1.13)},
+    **{
+        f"rate-{rate}-decay-{decay}": alone(learning_rate=rate, weight_decay=decay, mix_probability=0.0)
+        for rate, decay in product((0.141421, 0.56), (1e-4, 1e-3, 2e-3))
+    },
+    **{f"rate-{rate}-mixed": alone(learning_rate=rate, mix_probability=0.5) for rate in (0.141421, 0.56)},
+    "rate-0.141421-smoothing-0": alone(learning_rate=0.141421, label_smoothing=0.0, mix_probability=0.0),
+    "one": Arm({"name": "one"}),
+    "kd-resnet20": taught(0.4, teacher_network="resnet20"),
+    "kd-itself": taught(0.4),
+    "kd-itself-dist": taught(0.4, divergence="dist"),
+}
+
+
+def make(arm: str, network: str, epochs: dict[str, int]) -> tuple[Any, Any]:
+    """The method and the recipe of an arm."""
+    from coterie.methods import METHODS
+    from coterie.recipes import recipe_class
+
+    options, recipe = dict(ARMS[arm].method), dict(ARMS[arm].recipe)
+    method = METHODS[options.pop("name")](network=network, epochs=epochs, **options)
+    return method, recipe_class(recipe.pop("name"))(**recipe)
+
+
+# Costs ---------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def costs(root: Path, data: str, network: str, arm: str) -> dict[str, float]:
+    """Training FLOPs of an image by stage, counted by coterie in one step each; kept in a file."""
+    known = json.loads(COSTS.read_text()) if COSTS.is_file() else {}
+    name = f"{data} {network} {arm}"
+    if name not in known:
+        import numpy as np
+
+        import coterie
+
+        images = load(root, data)
+        few = np.arange(64)
+        small = replace(images, train=images.train.subset(few), test=images.test.subset(few))
+        method, recipe = make(arm, network, dict.fromkeys(ARMS[arm].shares, 1))
+        with tempfile.TemporaryDirectory() as folder:
+            run = coterie.train(
+                method, small, recipe=recipe, epochs=1, batch_size=64, out=Path(folder) / "run", progress=False
+            )
+            known[name] = {row["stage"]: row["training_flops"] / 64 for row in run.metrics}
+        COSTS.write_text(json.dumps(known, indent=1) + "\n")
+    return known[name]
+
+
+@cache
+def epochs_of(root: Path, data: str, network: str, arm: str, scale: float) -> dict[str, int]:
+    """Epochs of each stage, so that all cost what the network alone costs in its epochs."""
+    alone_epochs = DATA[data].epochs.get(network, OTHER_EPOCHS)
+    budget = alone_epochs * scale * costs(root, data, network, "alone")["train"]
+    own, shares = costs(root, data, network, arm), ARMS[arm].shares
+    *earlier, last = shares
+    epochs = {stage: max(1, round(budget * shares[stage] / own[stage])) for stage in earlier}
+    left = budget - sum(epochs[stage] * own[stage] for stage in earlier)
+    epochs[last] = max(1, round(left / own[last]))
+    total = sum(epochs[stage] * own[stage] for stage in shares)
+    if abs(total / budget - 1) > TOLERANCE:
+        raise SystemExit(f"{arm} at {scale}: {epochs} costs {total / budget:.3f} of the budget")
+    return epochs
+
+
+@cache
+def held_out(root: Path, name: str, seed: int) -> Any:
+    """A data set whose test images are held out of training."""
+    import coterie
+
+    options = dict(DATA[name].options)
+    data = coterie.data.load(**{**options, "root": root / options["root"], "validation": VALIDATION, "seed": seed})
+    return replace(data, test=data.validation, validation=None)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def train(cell: Cell, root: Path, device: str) -> dict[str, Any]:
+    """What is measured of a cell: errors on the images that were held out."""
+    import coterie
+
+    data = held_out(root, cell["data"], cell["seed"])
+    epochs = epochs_of(root, cell["data"], cell["network"], cell["arm"], cell["scale"])
+    method, recipe = make(cell["arm"], cell["network"], epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        run = coterie.train(
+            method,
+            data,
+            recipe=recipe,
+            out=Path(folder) / "run",
+            epochs=1,
+            batch_size=DATA[cell["data"]].batch,
+            seed=cell["seed"],
+            threads=1,
+            device=device,
+            test_every=10_000,
+            progress=False,
+        )
+        card, last = run.card, run.metrics[-1]
+        default = card["deliverables"][0]
+        return {
+            "says": f"{card['test'][default]['error']:.2f} %",
+            "epochs": epochs,
+            "training_flops": card["training_flops"],
+            "seconds": card["seconds"],
+            "delivered": default,
+            "error": card["test"][default]["error"],
+            "nll": card["test"][default]["nll"],
+            "errors": {name: figures["error"] for name, figures in card["test"].items()},
+            "train_error": {name: value for name, value in last.items() if name.startswith("train_error_")},
+            **surroundings(device),
+        }
+
+
+# Report --------------------------------------------------------------------------------------------------------------
+
+
+def report() -> dict[str, Any]:
+    """Errors of every arm, and paired differences from the network alone."""
+    rows = read_rows(RESULTS)
+    tables: dict[str, list[dict[str, Any]]] = {"errors": [], "minus alone": []}
+    groups = dict.fromkeys((row["cell"]["data"], row["cell"]["network"], row["cell"]["scale"]) for row in rows)
+    for data, network, scale in sorted(groups):
+        there = {"data": data, "network": network, "scale": scale}
+        by_arm = {
+            arm: {
+                row["cell"]["seed"]: row
+                for row in rows
+                if all(row["cell"][name] == value for name, value in {**there, "arm": arm}.items())
+            }
+            for arm in ARMS
+        }
+        for arm, found in by_arm.items():
+            if not found:
+                continue
+            errors = [row["error"] for row in found.values()]
+            tables["errors"].append(
+                {
+                    **there,
+                    "arm": arm,
+                    "n": len(errors),
+                    "error": round(mean(errors), 2),
+                    "std": round(stdev(errors), 2) if len(errors) > 1 else None,
+                    "nll": round(mean(row["nll"] for row in found.values()), 3),
+                    "train": round(mean(min(row["train_error"].values()) for row in found.values()), 1),
+                    "epochs": "+".join(str(count) for count in next(iter(found.values()))["epochs"].values()),
+                    "tflop": round(mean(row["training_flops"] for row in found.values()) / 1e12, 2),
+                    "seconds": round(mean(row["seconds"] for row in found.values()), 1),
+                }
+            )
+            if arm != "alone":
+                pairs = [row["error"] - by_arm["alone"][s]["error"] for s, row in found.items() if s in by_arm["alone"]]
+                if pairs:
+                    difference = paired(pairs)
+                    difference["interval"] = str(difference.get("interval", ""))
+                    tables["minus alone"].append({**there, "arm": arm, **difference})
+    return tables
+
+
+# Command -------------------------------------------------------------------------------------------------------------
+
+
+def print_plan(cells: Sequence[Cell], root: Path, gflops: float) -> None:
+    """How many cells there are and what they cost."""
+    done = {json.dumps(row["cell"], sort_keys=True) for row in read_rows(RESULTS)}
+    kinds: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for cell in cells:
+        name = tuple(cell[part] for part in ("data", "network", "arm", "scale"))
+        epochs, own = epochs_of(root, *name), costs(root, *name[:3])
+        count = len(held_out(root, cell["data"], cell["seed"]).train)
+        row = kinds.setdefault(
+            name,
+            dict(zip(("data", "network", "arm", "scale"), name, strict=True))
+            | {"cells": 0, "done": 0, "epochs": "+".join(map(str, epochs.values())), "tflop": 0.0},
+        )
+        row["cells"] += 1
+        row["done"] += json.dumps(cell, sort_keys=True) in done
+        row["tflop"] += sum(epochs[stage] * own[stage] for stage in epochs) * count / 1e12
+    show(list(kinds.values()))
+    total = sum(row["tflop"] * (1 - row["done"] / row["cells"]) for row in kinds.values())
+    print(f"{total:.0f} TFLOP left, {total * 1e3 / gflops / 60:.0f} core-minutes at {gflops:.0f} GFLOP/s a core")
+
+
+def main() -> None:
+    """Plan, train or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
+    parser.add_argument("--networks", nargs="+", default=["resnet8"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--scales", nargs="+", type=float, default=list(SCALES), help="of the epochs of every cell")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
+    parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
+    parser.add_argument("--gflops", type=float, default=150.0, help="of a core, for the plan's minutes")
+    parser.add_argument("--plan", action="store_true", help="say what would be trained")
+    parser.add_argument("--report", action="store_true", help="say what was found")
+    arguments = parser.parse_args()
+    if arguments.report:
+        publish(report(), SUMMARY, "python benchmarks/candidates.py --report")
+        return
+    single_threaded()
+    names = ("seed", "data", "network", "scale", "arm")
+    asked = product(
+        range(arguments.seeds), arguments.data, arguments.networks, arguments.scales, dict.fromkeys(arguments.arms)
+    )
+    cells = [dict(zip(names, values, strict=True)) for values in asked]
+    if arguments.plan:
+        print_plan(cells, arguments.root, arguments.gflops)
+        return
+    for cell in cells:  # counted once, before there are several processes
+        epochs_of(arguments.root, cell["data"], cell["network"], cell["arm"], cell["scale"])
+    run_cells(
+        cells,
+        partial(train, root=arguments.root, device=arguments.device),
+        RESULTS,
+        jobs=arguments.jobs,
+        minutes=arguments.minutes,
+        kind=lambda cell: " ".join(str(cell[name]) for name in ("data", "network", "arm", "scale")),
+    )
+
+
+if __name__ == "__main__":
+    main()
