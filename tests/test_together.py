@@ -1,5 +1,6 @@
 """Many trainings in one process: each is the training that it is alone, whatever the others do."""
 
+import threading
 from functools import partial
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from coterie.methods import Dml, One, Pcl, Vanilla
 from coterie.recipes import Recipe
 from coterie.training import Interrupted
 from coterie.training.stages import running
-from coterie.training.together import Together, give_way, takes_turns
+from coterie.training.together import CardMemory, Together, give_way, takes_turns
 from toys import comparable, go, same
 
 STRONG = Recipe(cutmix=1.0, average="ema", label_smoothing=0.1, policy="trivial-augment", erasing=0.5)
@@ -108,10 +109,66 @@ def test_turns_go_round():
     assert give_way() is None
 
 
+class Card:
+    """A card's memory, of which every work that runs holds its part."""
+
+    def __init__(self, total):
+        self.total, self.held, self.most, self.running = total, 0, 0, set()
+        self.asked = threading.Event()  # set when all work is there
+
+    def measure(self):
+        return self.held, self.total - self.held
+
+    def work(self, name, size, turns):
+        self.asked.wait()
+        self.running.add(name)
+        self.held += size
+        self.most = max(self.most, len(self.running))
+        assert self.held <= self.total
+        for _ in range(turns):
+            give_way()
+        self.held -= size
+        self.running.remove(name)
+        return name
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(10, 8), (30, 2), (60, 1), (200, 1)])
+def test_a_card_gets_as_many_trainings_as_its_memory_holds(size, at_once):
+    card = Card(max(100, size))
+    with Together(CardMemory(card.measure)) as together:
+        futures = [together.submit(card.work, name, size, 2000) for name in range(12)]
+        card.asked.set()
+    assert [future.result() for future in futures] == list(range(12))
+    assert card.most == at_once  # each begins where twice its size is free
+
+
+def test_nothing_begins_beside_a_large_training_that_may_be_as_large():
+    card = Card(100)
+    with Together(CardMemory(card.measure)) as together:
+        futures = [together.submit(card.work, name, size, 3000) for name, size in enumerate((5, 40, 45, 45, 5))]
+        card.asked.set()
+    assert [future.result() for future in futures] == list(range(5))
+    assert card.most == 2
+
+
+def test_what_waits_for_room_at_a_stop_never_begins():
+    card = Card(100)
+    together = Together(CardMemory(card.measure))
+    began = together.submit(card.work, "first", 80, 500)
+    waiting = [together.submit(card.work, name, 80, 1) for name in range(5)]
+    together.shutdown(wait=False, cancel_futures=True)
+    card.asked.set()
+    together.shutdown()
+    assert began.result() == "first"
+    assert all(future.cancelled() for future in waiting)
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (["--together", "4"], "there is none here"),
+        (["--together", "auto"], "there is none here"),
+        (["--together", "many"], "--together"),
         (["--together", "0"], "use 1 or more"),
         (["--together", "4", "--workers", "2"], "leave out --workers"),
     ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -23,9 +24,11 @@ from coterie.studies.pools import RayExecutor, default_workers, make_process_poo
 from coterie.studies.reading import load_study, study_names
 from coterie.studies.results import Result, Results
 from coterie.studies.study import Key, Scale, Study, Trial
-from coterie.training.together import Together
+from coterie.training.together import CardMemory, Together
 
 console = Console(highlight=False)
+
+_MOST_TOGETHER = 256  # threads, where memory says how many of them train
 
 
 def study_parser(given: list[str]) -> ArgumentParser:
@@ -53,9 +56,10 @@ def study_parser(given: list[str]) -> ArgumentParser:
     )
     parser.add_argument(
         "--together",
-        type=int | None,
+        type=int | Literal["auto"] | None,
         default=None,
-        help="so many trainings at once on one CUDA device, in one process, each a captured step in turn",
+        help="so many trainings at once on one CUDA device, in one process, each a captured step in turn; auto: as "
+        "many as its memory holds",
     )
     parser.add_argument(
         "--ray", type=str | None, default=None, help="address of a Ray cluster over the same folders; auto, or local"
@@ -105,17 +109,19 @@ def _compile_pattern(pattern: str) -> re.Pattern[str]:
         raise UserError(f"⟨only {pattern}⟩: no regular expression ({error})") from error
 
 
-def _pools(workers: int | None, ray: str | None, together: int | None) -> tuple[int, Callable[[], Executor]]:
+def _pools(
+    workers: int | None, ray: str | None, together: int | Literal["auto"] | None
+) -> tuple[int, Callable[[], Executor]]:
     """How many trainings run at a time, and where."""
     for option, value in (("workers", workers), ("together", together)):
-        if value is not None and value < 1:
+        if isinstance(value, int) and value < 1:
             raise UserError(f"--{option} is {value}; use 1 or more")
     if together is not None:
         if workers is not None or ray is not None:
             raise UserError("--together is for one process; leave out --workers and --ray")
         if not torch.cuda.is_available():
             raise UserError("--together fills a CUDA device, and there is none here; use --workers")
-        return together, Together
+        return (_MOST_TOGETHER, lambda: Together(CardMemory())) if together == "auto" else (together, Together)
     if ray is not None:
         cluster = RayExecutor(ray)
         return workers or cluster.workers, lambda: cluster

@@ -16,18 +16,28 @@ from typing import Any
 
 import torch
 
+_WARM = 16  # turns of a training after which it holds the memory that it takes: its step is captured by then
+_SPARE = 2.0  # times what one training took at most must be free for another: measuring images takes more than a step
+
 
 class Together(Executor):
     """Runs functions that train, in threads of this process that take turns; what fails ends alone.
 
     At :meth:`shutdown` with ``cancel_futures`` trainings write their checkpoints and raise
     :class:`~coterie.training.Interrupted`, as they do at SIGTERM.
+
+    Args:
+        room: Asked whether one more training may begin, when the last that began has had 16 turns; what does not may
+            begin later, and where none runs one begins in any case. None lets all begin at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: Callable[[], bool] | None = None) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Lock] = deque()
         self._free = True
+        self._room = room
+        self._outside: deque[threading.Lock] = deque()
+        self._begun = self._turns = 0
         self._threads: list[threading.Thread] = []
         self.asked: int | None = None
 
@@ -42,7 +52,10 @@ class Together(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End: at once after the steps that run, if ``cancel_futures``; else when all have ended."""
         if cancel_futures:
-            self.asked = signal.SIGTERM
+            with self._lock:
+                self.asked = signal.SIGTERM
+                while self._outside:
+                    self._open()
         if wait:
             for thread in self._threads:
                 thread.join()
@@ -50,6 +63,9 @@ class Together(Executor):
     def give_way(self) -> None:
         """Let every other training have a turn that waits for one."""
         with self._lock:
+            self._turns += 1
+            if self._outside and self._turns >= _WARM * self._begun and self.asked is None:
+                self._let_in()
             if not self._waiting:
                 return
             turn = self._queue()
@@ -57,7 +73,9 @@ class Together(Executor):
         turn.acquire()
 
     def _run(self, future: Future[Any], function: Callable[..., Any], given: Any, options: Any) -> None:
-        self._take()
+        waited = self._take()
+        if waited and self.asked is not None:
+            future.cancel()  # nothing begins that a stop found waiting for room
         _own.together = self
         try:
             if future.set_running_or_notify_cancel():
@@ -68,27 +86,76 @@ class Together(Executor):
         finally:
             self._hand_on()
 
-    def _take(self) -> None:
+    def _take(self) -> bool:
+        """Wait for the first turn; gives whether there was no room for it before."""
         with self._lock:
-            if self._free:
-                self._free = False
-                return
-            turn = self._queue()
+            waits = self._room is not None and self._begun > 0
+            if waits:
+                turn = _closed()
+                self._outside.append(turn)
+            else:
+                self._begun += 1
+                if self._free:
+                    self._free = False
+                    return False
+                turn = self._queue()
         turn.acquire()
+        return waits
+
+    def _let_in(self) -> None:
+        self._turns = 0
+        if self._room is None or self._begun == 0 or self._room():
+            self._open()
+
+    def _open(self) -> None:
+        self._begun += 1
+        self._waiting.append(self._outside.popleft())
 
     def _hand_on(self) -> None:
         with self._lock:
+            self._begun -= 1
+            if self._outside and self._begun == 0:
+                self._let_in()
             if self._waiting:
                 self._waiting.popleft().release()
             else:
                 self._free = True
 
     def _queue(self) -> threading.Lock:
-        """A place at the end of the queue: a lock that opens when its turn has come."""
-        turn = threading.Lock()
-        turn.acquire()
+        """A place at the end of the queue."""
+        turn = _closed()
         self._waiting.append(turn)
         return turn
+
+
+def _closed() -> threading.Lock:
+    """A lock that another thread opens when its owner may go on."""
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+class CardMemory:
+    """Whether a card's memory holds one more training: twice what one took at most so far must be free.
+
+    Args:
+        measure: Gives the bytes that this process holds and those that are free; None for the current CUDA device's.
+    """
+
+    def __init__(self, measure: Callable[[], tuple[int, int]] | None = None) -> None:
+        self._measure = measure or _card_memory
+        self._before, self._largest = 0, 0
+
+    def __call__(self) -> bool:
+        """Ask when the last training that was let in holds what it takes."""
+        held, free = self._measure()
+        self._largest = max(self._largest, held - self._before)
+        self._before = held
+        return free > _SPARE * self._largest
+
+
+def _card_memory() -> tuple[int, int]:
+    return torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[0]
 
 
 class _Own(threading.local):
