@@ -16,6 +16,7 @@ import torch
 import coterie
 from coterie.files import write_text
 from coterie.methods import Pcl
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 SEEDS, EPOCHS, AIM = range(5), 30, 0.5
@@ -31,6 +32,7 @@ def main() -> None:
             run = coterie.train(
                 Pcl(network="resnet8"),
                 data,
+                recipe=Recipe(),
                 epochs=EPOCHS,
                 seed=seed,
                 out=out,
@@ -44,7 +46,8 @@ def main() -> None:
     excess = mean(run["average"] - run["target"] for run in runs)
     result = {
         "command": "python benchmarks/averages.py",
-        "each": f"coterie train --method pcl --network resnet8 --data digits --epochs {EPOCHS} --threads 1 --seed SEED",
+        "each": "coterie train --method pcl --network resnet8 --data digits --recipe short "
+        f"--epochs {EPOCHS} --threads 1 --seed SEED",
         "torch": torch.__version__,
         "test_error_percent": runs,
         "average_minus_target": round(excess, 4),

@@ -16,6 +16,7 @@ from pathlib import Path
 import coterie
 from coterie.files import write_text
 from coterie.methods import METHODS
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 NETWORK, IMAGES, BATCH, EPOCHS = "resnet20", 128, 32, 2
@@ -30,6 +31,7 @@ def main() -> None:
             run = coterie.train(
                 method(network=NETWORK),
                 data,
+                recipe=Recipe(),
                 epochs=EPOCHS,
                 out=folder,
                 batch_size=BATCH,

@@ -22,7 +22,7 @@ from coterie.files import write_text
 RESULTS = Path(__file__).with_suffix(".json")
 TURNS = 3
 # Fashion-MNIST would be read from the network: digits in a larger size take as long.
-SETTING = "--data digits --data.image_size 32 --batch_size 128 --epochs 4 --test_every 4"
+SETTING = "--data digits --data.image_size 32 --recipe short --batch_size 128 --epochs 4 --test_every 4"
 METHODS = {
     "vanilla": "--method vanilla --network resnet32",
     "one": "--method one --network resnet32",

@@ -30,7 +30,7 @@ METHODS = (
 SEEDS = (0, 1)
 COMMAND = (
     *("train", "--network", "resnet8", "--data", "digits", "--data.test_fraction", "0.7", "--epochs", "2"),
-    *("--batch_size", "32", "--threads", "1", "--precision", "fp32"),
+    *("--batch_size", "32", "--threads", "1", "--precision", "fp32", "--recipe", "short"),
 )
 
 

@@ -31,6 +31,7 @@ import coterie
 from coterie.data import ImageData, evaluation_batches
 from coterie.files import write_text
 from coterie.methods import Vanilla
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 ROUNDS = 30
@@ -47,7 +48,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if not (Path(given.run) / "model.json").is_file():
         data = coterie.data.load("fashion_mnist", root=given.root, train_samples=20_000)
-        coterie.train(Vanilla(network="resnet32"), data, epochs=3, out=given.run, threads=1)
+        coterie.train(Vanilla(network="resnet32"), data, recipe=Recipe(), epochs=3, out=given.run, threads=1)
     run = coterie.Run(given.run)
     with tempfile.TemporaryDirectory() as place:
         results = {

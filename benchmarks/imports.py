@@ -45,7 +45,8 @@ def last(self, batch):
     os._exit(0)
 
 StageRun._train = last
-sys.argv = ["coterie", "train", "--method", "one", "--network", "resnet8", "--data", "digits", "--out", sys.argv[1]]
+options = "--method one --network resnet8 --data digits --recipe short --out".split()
+sys.argv = ["coterie", "train", *options, sys.argv[1]]
 from coterie.__main__ import main
 main()
 """

@@ -14,6 +14,7 @@ import coterie
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Meal, Method
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 RUNS = Path("runs/meal_modes")
@@ -47,7 +48,9 @@ def main() -> None:
 
 def trained(method: Method, data: ImageData, out: Path, seed: int) -> coterie.Run:
     """The run, trained if it is not there."""
-    return coterie.train(method, data, epochs=40, seed=seed, out=out, resume=True, threads=1, progress=False)
+    return coterie.train(
+        method, data, recipe=Recipe(), epochs=40, seed=seed, out=out, resume=True, threads=1, progress=False
+    )
 
 
 def add(rows: list[dict[str, Any]], variant: str, seed: int, run: coterie.Run, student: str) -> None:

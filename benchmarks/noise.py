@@ -18,6 +18,7 @@ import coterie
 from coterie.data import ImageData
 from coterie.files import write_text
 from coterie.methods import Ensemble, Kd, Meal, Method, One
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 RUNS = Path("runs/noise")
@@ -57,7 +58,9 @@ def main() -> None:
 
 def trained(method: Method, data: ImageData, out: Path, seed: int) -> coterie.Run:
     """The run, trained if it is not there."""
-    return coterie.train(method, data, epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1, progress=False)
+    return coterie.train(
+        method, data, recipe=Recipe(), epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1, progress=False
+    )
 
 
 def add(rows: list[dict[str, Any]], noise: float, method: str, seed: int, run: coterie.Run, student: str) -> None:

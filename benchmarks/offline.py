@@ -81,6 +81,7 @@ def main() -> None:
             run = coterie.train(
                 method,
                 data,
+                recipe=Recipe(),
                 epochs=EPOCHS,
                 batch_size=BATCH,
                 seed=seed,

@@ -15,6 +15,7 @@ from statistics import mean, stdev
 import coterie
 from coterie.files import write_text
 from coterie.methods import METHODS
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 RUNS = Path("runs/online")
@@ -30,7 +31,9 @@ def main() -> None:
         for seed in SEEDS:
             method = METHODS[name](network=NETWORK)
             out = RUNS / f"{name}-{seed}"
-            run = coterie.train(method, data, epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1)
+            run = coterie.train(
+                method, data, recipe=Recipe(), epochs=EPOCHS, seed=seed, out=out, resume=True, threads=1
+            )
             cards.setdefault(name, []).append(run.card)
         write(cards)
 

@@ -1,7 +1,8 @@
 """Rewrites what is recorded of trainings to the names of this version: ``python benchmarks/rename_commands.py``.
 
 Recorded commands must run as they stand, and a study must find its results again. What options were called before is
-said in ``coterie/records.py`` alone. No figure is touched, and a second time changes nothing.
+said in ``coterie/records.py`` alone. A trial that names no recipe had ``short``, which was the default. No figure is
+touched, and a second time changes nothing.
 """
 
 import json
@@ -66,6 +67,9 @@ def rename_results(content: dict[str, Any]) -> dict[str, Any]:
         if method := before.get("method"):
             trial["configuration"] = before | {"method": upgrade_options(method["name"], method)}
             trial["command"] = rename_command(trial["command"])
+            if "recipe" not in before:
+                trial["configuration"]["recipe"] = {"name": "short"}
+                trial["command"] = trial["command"].replace(" --method", " --recipe short --method", 1)
             old, new = (name_run_of(trial, configuration) for configuration in (before, trial["configuration"]))
             renamed |= {old: new} if old != new else {}
         trials.append(trial)

@@ -32,6 +32,7 @@ from PIL import Image
 import coterie
 from coterie.files import write_text
 from coterie.methods import Vanilla
+from coterie.recipes import Recipe
 
 RESULTS = Path(__file__).with_suffix(".json")
 SECONDS, CLIENTS, PATIENCE = 6.0, 16, 30.0
@@ -139,7 +140,7 @@ async def load(port: int, server: subprocess.Popen[str], body: bytes) -> dict[st
 def measure(network: str, size: int, folder: Path) -> dict[str, Any]:
     """Train, export, serve and load one network."""
     data = coterie.data.load("digits", image_size=size, train_samples=20, test_samples=20)
-    run = coterie.train(Vanilla(network=network), data, epochs=1, out=folder / "run", progress=False)
+    run = coterie.train(Vanilla(network=network), data, recipe=Recipe(), epochs=1, out=folder / "run", progress=False)
     path = coterie.export(run, "onnx", folder / "net.onnx").path
     alone = alone_ms(path, size)
     command = [sys.executable, "-m", "coterie", "serve", str(path), "--port", "0", "--threads", "1"]

@@ -45,6 +45,7 @@ def train(case: tuple[str, int, int, int], seed: int) -> None:
     import torch
 
     import coterie
+    from coterie.recipes import Recipe
 
     network, side, images, epochs = case
     data = coterie.data.load("digits", image_size=side, train_samples=images)
@@ -52,6 +53,7 @@ def train(case: tuple[str, int, int, int], seed: int) -> None:
         coterie.train(
             coterie.methods.One(network=network),
             data,
+            recipe=Recipe(),
             out=Path(place) / "run",
             epochs=epochs,
             seed=seed,

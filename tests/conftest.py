@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 import coterie
+from coterie.recipes import Recipe
 from exporting import run_of
 
 torch.set_num_threads(1)
@@ -63,7 +64,7 @@ def finished(digits, tmp_path_factory):
     """A finished run of ONE."""
     method = coterie.methods.One(network="resnet8")
     out = tmp_path_factory.mktemp("runs") / "one"
-    return coterie.train(method, digits, epochs=2, out=out, progress=False)
+    return coterie.train(method, digits, recipe=Recipe(), epochs=2, out=out, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +72,7 @@ def alone(digits, tmp_path_factory):
     """A finished run of the same network alone."""
     method = coterie.methods.Vanilla(network="resnet8")
     out = tmp_path_factory.mktemp("runs") / "alone"
-    return coterie.train(method, digits, epochs=2, out=out, progress=False)
+    return coterie.train(method, digits, recipe=Recipe(), epochs=2, out=out, progress=False)
 
 
 @pytest.fixture(scope="session")
@@ -90,6 +91,6 @@ def moved(tmp_path_factory):
             Image.new("L", (8, 8), value + index).save(folder / "before" / name / f"{index}.png")
     data = coterie.data.load("folder", root=folder / "before", channels=1)
     method = coterie.methods.Vanilla(network="resnet8")
-    run = coterie.train(method, data, epochs=1, out=folder / "run", progress=False)
+    run = coterie.train(method, data, recipe=Recipe(), epochs=1, out=folder / "run", progress=False)
     (folder / "before").rename(folder / "after")
     return run, folder / "after"

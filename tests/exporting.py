@@ -5,6 +5,7 @@ import torch
 
 import coterie
 from coterie.methods import Vanilla
+from coterie.recipes import Recipe
 
 # The smallest of each family, on images of 32 pixels, some of them grey.
 NETWORKS = {
@@ -20,6 +21,7 @@ def run_of(name, channels, out, **options):
     """A network after an epoch on a few digits."""
     data = coterie.data.load("digits", train_samples=40, test_samples=50, channels=channels, image_size=32)
     method = Vanilla(network=name)
+    options = {"recipe": Recipe()} | options
     return coterie.train(method, data, epochs=1, batch_size=20, out=out, progress=False, **options)
 
 

@@ -98,6 +98,10 @@ def test_a_recipe_is_what_is_switched_on_alone():
     assert "peak rate 0.001, one-cycle, the first layer at 0.3 of it, " in text
     assert ", drop path 0.1, " in text
     assert "starts from trained" not in recipe_line(tuned, PLAIN, STAGE)
+    assert ", averaged weights (ema) delivered" in text
+    assert ", averaged weights (ema) or the last, as validation says" in recipe_line(
+        tuned, PLAIN, STAGE, validated=True
+    )
 
 
 def test_options_are_named_as_the_caller_gives_them(capsys):

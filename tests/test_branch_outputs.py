@@ -14,6 +14,7 @@ import coterie
 from coterie import UserError, branch
 from coterie.losses import one
 from coterie.networks import Logits
+from coterie.recipes import Recipe
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3])
@@ -180,7 +181,7 @@ def test_torchvisions_googlenet_with_its_auxiliary_heads():
 
 
 def train(method, digits, out):
-    return coterie.train(method, digits, epochs=1, out=out, progress=False)
+    return coterie.train(method, digits, recipe=Recipe(), epochs=1, out=out, progress=False)
 
 
 def as_dictionary(logits, features):

@@ -10,7 +10,7 @@ from coterie.reports.measured import collect_curves, measure
 from coterie.reports.table import make_rows
 from coterie.studies.reading import load_study
 from coterie.studies.smoke import try_trials
-from coterie.studies.trial import run_trial
+from coterie.studies.trial import command_of, recipe_of, run_trial
 from test_studies_study import SECOND, SMALL, arm, write
 from toys import go
 
@@ -88,10 +88,22 @@ def test_a_study_of_the_modern_recipe_is_tried_and_one_of_soft_labels_for_dkd_is
     assert "label_smoothing" in said
 
 
-def test_a_study_fine_tunes_what_starts_trained(tmp_path):
-    from coterie.studies.trial import recipe_of
-
-    network = {"name": "timm/resnet18", "pretrained": True}
-    assert recipe_of({"network": network}).name == "finetune"
-    assert recipe_of({"network": {"name": "resnet8"}}).name == "short"
-    assert recipe_of({"network": network, "recipe": {"name": "modern"}}).name == "modern"
+@pytest.mark.parametrize(
+    ("network", "given", "expected"),
+    [
+        ({"name": "resnet8"}, None, {"name": "modern"}),
+        ({"name": "resnet8"}, {"learning_rate": 0.05}, {"name": "modern", "learning_rate": 0.05}),
+        ({"name": "resnet8"}, {"name": "short"}, {"name": "short"}),
+        ({"name": "timm/resnet18", "pretrained": True}, None, {"name": "finetune"}),
+        ({"name": "resnet8", "weights": "mine.safetensors"}, None, {"name": "finetune"}),
+        ({"name": "timm/resnet18", "pretrained": True}, {"name": "modern"}, {"name": "modern"}),
+    ],
+)
+def test_a_trial_says_its_recipe_also_where_the_study_names_none(network, given, expected, tmp_path):
+    alone = [SECOND | {"measures": []}]
+    trial = trial_of(
+        tmp_path / "s.yaml", common={"epochs": 1, "recipe": given}, networks={"resnet8": network}, tables=alone
+    )
+    assert trial.configuration["recipe"] == expected
+    assert recipe_of(trial.configuration).name == expected["name"]
+    assert f"--recipe {expected['name']} " in command_of(trial, tmp_path)

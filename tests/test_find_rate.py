@@ -8,6 +8,7 @@ from coterie import UserError
 from coterie.cli import main
 from coterie.methods import Dml, One, Srm, Vanilla
 from coterie.recipes import Finetune, Recipe
+from coterie.recipes.base import scaled_rate
 from coterie.training import find_rate
 from toys import plain
 
@@ -22,7 +23,8 @@ def test_the_rate_rises_until_the_loss_does(digits):
     assert test.losses[-1] > 1.1 * lowest  # it went on until the rate was too high
     assert test.suggestion == pytest.approx(test.rates[test.losses.index(lowest)] / 10)
     assert 1e-3 < test.suggestion < 0.5
-    assert test.chosen == Recipe().learning_rate
+    assert test.chosen == scaled_rate(0.2, 40)  # the default recipe's
+    assert find_rate(One(network="resnet8"), digits, recipe=Recipe(), progress=False).chosen == 0.1
 
 
 def test_it_is_repeatable_and_leaves_a_module_of_ones_own_as_it_was(digits):

@@ -81,6 +81,7 @@ def test_the_command_line_repeats_an_old_run(name):
     parsed = train_parser(given).parse_args(given)
     assert parsed.method.name == yaml.safe_load(file.read_text())["method"]["name"]
     assert (parsed.batch_size, parsed.precision, parsed.data.test_fraction) == (32, "fp32", 0.9)
+    assert parsed.recipe.name == "short"  # the default of its time
 
 
 def test_an_old_training_goes_on(tmp_path):

@@ -288,6 +288,8 @@ def test_an_average_that_is_delivered_stands_first_once_there_is_one():
     assert "test error of target 28.50 %, branch1 29.50 %, branch2 29.75 %" in line
     assert line.endswith(", ensemble 26.00 %, ensemble-average 24.00 %")
     assert "best test error of target-average 25.00 %" in bar_line(shown, 200)
+    assert "left  test error 25.00 %  best 25.00  loss" in epoch_line(shown, 79)  # a narrow one has no room for whose
+    assert "best test error 25.00 %" in bar_line(shown, 79)
     shown.rows = [first]
     assert "left  test error 28.50 %" in epoch_line(shown)
 

@@ -8,11 +8,12 @@ from torch import nn
 
 import coterie
 import coterie.cli
-from coterie.methods import Kd, One, Vanilla
+from coterie.methods import METHODS, Kd, One, Vanilla
 from coterie.networks import Backbone
 from coterie.networks.depth import find_depths
 from coterie.networks.weights import portable
-from coterie.recipes import RECIPES, Finetune, Modern, Recipe, TrainingFacts, recipe_class
+from coterie.recipes import RECIPES, Finetune, Modern, Recipe, TrainingFacts, default_recipe, recipe_class
+from coterie.training.before.preflight import check_soft_targets
 from resuming import resumes_exactly
 from toys import go
 
@@ -44,6 +45,13 @@ def test_modern_is_the_stronger_the_longer_the_training_and_the_larger_the_netwo
     assert small.erasing < medium.erasing < strong.erasing
     assert medium.mix_probability < strong.mix_probability
     assert strong.mixup > medium.mixup == 0
+
+
+@pytest.mark.parametrize("name", METHODS.own)
+def test_no_method_refuses_the_default_recipe(name):
+    recipe = recipe_class(default_recipe(False))().fit_to(facts(epochs=300, parameters=10**7))
+    assert recipe.mixing.mixes
+    check_soft_targets(METHODS[name](network="resnet8"), recipe)
 
 
 @pytest.mark.parametrize("kind", [Modern, Finetune])
@@ -191,16 +199,16 @@ def test_trained_weights_are_fine_tuned_where_no_recipe_is_named(digits, tmp_pat
     )
     named = go(Vanilla(network=network), digits, tmp_path / "named", epochs=1, recipe=Recipe())
     assert named.config["recipe"]["name"] == "short"
-    again = go(Vanilla(network=network), digits, named.path, epochs=1, resume=True)
+    again = go(Vanilla(network=network), digits, named.path, epochs=1, resume=True, recipe=None)
     assert again.config["recipe"]["name"] == "short"
     options = ["--network", "resnet8", "--data", "digits", "--data.train_samples", "160", "--epochs", "1"]
     weights = ["--network.weights", str(tmp_path / "weights.safetensors")]
     coterie.cli.main(["train", *options, *weights, "--out", str(tmp_path / "shell")])
     assert coterie.Run(tmp_path / "shell").config["recipe"]["name"] == "finetune"
     coterie.cli.main(["train", *options, "--out", str(tmp_path / "fresh")])
-    assert coterie.Run(tmp_path / "fresh").config["recipe"]["name"] == "short"
-    coterie.cli.main(["train", *options, *weights, "--recipe", "modern", "--out", str(tmp_path / "asked")])
-    assert coterie.Run(tmp_path / "asked").config["recipe"]["name"] == "modern"
+    assert coterie.Run(tmp_path / "fresh").config["recipe"]["name"] == "modern"
+    coterie.cli.main(["train", *options, *weights, "--recipe", "short", "--out", str(tmp_path / "asked")])
+    assert coterie.Run(tmp_path / "asked").config["recipe"]["name"] == "short"
 
 
 def test_the_listing_shows_every_field_of_every_recipe(capsys):

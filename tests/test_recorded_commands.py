@@ -128,6 +128,8 @@ def test_a_teachers_new_folder_is_named_by_who_learns_from_it():
     once = rename_results(old)
     assert once["trials"][0]["configuration"]["method"] == {"name": "pcl", "view_per_peer": True}
     assert once["trials"][0]["command"].endswith("--method.view_per_peer true")
+    assert once["trials"][0]["configuration"]["recipe"] == {"name": "short"}  # the default of before
+    assert "coterie train --recipe short --method pcl " in once["trials"][0]["command"]
     assert rename_results(once) == once
 
     before, after = (

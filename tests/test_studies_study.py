@@ -14,7 +14,7 @@ from coterie.studies.trial import command_of, method_of, recipe_of
 RUNS = Path("runs")
 SMALL = {
     "seeds": 2,
-    "common": {"epochs": 1, "batch_size": 80, "threads": 1},
+    "common": {"epochs": 1, "batch_size": 80, "threads": 1, "recipe": {"name": "short"}},
     "data": {"digits": {"name": "digits", "train_samples": 160}},
     "networks": {"resnet8": {"name": "resnet8"}, "resnet14": {"name": "resnet14"}},
     "arms": {

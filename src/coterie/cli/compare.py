@@ -20,7 +20,7 @@ from coterie.data import DATASETS, load
 from coterie.errors import UserError
 from coterie.files import user_path
 from coterie.networks import Backbone
-from coterie.recipes import RECIPES, Finetune, Modern, Recipe, recipe_class
+from coterie.recipes import RECIPES, Recipe, default_recipe, recipe_class
 from coterie.training.before.pace import duration
 from coterie.training.precision import PrecisionChoice
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def compare_parser(given: list[str]) -> ArgumentParser:
     """Its options are those of the recipe and the data set that ``given`` names."""
     parser = new_parser()
-    recipe = recipe_class(value_of(given, "recipe.name") or (Finetune if starts_trained(given) else Modern).name)
+    recipe = recipe_class(value_of(given, "recipe.name") or default_recipe(starts_trained(given)))
     parser.add_argument("--out", type=str, required=True, help="folder of the comparison; gone on with if it is there")
     parser.add_argument("--budget", type=str | None, default=None, help="how long it may take: 2h, 90m, 1h30m")
     about = "of the network alone, on the largest budget; default: what --budget allows"

@@ -11,7 +11,7 @@ from coterie.errors import UserError, unknown_name
 from coterie.files import user_path
 from coterie.methods import METHODS, Method, method_class
 from coterie.networks.zoo import Backbone
-from coterie.recipes import Modern, default_recipe
+from coterie.recipes import default_recipe
 from coterie.training.precision import PrecisionChoice
 
 ALONE = "alone"
@@ -108,7 +108,7 @@ class Question:
     def common(self) -> dict[str, Any]:
         """What every training's configuration has beside its method, its epochs and its seed."""
         starts_trained = Backbone.from_record(self.network).starts_trained
-        recipe = self.recipe or {"name": default_recipe(True) if starts_trained else Modern.name}
+        recipe = self.recipe or {"name": default_recipe(starts_trained)}
         found: dict[str, Any] = {"recipe": dict(recipe), "precision": self.precision}
         return found | ({} if self.batch_size is None else {"batch_size": self.batch_size})
 

@@ -126,7 +126,7 @@ def bar_line(state: StageState, width: int, ascii_only: bool = False) -> str:
         width: Of the terminal, in columns.
         ascii_only: Whether the terminal shows nothing else.
     """
-    share, lowest = state.watch.share, _lowest(state)
+    share, lowest = state.watch.share, _lowest(state, width < _WIDE)
     name, needed = _head(state, width - _SHORTEST, lowest)
     used = len("  ".join([name, "", *needed]))
     trained = _trained(state)
@@ -163,11 +163,14 @@ def _bar(share: float, length: int, ascii_only: bool) -> str:
     return done * filled + rest * (length - filled)
 
 
-def _lowest(state: StageState) -> list[str]:
+def _lowest(state: StageState, short: bool) -> list[str]:
     """The lowest measured error of the stage so far; nothing before the first one."""
     rows = [row for row in state.rows if row["stage"] == state.name]
     key = next((key for row in reversed(rows) if (key := _key(state, row)) is not None), None)
-    return [] if key is None else [f"best {_measured(state, key, min(float(row[key]) for row in rows if key in row))}"]
+    if key is None:
+        return []
+    best = min(float(row[key]) for row in rows if key in row)
+    return [f"best {_measured(state, key, best, short)}"]
 
 
 def _trained(state: StageState) -> list[str]:
@@ -200,10 +203,11 @@ def _error(key: str, value: float | int | str) -> str:
     return f"{split} error {value:.2f} %"
 
 
-def _measured(state: StageState, key: str, value: float | int | str) -> str:
-    """An error that stands first, with whose it is where that is not the first peer."""
+def _measured(state: StageState, key: str, value: float | int | str, short: bool) -> str:
+    """An error that stands first, with whose it is where that is not the first peer and there is room to say it."""
     split, _, name = key.partition("_error_")
-    return f"{split} error of {name} {value:.2f} %" if name == state.delivered else _error(key, value)
+    whose = name == state.delivered and not short
+    return f"{split} error of {name} {value:.2f} %" if whose else _error(key, value)
 
 
 def epoch_line(state: StageState, width: int | None = None) -> str:
@@ -221,7 +225,7 @@ def epoch_line(state: StageState, width: int | None = None) -> str:
     if state.watch.left() is not None:
         parts.append(state.left(short))
     for key in state.measured(row, "validation")[:1] + state.measured(row, "test")[:1]:
-        parts.append(_measured(state, key, row[key]))
+        parts.append(_measured(state, key, row[key], short))
         if key == _key(state, row):
             parts.append(_best(state, key, short))
     parts += [f"loss {row['loss']:.4f}", f"rate {row['learning_rate']:.2g}"]

@@ -38,4 +38,4 @@ def recipe_class(name: str) -> type[Recipe]:
 
 def default_recipe(from_published_weights: bool) -> str:
     """The name of the recipe where the user names none."""
-    return Finetune.name if from_published_weights else Recipe.name
+    return Finetune.name if from_published_weights else Modern.name

@@ -58,7 +58,7 @@ def scaled_rate(rate: float, batch_size: int) -> float:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """One-cycle SGD for short budgets: the default.
+    """One-cycle SGD for short budgets: labels and images as they are, nothing averaged.
 
     Attributes:
         optimiser: ``sgd`` (momentum), ``adam`` or ``adamw``.

@@ -35,6 +35,8 @@ _STRENGTHS: tuple[tuple[int, int, dict[str, Any]], ...] = (
 class Modern(Recipe):
     """One-cycle SGD with soft and mixed labels, strong augmentation and averaged weights, as strong as pays.
 
+    The default for networks that start untrained.
+
     What is None here the rule sets: the peak rate is 0.8 at batches of 128, 0.2 without batch norms, and grows with the
     square root of the batch; mixing, policy and erasing grow with the epochs and the parameters, in three steps.
     """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from coterie.errors import UserError, unknown_name
+from coterie.recipes import default_recipe
 from coterie.studies.claims import Claim, Published
 from coterie.studies.ladder import Frontier
 
@@ -88,7 +89,7 @@ class Training(TypedDict, total=False):
     """How trials are trained: options of :class:`coterie.training.TrainingOptions`, which has ranges and defaults.
 
     Attributes:
-        recipe: Its ``name``, and its options.
+        recipe: Its ``name``, without which it is the default recipe, and its options.
         test_every: Epochs from one look at the test images to the next; without it the last epoch alone has one.
     """
 
@@ -199,6 +200,7 @@ class _Trials:
         found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
         if "epochs" not in found:
             raise UserError(f"arm '{arm}' has no epochs on '{data}'; write them in common, in budgets, or in the arm")
+        found["recipe"] = _named(found.get("recipe"), scale.networks[network])
         found |= {"network": scale.networks[network], "data": scale.data[data] | images, "seed": seed}
         return found, tuple(needs)
 
@@ -218,6 +220,12 @@ class _Trials:
         teacher = self.found.get(wanted) or self.add(wanted, table)
         needs.append(wanted)
         return f"@{locate_run(teacher, Path()).name}{colon}{part}"
+
+
+def _named(recipe: Mapping[str, Any] | None, network: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with its name, the default's where the study gives none, so that results say which it was."""
+    starts_trained = bool(network.get("pretrained")) or network.get("weights") is not None
+    return {"name": default_recipe(starts_trained), **(recipe or {})}
 
 
 def locate_run(trial: Trial, runs: Path) -> Path:

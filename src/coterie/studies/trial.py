@@ -15,7 +15,7 @@ from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
 from coterie.methods import Method, make_method
 from coterie.networks.zoo import Backbone
-from coterie.recipes import Recipe, default_recipe, recipe_class
+from coterie.recipes import Recipe, recipe_class
 from coterie.records import AVERAGE
 from coterie.run import Run
 from coterie.studies.analyses import CURVES, MEASURES, collect_curves
@@ -72,9 +72,8 @@ def method_of(configuration: Mapping[str, Any]) -> Method:
 
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     """The recipe of a trial."""
-    options = dict(configuration.get("recipe") or {})
-    starts_trained = Backbone.from_record(configuration["network"]).starts_trained
-    kind = recipe_class(options.pop("name", default_recipe(starts_trained)))
+    options = dict(configuration["recipe"])
+    kind = recipe_class(options.pop("name"))
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:

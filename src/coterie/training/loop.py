@@ -84,7 +84,7 @@ def train(  # noqa: D417  (an option is described once, in TrainingOptions)
         data: As made by :func:`coterie.data.load`.
         out: The Run's folder, which must not exist yet unless ``resume``.
         recipe: How weights, labels and images are treated; None for ``finetune`` where the network starts from
-            published weights or a file's, else ``short``.
+            published weights or a file's, else ``modern``.
         resume: Go on from the folder's last checkpoint; from the beginning where there is none.
         progress: Whether anything is printed.
 

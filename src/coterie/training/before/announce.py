@@ -34,7 +34,7 @@ def opening_lines(method: Method, stage: Stage, setting: Setting) -> list[str]:
         method_line(method, stage),
         data_line(setting.data),
         *balance_lines(setting.data, recipe.class_weights == "balanced" or recipe.sampling == "balanced"),
-        recipe_line(setting.recipe, Backbone.of(method.network), stage),
+        recipe_line(recipe, Backbone.of(method.network), stage, setting.data.validation is not None),
         course_line(method, stage, setting),
     ]
 
@@ -73,19 +73,20 @@ def data_line(data: ImageData) -> str:
     )
 
 
-def recipe_line(recipe: Recipe, network: Backbone, stage: Stage) -> str:
+def recipe_line(recipe: Recipe, network: Backbone, stage: Stage, validated: bool = False) -> str:
     """How weights, labels and images are treated, what is switched off left out.
 
     Args:
         recipe: With nothing left open.
         network: What is trained.
         stage: The first one, which may have a schedule of its own.
+        validated: Whether validation images choose what is delivered.
     """
     name = f"recipe '{recipe.name}'"
     if network.starts_trained and recipe.name == default_recipe(True):
         name += " (the network starts from trained weights; ⟨recipe⟩ takes others)"
     schedule = recipe.schedule if stage.schedule is None else "a schedule of the method's own"
-    parts = [recipe.optimiser, f"peak rate {recipe.learning_rate:g}", schedule]
+    parts = [recipe.optimiser, f"peak rate {recipe.learning_rate:.3g}", schedule]
     if recipe.first_layer_rate < 1:
         parts.append(f"the first layer at {recipe.first_layer_rate:g} of it")
     parts += [f"{pattern} at {factor:g} times it" for pattern, factor in recipe.layer_rates.items()]
@@ -93,7 +94,8 @@ def recipe_line(recipe: Recipe, network: Backbone, stage: Stage) -> str:
     if network.drop_path:
         parts.append(f"drop path {network.drop_path:g}")
     if recipe.average != "none":
-        parts.append(f"averaged weights ({recipe.average}) {'delivered' if recipe.deliver == 'average' else 'beside'}")
+        use = "delivered" if recipe.deliver == "average" else "beside"
+        parts.append(f"averaged weights ({recipe.average}) {'or the last, as validation says' if validated else use}")
     return f"{name}: {', '.join(parts)}"
 
 
