@@ -171,6 +171,7 @@ def test_a_run_keeps_its_images_wherever_they_are_and_measures_other_lists(tmp_p
     monkeypatch.chdir(tmp_path)
     file = write_list(tmp_path / "mine")
     given = ["--network", "resnet8", "--batch_size", "8", "--threads", "1", "--method", "vanilla", "--out", "run"]
+    given += ["--recipe", "short"]  # of which the target is delivered
     data = ["--data", "csv", "--data.file", "mine/labels.csv", "--data.validation", "0.2", "--epochs", "1"]
     main(["train", *data, *given])
     run = coterie.Run("run")

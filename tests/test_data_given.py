@@ -11,6 +11,7 @@ import resuming
 from coterie import UserError
 from coterie.data import Resident, Streaming, evaluation_batches, from_arrays, from_dataset, training_batches
 from coterie.methods import Vanilla
+from coterie.recipes import Recipe
 
 LABELS = np.arange(30) % 3
 PIXELS = (
@@ -177,7 +178,7 @@ def test_what_is_wrong_with_a_data_set_or_an_option_is_one_line():
 
 def test_a_run_is_trained_opened_and_gone_on_with(tmp_path):
     data = from_arrays(PIXELS, LABELS, validation=0.2)
-    options = {"epochs": 1, "batch_size": 8, "threads": 1, "progress": False}
+    options = {"epochs": 1, "batch_size": 8, "threads": 1, "progress": False, "recipe": Recipe()}
     run = coterie.train(Vanilla(network="resnet8"), data, out=tmp_path / "run", **options)
     assert coterie.evaluate(run)["error"] == pytest.approx(run.card["test"]["target"]["error"])
     opened = coterie.Run(tmp_path / "run", data=from_arrays(PIXELS, LABELS, validation=0.2))

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 import coterie
 from coterie import UserError
 from coterie.methods import Ensemble, Kd
+from coterie.recipes import Recipe
 from resuming import go, resumes_exactly
 from toys import weights
 
@@ -16,6 +17,7 @@ def run(digits, tmp_path_factory):
     return coterie.train(
         Ensemble(network="resnet8", members=2),
         digits,
+        recipe=Recipe(),
         epochs=2,
         out=tmp_path_factory.mktemp("e") / "run",
         progress=False,

@@ -46,7 +46,7 @@ def test_generations_start_apart_and_all_are_delivered(digits, tmp_path):
 
 
 def test_generation_0_is_the_network_alone(digits, alone, tmp_path):
-    run = coterie.train(SelfDistillation(network="resnet8"), digits, epochs=2, out=tmp_path / "run", progress=False)
+    run = go(SelfDistillation(network="resnet8"), digits, tmp_path / "run", epochs=2, batch_size=128)
     plain = load_file(alone.path / "model.safetensors")
     trained = weights(run)
     assert all(torch.equal(trained[f"generation0.{key}"], value) for key, value in plain.items())

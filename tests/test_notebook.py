@@ -30,7 +30,7 @@ def test_a_cell_that_trains_shows_a_line_an_epoch_and_one_that_moves(shown):
     assert {output.name for output in shown[0] if output.output_type == "stream"} == {"stdout"}  # no red, no warnings
     lines = [line for line in "".join(texts).splitlines() if line.startswith("train epoch ")]
     assert [line.partition("  ")[0] for line in lines] == ["train epoch 1/2", "train epoch 2/2"]
-    assert all(" left  test error " in line and " training error " in line for line in lines)
+    assert all(" left  test error of target-average " in line and " training error " in line for line in lines)
     moving = [output for output in shown[0] if output.output_type == "display_data"]
     assert len(moving) == 1
     assert list(moving[0].data) == ["text/plain"]
@@ -44,7 +44,7 @@ def test_a_run_is_a_small_table(shown):
     assert output.data["text/plain"] == "Run('runs/one')"
     for cells in ("<th>method</th><td>one</td>", "<th>path</th><td>runs/one</td>", "<th>data</th><td>digits</td>"):
         assert cells in output.data["text/html"]
-    assert "<th>test error</th><td>target " in output.data["text/html"]
+    assert "<th>test error</th><td>target-average " in output.data["text/html"]
 
 
 def test_the_table_of_a_run_that_is_not_finished_says_so(finished, tmp_path):

@@ -190,7 +190,7 @@ def test_lines_of_a_log_are_whole(monkeypatch, digits, tmp_path):
     monkeypatch.delenv("COLUMNS", raising=False)
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
-    coterie.train(coterie.methods.One(network="resnet8"), digits, epochs=2, out=tmp_path / "r")
+    coterie.train(coterie.methods.One(network="resnet8"), digits, recipe=Recipe(), epochs=2, out=tmp_path / "r")
     assert not set("\r\x1b") & set(log.getvalue())
     lines = log.getvalue().splitlines()
     assert lines[0] == "method 'one', network 'resnet8'; 3 branches from 'layer3' on"  # tests/test_announce.py has more

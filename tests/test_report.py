@@ -12,13 +12,14 @@ import yaml
 import coterie
 from coterie.evaluation import confusion, disagreement, measures
 from coterie.methods import OkdDip
+from coterie.recipes import Recipe
 from coterie.reports.drawing.colours import COLOURS, Palette
 from coterie.reports.drawing.plots import draw_confusions, draw_curves
 from coterie.reports.drawing.teaching import draw_teaching
 from coterie.reports.groups import group_runs
 from coterie.reports.measured import Experiment, Measured, collect_curves
 from coterie.reports.table import describe_means, make_rows
-from toys import Handed
+from toys import Handed, go
 
 
 def test_the_table_has_every_peer_and_the_baseline(finished, alone):
@@ -79,7 +80,7 @@ def test_several_seeds_are_averaged_and_paired(finished, alone, digits, tmp_path
     runs = [finished, alone]
     for method in (coterie.methods.One(network="resnet8"), coterie.methods.Vanilla(network="resnet8")):
         out = tmp_path / method.name
-        runs.append(coterie.train(method, digits, epochs=2, seed=1, out=out, progress=False))
+        runs.append(coterie.train(method, digits, recipe=Recipe(), epochs=2, seed=1, out=out, progress=False))
     errors = [[run.card["test"]["target"]["error"] for run in runs[place::2]] for place in (0, 1)]
     text = " ".join(coterie.report(runs, tmp_path / "r.html").read_text().split())
     gain = sum(errors[1]) / 2 - sum(errors[0]) / 2
@@ -106,7 +107,7 @@ def test_measures_equal_hand_computed_examples():
 
 
 def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alone, tmp_path):
-    options = {"epochs": 1, "progress": False}
+    options = {"epochs": 1, "progress": False, "recipe": Recipe()}
     kd = coterie.train(coterie.methods.Kd(network="resnet8"), digits, out=tmp_path / "kd", **options)
     snapshot = coterie.methods.Snapshot(network="resnet8")
     grouped = coterie.train(snapshot, digits, out=tmp_path / "s", **options | {"epochs": 2})
@@ -121,7 +122,7 @@ def test_stages_have_curves_of_their_own_and_ensembles_are_compared(digits, alon
 
 
 def test_a_peer_of_several_stages_has_a_curve_for_each(digits, tmp_path):
-    run = coterie.train(Handed(network="resnet8"), digits, epochs=1, out=tmp_path / "h", progress=False)
+    run = go(Handed(network="resnet8"), digits, tmp_path / "h", epochs=1)
     (group,) = group_runs([run])
     curves = collect_curves(Experiment(group, (Measured(run),)), "test_error_")
     assert {name: epochs for name, (epochs, _) in curves.items()} == {

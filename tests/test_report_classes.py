@@ -12,6 +12,7 @@ import torch
 
 import coterie
 from coterie.evaluation import confusion, wilson
+from coterie.recipes import Recipe
 from coterie.reports import classes as classes_room
 from resuming import cut_and_resumed
 from test_report import train_copy
@@ -38,7 +39,7 @@ def second(digits, tmp_path_factory):
     """The run ``finished`` again, of another seed."""
     method = coterie.methods.One(network="resnet8")
     out = tmp_path_factory.mktemp("second") / "one"
-    return coterie.train(method, digits, epochs=2, seed=1, out=out, progress=False)
+    return coterie.train(method, digits, recipe=Recipe(), epochs=2, seed=1, out=out, progress=False)
 
 
 def test_each_class_has_the_figures_of_evaluate_the_hardest_first(finished, tmp_path):
