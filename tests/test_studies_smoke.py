@@ -137,6 +137,7 @@ def test_the_shapes_of_data_sets_are_what_is_loaded():
         ),
         (arm(method={"name": "vanilla", "epochs": {"trian": 3}}), "arm 'alone': unknown stage of epochs"),
         (arm(recipe={"name": "papr"}), "arm 'alone': unknown recipe 'papr'; did you mean 'paper'?"),
+        (arm(recipe={"name": ["paper"]}), "arm 'alone': recipe is ['paper']; write text"),
         (arm(recipe={"name": "paper", "momentun": 0.5}), "unknown option of recipe 'paper' 'momentun'; did you mean"),
         (arm(recipe={"momentum": 2.0}), "arm 'alone': momentum is 2.0; use"),
         (arm(epochs=0), "arm 'alone': epochs is 0; use a number from 1"),

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 import yaml
 
+from coterie.checking import check_value
 from coterie.console.interrupt import Interrupted, worker
 from coterie.data import ImageData
 from coterie.errors import UserError, in_a_line, unknown_name
@@ -73,7 +74,9 @@ def method_of(configuration: Mapping[str, Any]) -> Method:
 def recipe_of(configuration: Mapping[str, Any]) -> Recipe:
     """The recipe of a trial."""
     options = dict(configuration["recipe"])
-    kind = recipe_class(options.pop("name"))
+    name = options.pop("name")
+    check_value("⟨recipe⟩", name, str)
+    kind = recipe_class(name)
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
