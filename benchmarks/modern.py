@@ -121,7 +121,8 @@ def load(root: Path, name: str, validation: float = 0.0) -> Any:
     import coterie
 
     options = dict(DATA[name].options)
-    return coterie.data.load(**{**options, "root": root / options["root"], "validation": validation})
+    there = {"root": root / options["root"]} if "root" in options else {}
+    return coterie.data.load(**{**options, **there, "validation": validation})
 
 
 def make(cell: Cell) -> tuple[Any, Any]:

@@ -48,7 +48,7 @@ def test_method_data_recipe_and_course_are_said_before_the_first_epoch(digits, t
     assert said[:4] == [
         "method 'one', network 'resnet8'; 3 branches from 'layer3' on",
         "data 'digits': 160 training images of 8x8 pixels; 10 classes: 0, 1, 2 and 7 more; augmented by crop",
-        "recipe 'modern': sgd, peak rate 0.4, one-cycle, labels smoothed by 0.1, cutmix in 50% of the batches, "
+        "recipe 'modern': sgd, peak rate 0.1, one-cycle, labels smoothed by 0.1, cutmix in 50% of the batches, "
         "rand-augment at 30% strength, colours jittered by 0.1, a box erased of 25% of the images, "
         "averaged weights (ema) delivered",
         "2 epochs of 5 steps, batches of 32; on cpu in fp32, 1 thread",

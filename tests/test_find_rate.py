@@ -23,7 +23,7 @@ def test_the_rate_rises_until_the_loss_does(digits):
     assert test.losses[-1] > 1.1 * lowest  # it went on until the rate was too high
     assert test.suggestion == pytest.approx(test.rates[test.losses.index(lowest)] / 10)
     assert 1e-3 < test.suggestion < 0.5
-    assert test.chosen == scaled_rate(0.8, 40)  # the default recipe's
+    assert test.chosen == scaled_rate(0.2, 40)  # the default recipe's
     assert find_rate(One(network="resnet8"), digits, recipe=Recipe(), progress=False).chosen == 0.1
 
 

@@ -72,6 +72,12 @@ def test_a_network_without_batch_norms_gets_a_quarter_of_the_rate():
     assert with_norms == 4 * without
 
 
+def test_a_training_of_few_steps_gets_a_quarter_of_the_rate():
+    enough, few = (Modern().fit_to(facts(epochs=epochs)).learning_rate for epochs in (17, 16))  # of 12 steps
+    assert enough == 4 * few
+    assert Modern().fit_to(facts(epochs=16, images=1600)).learning_rate == enough
+
+
 def test_the_facts_of_a_network_are_read_off_it():
     of = TrainingFacts.of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 1500, 100, 128)
     assert of == TrainingFacts(1500, 100, 128, 2 * 9 + 2 + 4, batch_norm=True)

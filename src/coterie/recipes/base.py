@@ -41,6 +41,11 @@ class TrainingFacts:
     parameters: int
     batch_norm: bool
 
+    @property
+    def steps(self) -> int:
+        """Of a stage."""
+        return self.epochs * -(-self.images // self.batch_size)
+
     @classmethod
     def of(cls, network: nn.Module, images: int, epochs: int, batch_size: int) -> "TrainingFacts":
         """The facts of a training of this network."""
