@@ -12,7 +12,7 @@ from coterie.cli import main
 from coterie.console.terminal import options_as_flags, say
 from coterie.data import ImageData
 from coterie.evaluation.costs import step_flops
-from coterie.methods import Dml, Ensemble, Kd, One, SelfDistillation, Vanilla
+from coterie.methods import Dml, Ensemble, Kd, One, SelfDistillation, Snapshot, Vanilla
 from coterie.networks import Backbone
 from coterie.recipes import Finetune, Modern, Recipe, Transformer
 from coterie.training.before import pace
@@ -24,7 +24,7 @@ from toys import go, same
 
 PLAIN, TRAINED = Backbone("resnet8"), Backbone("resnet8", weights="file.safetensors")
 PUBLISHED = Backbone("timm/resnet18", pretrained=True)  # 224 pixels
-STAGE = SimpleNamespace(schedule=None)
+STAGE = SimpleNamespace(schedule=None, deliver={}, turns=(), selects=True)
 
 
 def lines(text):
@@ -84,7 +84,7 @@ def test_batches_of_all_images_are_named_as_such(tmp_path, capsys):
 
 def test_a_recipe_is_what_is_switched_on_alone():
     assert recipe_line(Recipe(), PLAIN, STAGE) == "recipe 'short': sgd, peak rate 0.1, one-cycle"
-    own = SimpleNamespace(schedule=lambda optimiser, steps: None)
+    own = SimpleNamespace(**{**vars(STAGE), "schedule": lambda optimiser, steps: None})
     assert recipe_line(Recipe(), PLAIN, own) == "recipe 'short': sgd, peak rate 0.1, a schedule of the method's own"
     both = Recipe(mixup=0.2, cutmix=1, mix_until=0.8, average="tail")
     assert recipe_line(both, PLAIN, STAGE).endswith(
@@ -102,6 +102,16 @@ def test_a_recipe_is_what_is_switched_on_alone():
     assert ", averaged weights (ema) or the last, as validation says" in recipe_line(
         tuned, PLAIN, STAGE, validated=True
     )
+
+
+def test_averages_are_beside_what_is_delivered_where_that_is_collected(digits, tmp_path, capsys):
+    options = {"recipe": Modern(), "epochs": 2}
+    snapshot = announced(Snapshot(network="resnet8", cycles=2), digits, tmp_path / "snapshot", capsys, **options)
+    assert snapshot[2].endswith(", averaged weights (ema) beside")
+    assert coterie.Run(tmp_path / "snapshot").card["deliverables"][0] == "ensemble"
+    alone = announced(Vanilla(network="resnet8"), digits, tmp_path / "alone", capsys, **options)
+    assert alone[2].endswith(", averaged weights (ema) delivered")
+    assert coterie.Run(tmp_path / "alone").card["deliverables"][0] == "target-average"
 
 
 def test_options_are_named_as_the_caller_gives_them(capsys):

@@ -95,8 +95,17 @@ def recipe_line(recipe: Recipe, network: Backbone, stage: Stage, validated: bool
         parts.append(f"drop path {network.drop_path:g}")
     if recipe.average != "none":
         use = "delivered" if recipe.deliver == "average" else "beside"
-        parts.append(f"averaged weights ({recipe.average}) {'or the last, as validation says' if validated else use}")
+        if validated and stage.selects:
+            use = "or the last, as validation says"
+        parts.append(f"averaged weights ({recipe.average}) {use if _delivers_what_it_trains(stage) else 'beside'}")
     return f"{name}: {', '.join(parts)}"
+
+
+def _delivers_what_it_trains(stage: Stage) -> bool:
+    """Whether what is delivered by default, where it is known, has an average: a copy that is only kept has none."""
+    delivered = next(iter(stage.deliver.values()), None)
+    trained = {id(parameter) for turn in stage.turns for parameter in turn.trainable()}
+    return delivered is None or any(id(parameter) in trained for parameter in delivered.parameters())
 
 
 def _labels(recipe: Recipe) -> list[str]:
