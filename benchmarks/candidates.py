@@ -12,7 +12,6 @@ their name says otherwise. Its peak rate, and from when on images are mixed, wer
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from cells import Cell, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
+from cells import Cell, add_options, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
 from modern import DATA as MODERN_DATA
 from modern import Setup
 
@@ -106,7 +105,7 @@ def make(arm: str, network: str, epochs: dict[str, int]) -> tuple[Any, Any]:
 def costs(root: Path, data: str, network: str, arm: str) -> dict[str, float]:
     """Training FLOPs of an image by stage, counted by coterie in one step each; kept in a file."""
     known = json.loads(COSTS.read_text()) if COSTS.is_file() else {}
-    name = f"{data} {network} {arm}"
+    name = f"{data} {network} {' '.join(map(str, ARMS[arm].method.values()))}"  # a recipe costs nothing here
     if name not in known:
         import numpy as np
 
@@ -268,14 +267,8 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["resnet8"])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--scales", nargs="+", type=float, default=list(SCALES), help="of the epochs of every cell")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
-    parser.add_argument("--gflops", type=float, default=150.0, help="of a core, for the plan's minutes")
-    parser.add_argument("--plan", action="store_true", help="say what would be trained")
-    parser.add_argument("--report", action="store_true", help="say what was found")
+    add_options(parser, seeds=3, gflops=150.0)
     arguments = parser.parse_args()
     if arguments.report:
         publish(report(), SUMMARY, "python benchmarks/candidates.py --report")

@@ -5,6 +5,7 @@ finished one is a line of JSON, ``{"cell": {…}, "seconds": …, …}``, in a f
 at the same time. A command that is started again goes on with the cells that are not there.
 """
 
+import argparse
 import fcntl
 import json
 import math
@@ -128,6 +129,18 @@ def _end_with_parent() -> None:
     if parent is not None:
         connection.wait([parent.sentinel])
         os._exit(1)
+
+
+def add_options(parser: argparse.ArgumentParser, seeds: int | None = None, gflops: float | None = None) -> None:
+    """The options of every benchmark of cells; where it can plan, ``gflops`` is what a core is taken to do."""
+    parser.add_argument("--seeds", type=int, default=seeds, help="how many, from 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
+    parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
+    if gflops is not None:
+        parser.add_argument("--gflops", type=float, default=gflops, help="of a core, for the plan's hours")
+        parser.add_argument("--plan", action="store_true", help="say what would be trained")
+    parser.add_argument("--report", action="store_true", help="say what was found")
 
 
 def single_threaded() -> None:

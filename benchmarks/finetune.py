@@ -11,7 +11,6 @@ its interval is somewhat too narrow.
 """
 
 import argparse
-import os
 import tempfile
 from functools import cache, partial
 from itertools import product
@@ -19,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from cells import Cell, paired, publish, read_rows, run_cells, single_threaded, surroundings
+from cells import Cell, add_options, paired, publish, read_rows, run_cells, single_threaded, surroundings
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SUMMARY = Path(__file__).with_suffix(".json")
@@ -125,14 +124,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=Path("data/lite0.safetensors"))
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
     parser.add_argument("--folds", nargs="+", type=int, choices=FOLDS, default=list(FOLDS))
-    parser.add_argument("--seeds", type=int, default=1, help="how many, from 0")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--augment", default="random-resized-crop")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
-    parser.add_argument("--report", action="store_true", help="say what was found")
+    add_options(parser, seeds=1)
     arguments = parser.parse_args()
     if arguments.report:
         publish(report(), SUMMARY, "python benchmarks/finetune.py --report")

@@ -19,7 +19,6 @@ times as long, one seed, a fifth of the training images held out to look at.
 
 import argparse
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,7 +28,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from cells import Cell, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
+from cells import Cell, add_options, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SUMMARY = Path(__file__).with_suffix(".json")
@@ -375,15 +374,9 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--without", nargs="+", choices=PARTS, help="parts to take out, of --part ablation")
-    parser.add_argument("--seeds", type=int, help="how many, from 0")
     parser.add_argument("--scale", type=float, default=1.0, help="of the epochs of every cell")
     parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes, of one thread each")
-    parser.add_argument("--minutes", type=float, help="begin no cell that would end after so long")
-    parser.add_argument("--gflops", type=float, default=80.0, help="of a core, for the plan's hours")
-    parser.add_argument("--plan", action="store_true", help="say what would be trained")
-    parser.add_argument("--report", action="store_true", help="say what was found")
+    add_options(parser, gflops=80.0)
     arguments = parser.parse_args()
     if arguments.report:
         publish(report(), SUMMARY, "python benchmarks/modern.py --report")

@@ -24,7 +24,7 @@ from toys import go, same
 
 PLAIN, TRAINED = Backbone("resnet8"), Backbone("resnet8", weights="file.safetensors")
 PUBLISHED = Backbone("timm/resnet18", pretrained=True)  # 224 pixels
-STAGE = SimpleNamespace(schedule=None, deliver={}, turns=(), selects=True)
+STAGE = SimpleNamespace(schedule=None, deliver={}, selects=True)
 
 
 def lines(text):

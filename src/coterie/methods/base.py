@@ -151,6 +151,11 @@ class Stage:
     group: Sequence[str] = ()
     selects: bool = True
 
+    def trains(self, network: nn.Module) -> bool:
+        """Whether one of the turns updates any of a network's parameters."""
+        trained = {id(parameter) for turn in self.turns for parameter in turn.trainable()}
+        return any(id(parameter) in trained for parameter in network.parameters())
+
 
 @dataclass(frozen=True)
 class Edge:

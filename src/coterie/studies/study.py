@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from coterie.errors import UserError, unknown_name
+from coterie.networks.zoo import Backbone
 from coterie.recipes import default_recipe
 from coterie.studies.claims import Claim, Published
 from coterie.studies.ladder import Frontier
@@ -224,8 +225,7 @@ class _Trials:
 
 def _named(recipe: Mapping[str, Any] | None, network: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with its name, the default's where the study gives none, so that results say which it was."""
-    starts_trained = bool(network.get("pretrained")) or network.get("weights") is not None
-    return {"name": default_recipe(starts_trained), **(recipe or {})}
+    return {"name": default_recipe(Backbone.from_record(network).starts_trained), **(recipe or {})}
 
 
 def locate_run(trial: Trial, runs: Path) -> Path:

@@ -104,8 +104,7 @@ def recipe_line(recipe: Recipe, network: Backbone, stage: Stage, validated: bool
 def _delivers_what_it_trains(stage: Stage) -> bool:
     """Whether what is delivered by default, where it is known, has an average: a copy that is only kept has none."""
     delivered = next(iter(stage.deliver.values()), None)
-    trained = {id(parameter) for turn in stage.turns for parameter in turn.trainable()}
-    return delivered is None or any(id(parameter) in trained for parameter in delivered.parameters())
+    return delivered is None or stage.trains(delivered)
 
 
 def _labels(recipe: Recipe) -> list[str]:

@@ -188,17 +188,15 @@ def make_averages(stage: Stage, recipe: Recipe, earlier: Earlier) -> Averages | 
     """
     if recipe.average == "none" or stage.network is None or not (stage.selects or stage.deliver):
         return None
-    trained = {id(parameter) for turn in stage.turns for parameter in turn.trainable()}
-    if not any(id(parameter) in trained for parameter in stage.network.parameters()):
+    if not stage.trains(stage.network):
         return None
     return Averages(stage, recipe, earlier)
 
 
 def _averaged(stage: Stage, earlier: Earlier) -> Iterator[tuple[str, nn.Module]]:
     """The deliverables that are trained, here or before: not those that are averages or copies themselves."""
-    trained = {id(parameter) for turn in stage.turns for parameter in turn.trainable()}
     for name, network in stage.deliver.items():
-        learns = any(id(parameter) in trained or parameter in earlier for parameter in network.parameters())
+        learns = stage.trains(network) or any(parameter in earlier for parameter in network.parameters())
         if learns and name + AVERAGE not in stage.deliver:
             yield name, network
 
