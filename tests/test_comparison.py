@@ -260,8 +260,13 @@ def test_a_comparison_that_was_moved_draws_its_page_again(compared, tmp_path):
 def test_all_cost_the_same_and_the_strong_recipe_was_used(compared):
     out, outcome = compared
     assert not outcome.judged.uneven
-    for trial in load_results(out / "results.json").trials:
-        assert trial.configuration["recipe"] == {"name": "modern"}
+    trials = load_results(out / "results.json").trials
+    strengths = {
+        trial.configuration["epochs"] for trial in trials if trial.configuration["method"]["name"] == "vanilla"
+    }
+    assert {trial.configuration["recipe"]["strength_epochs"] for trial in trials} == strengths
+    for trial in trials:
+        assert trial.configuration["recipe"]["name"] == "modern"
         assert trial.configuration["data"]["validation"] == 0.1
 
 

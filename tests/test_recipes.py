@@ -24,6 +24,10 @@ def facts(**changes):
     )
 
 
+# Epochs that the rule is told to read, and those of the training: the network alone, and ONE for its FLOPs.
+RULED = [(None, 80), (None, 49), (80, 49)]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_leaves_nothing_open_once_it_is_fitted(name):
     recipe = recipe_class(name)().fit_to(facts())
@@ -45,6 +49,13 @@ def test_modern_is_the_stronger_the_longer_the_training_and_the_larger_the_netwo
     assert small.erasing < medium.erasing < strong.erasing
     assert medium.mix_probability < strong.mix_probability
     assert strong.mixup > medium.mixup == 0
+
+
+def test_trainings_of_other_lengths_have_one_recipe_where_the_rule_reads_the_same_epochs():
+    alone, fewer, told = (Modern(strength_epochs=read).fit_to(facts(epochs=epochs)) for read, epochs in RULED)
+    assert told == alone
+    assert alone.mixing.mixes
+    assert not fewer.mixing.mixes
 
 
 @pytest.mark.parametrize("name", METHODS.own)

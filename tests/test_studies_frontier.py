@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -84,9 +85,19 @@ def test_a_study_trains_each_arm_on_each_rung(study):
             trial = trials["digits", "small", name_arm(arm, epochs), 3]
             assert trial.configuration["epochs"] == epochs
             assert trial.minutes == pytest.approx(2 * rung.budget / 40)
+            assert trial.configuration["recipe"] == {"name": "modern", "strength_epochs": rung.epochs["alone"]}
     student = trials["digits", "small", name_arm("kd", rungs[1].epochs["kd"]), 0]
     assert student.needs == (("digits", "large", name_arm("alone", rungs[1].taught["kd"]), 0),)
     assert trials[student.needs[0]].configuration["epochs"] == rungs[1].taught["kd"]
+    assert trials[student.needs[0]].configuration["recipe"] == {"name": "modern"}
+
+
+@pytest.mark.parametrize("recipe", ["name: short", "name: modern, strength_epochs: 7"])
+def test_a_frontier_keeps_the_recipe_that_its_study_names(recipe, tmp_path):
+    path = tmp_path / "ladder.yaml"
+    path.write_text(STUDY.replace("batch_size: 32", f"recipe: {{{recipe}}}"))
+    trials = load_study(str(path)).scale("small").trials()
+    assert all(trial.configuration["recipe"] == yaml.safe_load(f"{{{recipe}}}") for trial in trials)
 
 
 @pytest.mark.parametrize(

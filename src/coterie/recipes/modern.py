@@ -5,10 +5,10 @@ fit its images without them, and add it where it cannot. The rule reads how many
 parameters the network has, and whether it has batch norms.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from coterie.bounds import Bounds, NonNegative, Positive, Share
+from coterie.bounds import Bounds, NonNegative, Positive, PositiveInt, Share
 from coterie.data.policies import Policy
 from coterie.recipes.base import Recipe, TrainingFacts, scaled_rate
 
@@ -41,9 +41,14 @@ class Modern(Recipe):
     What is None here the rule sets: the peak rate is 0.8 at batches of 128, 0.2 without batch norms or in fewer than
     200 steps, and grows with the square root of the batch; mixing, policy and erasing grow with the epochs and the
     parameters, in three steps.
+
+    Attributes:
+        strength_epochs: How many epochs the rule reads; None for those of a stage. Trainings of other lengths that
+            cost the same have one recipe where all are given those of the network alone, as on a frontier.
     """
 
     name = "modern"
+    strength_epochs: PositiveInt | None = None
     learning_rate: Positive | None = None  # type: ignore[assignment]
     label_smoothing: Annotated[float, Bounds(least=0, below=1)] = 0.1
     mixup: NonNegative | None = None  # type: ignore[assignment]
@@ -58,8 +63,10 @@ class Modern(Recipe):
 
     def fit_to(self, facts: TrainingFacts) -> Recipe:
         """The recipe for this training, with nothing left open."""
+        facts = replace(facts, epochs=self.strength_epochs or facts.epochs)
         rate = _RATE if facts.batch_norm and facts.steps >= _STEPS else _CAREFUL_RATE
-        return self.settle(scaled_rate(rate, facts.batch_size), **strength(facts))
+        chosen = {"strength_epochs": facts.epochs, **strength(facts)}
+        return self.settle(scaled_rate(rate, facts.batch_size), **chosen)
 
 
 def strength(facts: TrainingFacts) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from coterie.errors import unknown_name
+from coterie.recipes import Modern
 from coterie.studies.ladder import Frontier, Rung, name_arm
 from coterie.studies.results import Results
-from coterie.studies.study import Arm, Scale, Table
+from coterie.studies.study import Arm, Scale, Table, named_recipe
 
 
 def with_rungs(scale: Scale) -> Scale:
@@ -20,7 +22,8 @@ def with_rungs(scale: Scale) -> Scale:
         _check_names(frontier, scale)
         for rung in frontier.ladder():
             for arm in frontier.costs:
-                arms |= _on_rung(scale, rung, arm)
+                trained, teachers = _on_rung(scale, frontier, rung, arm)
+                arms = arms | {name: each for name, each in teachers.items() if name not in arms} | trained
             tables.append(_table(frontier, rung))
     return replace(scale, arms=arms, tables=tuple(tables))
 
@@ -46,8 +49,8 @@ def _table(frontier: Frontier, rung: Rung) -> Table:
     )
 
 
-def _on_rung(scale: Scale, rung: Rung, arm: str) -> dict[str, Arm]:
-    """An arm on a rung, and its teacher there if it trains one."""
+def _on_rung(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> tuple[dict[str, Arm], dict[str, Arm]]:
+    """An arm on a rung by its name, and its teacher there if it trains one."""
     own, taught, made = dict(scale.arms[arm].get("method", {})), rung.taught.get(arm), dict[str, Arm]()
     for option, value in own.items():
         if taught is not None and isinstance(value, str) and value.startswith("@"):
@@ -59,7 +62,18 @@ def _on_rung(scale: Scale, rung: Rung, arm: str) -> dict[str, Arm]:
     trained: Arm = {**scale.arms[arm], "epochs": rung.epochs[arm]}
     if own:
         trained["method"] = own
-    return made | {name_arm(arm, rung.epochs[arm]): trained}
+    if recipe := _equally_strong(scale, frontier, rung, arm):
+        trained["recipe"] = recipe
+    return {name_arm(arm, rung.epochs[arm]): trained}, made
+
+
+def _equally_strong(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> dict[str, Any] | None:
+    """The recipe that the first arm has on a rung, however many epochs this one can pay; None where none is fitted."""
+    common: dict[str, Any] = {**scale.common, **scale.budgets.get(frontier.data, {}), **scale.arms[arm]}
+    recipe = named_recipe(common.get("recipe"), scale.networks[frontier.network])
+    return (
+        {"name": Modern.name, "strength_epochs": round(rung.budget)} | recipe if recipe["name"] == Modern.name else None
+    )
 
 
 def beside_rungs(scale: Scale, results: Results) -> tuple[tuple[Table, ...], Results]:

@@ -201,7 +201,7 @@ class _Trials:
         found = {**scale.common, **scale.budgets.get(data, {}), **own, **of_data, "method": method}
         if "epochs" not in found:
             raise UserError(f"arm '{arm}' has no epochs on '{data}'; write them in common, in budgets, or in the arm")
-        found["recipe"] = _named(found.get("recipe"), scale.networks[network])
+        found["recipe"] = named_recipe(found.get("recipe"), scale.networks[network])
         found |= {"network": scale.networks[network], "data": scale.data[data] | images, "seed": seed}
         return found, tuple(needs)
 
@@ -223,7 +223,7 @@ class _Trials:
         return f"@{locate_run(teacher, Path()).name}{colon}{part}"
 
 
-def _named(recipe: Mapping[str, Any] | None, network: Mapping[str, Any]) -> dict[str, Any]:
+def named_recipe(recipe: Mapping[str, Any] | None, network: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with its name, the default's where the study gives none, so that results say which it was."""
     return {"name": default_recipe(Backbone.from_record(network).starts_trained), **(recipe or {})}
 
