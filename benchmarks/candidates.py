@@ -75,6 +75,13 @@ ARMS: dict[str, Arm] = {
     },
     **{f"rate-{rate}-mixed": alone(learning_rate=rate, mix_probability=0.5) for rate in (0.141421, 0.56)},
     "rate-0.141421-smoothing-0": alone(learning_rate=0.141421, label_smoothing=0.0, mix_probability=0.0),
+    **{
+        f"rate-0.141421-policy-{strength}": alone(
+            learning_rate=0.141421, policy="trivial-augment", policy_strength=strength, mix_probability=0.0
+        )
+        for strength in (0.3, 1.0)
+    },
+    "rate-0.141421-erasing-0.25": alone(learning_rate=0.141421, erasing=0.25, mix_probability=0.0),
     "one": Arm({"name": "one"}),
     **{
         f"one-rate-{rate}": Arm(
