@@ -101,6 +101,16 @@ def test_the_peak_rate_grows_with_the_square_root_of_the_batch(kind, rate):
     assert rates == pytest.approx([rate / 2, rate, 2 * rate])
 
 
+@pytest.mark.parametrize(
+    ("method", "read"),
+    [(Vanilla(network="resnet8", epochs={"train": 3}), 3), (Kd(network="resnet8", epochs={"student": 2}), 2)],
+    ids=["one-stage", "a-teacher-first"],
+)
+def test_the_rule_reads_the_length_of_the_stage_that_is_delivered(method, read, digits, tmp_path):
+    run = go(method, digits, tmp_path / "run", recipe=Modern(), epochs=1)
+    assert run.config["recipe"]["strength_epochs"] == read
+
+
 def test_a_fitted_recipe_is_written_down_and_resumes_exactly(digits, tmp_path):
     def make():
         return Vanilla(network="resnet8")

@@ -39,6 +39,12 @@ class Setting:
         """The length of a stage: the user's word for it, else the stage's own, else the run's."""
         return method.epochs.get(stage.name, stage.epochs or self.options.epochs)
 
+    def epochs_of_delivery(self, method: Method, first: Stage) -> int:
+        """The length of the stage that trains what is handed back: the first one, or else the last."""
+        if first.deliver:
+            return self.epochs_of(method, first)
+        return method.epochs.get(method.stage_names()[-1], self.options.epochs)
+
 
 class Meter:
     """Sums over an epoch, on the device: loss terms, wrong answers of every peer, images.
