@@ -7,7 +7,7 @@
 Data are those of ``benchmarks/modern.py``. A fifth of the training images is held out, another one for each seed, and
 judges; the test images decide nothing here. Every cell of a data set, a network and a scale costs what the network
 alone costs in its epochs, teachers counted, to a hundredth or half an epoch. All arms have the recipe ``modern`` unless
-their name says otherwise. Its peak rate, and from when on images are mixed, were chosen by these cells.
+their name says otherwise. Its optimiser, its peak rates and from when on images are mixed were chosen by these cells.
 """
 
 import argparse
@@ -82,6 +82,17 @@ ARMS: dict[str, Arm] = {
         for strength in (0.3, 1.0)
     },
     "rate-0.141421-erasing-0.25": alone(learning_rate=0.141421, erasing=0.25, mix_probability=0.0),
+    # For networks without batch norms.
+    **{
+        f"adamw-{rate}": alone(optimiser="adamw", learning_rate=rate, weight_decay=0.05, mix_probability=0.0)
+        for rate in (0.00025, 0.0005, 0.001, 0.002)
+    },
+    **{
+        f"adamw-{rate}-clipped": alone(
+            optimiser="adamw", learning_rate=rate, weight_decay=0.05, clip_norm=1.0, mix_probability=0.0
+        )
+        for rate in (0.0005, 0.001)
+    },
     "one": Arm({"name": "one"}),
     **{
         f"one-rate-{rate}": Arm(

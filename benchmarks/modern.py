@@ -29,6 +29,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from cells import Cell, add_options, paired, publish, read_rows, run_cells, show, single_threaded, surroundings
+from coterie.studies.statistics import holm
 
 RESULTS = Path(__file__).with_suffix(".jsonl")
 SUMMARY = Path(__file__).with_suffix(".json")
@@ -253,7 +254,9 @@ def part_is_there(cell: Cell) -> bool:
         if (other["part"], other["recipe"], other["method"]) == ("main", "modern", "vanilla") and all(
             other[name] == cell[name] for name in like
         ):
-            return any(row["recipe"].get(name) != value for name, value in PARTS[cell["without"]].items())
+            part, settled = PARTS[cell["without"]], row["recipe"]
+            mixed = settled.get("mix_probability") or not part.keys() & {"cutmix", "mixup"}
+            return bool(mixed) and any(settled.get(name) != value for name, value in part.items())
     return True
 
 
@@ -276,7 +279,8 @@ def report() -> dict[str, Any]:
                 tables["errors"].append({**there, "method": method, "recipe": recipe, **level(some)})
         for method in METHODS:
             pair = [pick(part="main", method=method, recipe=recipe) for recipe in ("modern", "short")]
-            tables["modern - short"].append({**there, "method": method, **compared(*pair)})
+            both = {"short": level_of(pair[1], pair[0]), "modern": level_of(pair[0], pair[1])}
+            tables["modern - short"].append({**there, "method": method, **both, **compared(*pair)})
             pair = [pick(part="main", method=method, recipe=recipe) for recipe in ("modern", FIRST)]
             tables["modern - modern-first"].append({**there, "method": method, **compared(*pair)})
         for recipe in RECIPES:
@@ -297,7 +301,11 @@ def report() -> dict[str, Any]:
         for row in sorted(rows, key=lambda row: str(sorted(row["cell"].items())))
         if row["cell"]["part"] == "ladder"
     ]
-    return {name: [row for row in table if row.get("n", 1)] for name, table in tables.items()}
+    found = {name: [row for row in table if row.get("n", 1)] for name, table in tables.items()}
+    tested = [row for row in found["modern - short"] if "p" in row]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = round(p, 4)
+    return found
 
 
 def matches(row: dict[str, Any], **cell: Any) -> bool:
@@ -315,6 +323,25 @@ def compared(first: dict[int, float], second: dict[int, float]) -> dict[str, Any
     result = paired(first[seed] - second[seed] for seed in first if seed in second)
     result["interval"] = str(result.get("interval", ""))
     return result
+
+
+def level_of(some: dict[int, float], others: dict[int, float]) -> float | None:
+    """The mean of those that have a seed in common with the others."""
+    found = [error for seed, error in some.items() if seed in others]
+    return round(mean(found), 2) if found else None
+
+
+def markdown(table: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of "modern - short" as the guide to training has them."""
+    lines = []
+    for row in table:
+        who = {"vanilla": "alone", "one": "ONE"}[row["method"]]
+        interval = json.loads(row["interval"] or "[]")
+        spread = f" ({interval[0]:.1f} to {interval[1]:.1f})" if interval else ""
+        p = f"{row['p_holm']:.3f}" if "p_holm" in row else "–"
+        means = f"{row['short']:.1f} | {row['modern']:.1f} | {row['mean']:.1f}{spread}"
+        lines.append(f"| {row['data']} | {row['network']}, {who} | {means} | {p} | {row['n']} |")
+    return lines
 
 
 def level(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -379,7 +406,9 @@ def main() -> None:
     add_options(parser, gflops=80.0)
     arguments = parser.parse_args()
     if arguments.report:
-        publish(report(), SUMMARY, "python benchmarks/modern.py --report")
+        found = report()
+        publish(found, SUMMARY, "python benchmarks/modern.py --report")
+        print("", *markdown(found["modern - short"]), sep="\n")
         return
     single_threaded()
     cells = plan(arguments)

@@ -1,6 +1,7 @@
 """Recipes: what a rule chooses, rates by depth, drop path, and which recipe is taken where none is named."""
 
 import pytest
+import timm
 import torch
 import yaml
 from timm.layers import DropPath
@@ -78,9 +79,19 @@ def test_what_the_user_says_is_not_chosen_again():
     assert recipe.policy_strength == 1.0
 
 
-def test_a_network_without_batch_norms_gets_a_quarter_of_the_rate():
-    with_norms, without = (Modern().fit_to(facts(batch_norm=there)).learning_rate for there in (True, False))
-    assert with_norms == 4 * without
+def test_a_network_without_batch_norms_gets_adamw():
+    with_norms, without = (Modern().fit_to(facts(batch_norm=there)) for there in (True, False))
+    assert (with_norms.optimiser, with_norms.learning_rate, with_norms.weight_decay) == ("sgd", 0.8, 5e-4)
+    assert (without.optimiser, without.learning_rate, without.weight_decay) == ("adamw", 0.0007, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "batch_norm", "rate", "decay"),
+    [("sgd", False, 0.2, 5e-4), ("adamw", True, 0.0007, 0.05), ("adam", True, 0.0007, 5e-4)],
+)
+def test_the_rate_and_the_decay_are_those_of_the_optimiser_that_is_named(optimiser, batch_norm, rate, decay):
+    recipe = Modern(optimiser=optimiser).fit_to(facts(batch_norm=batch_norm))
+    assert (recipe.optimiser, recipe.learning_rate, recipe.weight_decay) == (optimiser, rate, decay)
 
 
 def test_a_training_of_few_steps_gets_a_quarter_of_the_rate():
@@ -93,6 +104,14 @@ def test_the_facts_of_a_network_are_read_off_it():
     of = TrainingFacts.of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), 1500, 100, 128)
     assert of == TrainingFacts(1500, 100, 128, 2 * 9 + 2 + 4, batch_norm=True)
     assert not TrainingFacts.of(nn.Sequential(nn.Linear(2, 3), nn.LayerNorm(3)), 1, 1, 1).batch_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    [("resnet18", True), ("mobilenetv3_small_050", True), ("mobilevit_xxs", False), ("convnext_atto", False)],
+)
+def test_networks_with_layer_norms_are_not_trained_as_those_with_batch_norms(name, there):
+    assert TrainingFacts.of(timm.create_model(name), 1500, 100, 128).batch_norm == there
 
 
 @pytest.mark.parametrize(("kind", "rate"), [(Modern, 0.8), (Finetune, 2e-3)])

@@ -32,7 +32,7 @@ class TrainingFacts:
         epochs: The length of a stage.
         batch_size: Images in a step, over all processes.
         parameters: Of the network.
-        batch_norm: Whether the network has batch norms, which bear a larger rate.
+        batch_norm: Whether the network has batch norms and no layer norms: then SGD's large rates suit it.
     """
 
     images: int
@@ -50,7 +50,8 @@ class TrainingFacts:
     def of(cls, network: nn.Module, images: int, epochs: int, batch_size: int) -> "TrainingFacts":
         """The facts of a training of this network."""
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        return cls(images, epochs, batch_size, parameters, any(isinstance(m, _BatchNorm) for m in network.modules()))
+        batch, layer = (any(isinstance(m, kind) for m in network.modules()) for kind in (_BatchNorm, nn.LayerNorm))
+        return cls(images, epochs, batch_size, parameters, batch and not layer)
 
 
 def scaled_rate(rate: float, batch_size: int) -> float:
