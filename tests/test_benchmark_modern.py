@@ -17,6 +17,15 @@ def test_the_guide_says_what_was_measured():
     assert [line for line in modern.markdown(table) if line not in guide] == []
 
 
+@pytest.mark.parametrize(("table", "page"), [("one - vanilla", "choosing.md"), ("ablation", "training.md")])
+def test_the_guides_say_what_a_method_and_a_part_do(table, page):
+    rows = json.loads(modern.SUMMARY.read_text())[table]
+    text = " ".join((ROOT / "docs" / "guides" / page).read_text().split())
+    for row in (row for row in rows if row["recipe"] == "modern" and row["n"] >= 3):
+        least, most = json.loads(row["interval"])
+        assert f"{row['mean']:.1f} ({least:.1f} to {most:.1f})" in text, row
+
+
 @pytest.mark.parametrize(("method", "recipe"), [("vanilla", "short"), ("vanilla", "modern"), ("one", "modern")])
 def test_the_readme_says_what_was_measured(method, recipe):
     rows = [row for row in json.loads(modern.SUMMARY.read_text())["errors"] if row["scale"] == 1.0]

@@ -32,7 +32,8 @@ class TrainingFacts:
         epochs: The length of a stage.
         batch_size: Images in a step, over all processes.
         parameters: Of the network.
-        batch_norm: Whether the network has batch norms and no layer norms: then SGD's large rates suit it.
+        batch_norm: Whether the network has batch norms.
+        layer_norm: Whether the network has layer norms.
     """
 
     images: int
@@ -40,6 +41,7 @@ class TrainingFacts:
     batch_size: int
     parameters: int
     batch_norm: bool
+    layer_norm: bool = False
 
     @property
     def steps(self) -> int:
@@ -50,8 +52,8 @@ class TrainingFacts:
     def of(cls, network: nn.Module, images: int, epochs: int, batch_size: int) -> "TrainingFacts":
         """The facts of a training of this network."""
         parameters = sum(parameter.numel() for parameter in network.parameters())
-        batch, layer = (any(isinstance(m, kind) for m in network.modules()) for kind in (_BatchNorm, nn.LayerNorm))
-        return cls(images, epochs, batch_size, parameters, batch and not layer)
+        norms = (any(isinstance(m, kind) for m in network.modules()) for kind in (_BatchNorm, nn.LayerNorm))
+        return cls(images, epochs, batch_size, parameters, *norms)
 
 
 def scaled_rate(rate: float, batch_size: int) -> float:

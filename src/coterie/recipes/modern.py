@@ -2,7 +2,7 @@
 
 What is strong for ResNet-50 in 600 epochs under-fits ResNet-8 in 100: regularisers take off error where a network can
 fit its images without them, and add it where it cannot. The rule reads how many epochs and steps there are, how many
-parameters the network has, and whether it has batch norms.
+parameters the network has, and whether its norms are batch norms or layer norms.
 """
 
 from dataclasses import dataclass, replace
@@ -71,7 +71,7 @@ class Modern(Recipe):
     def fit_to(self, facts: TrainingFacts) -> Recipe:
         """The recipe for this training, with nothing left open."""
         facts = replace(facts, epochs=self.strength_epochs or facts.epochs)
-        optimiser = self.optimiser or ("sgd" if facts.batch_norm else "adamw")
+        optimiser = self.optimiser or ("sgd" if facts.batch_norm and not facts.layer_norm else "adamw")
         rate = _RATE if facts.batch_norm and facts.steps >= _STEPS else _CAREFUL_RATE
         chosen = {
             "strength_epochs": facts.epochs,

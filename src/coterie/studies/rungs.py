@@ -71,9 +71,8 @@ def _equally_strong(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> d
     """The recipe that the first arm has on a rung, however many epochs this one can pay; None where none is fitted."""
     common: dict[str, Any] = {**scale.common, **scale.budgets.get(frontier.data, {}), **scale.arms[arm]}
     recipe = named_recipe(common.get("recipe"), scale.networks[frontier.network])
-    return (
-        {"name": Modern.name, "strength_epochs": round(rung.budget)} | recipe if recipe["name"] == Modern.name else None
-    )
+    fitted = {"name": Modern.name, "strength_epochs": round(rung.budget)} | recipe
+    return fitted if recipe["name"] == Modern.name else None
 
 
 def beside_rungs(scale: Scale, results: Results) -> tuple[tuple[Table, ...], Results]:
