@@ -6,7 +6,8 @@
 
 Electroluminescence images of Deitsch et al. (1807.02894): 300x300 grey, of which those are taken whose probability of
 a defect is given as 0 or 1 (1,508 and 715), made 128 pixels wide. Each of the five folds has its own fifth in ``val/``
-and the others in ``train/``, stratified by class and by the kind of the cell (mono- or polycrystalline). ``images/``
+and the others in ``train/``; in ``few1`` to ``few5`` it is the other way round, few images to train on and many to test
+on. Folds are stratified by class and by the kind of the cell (mono- or polycrystalline). ``images/``
 holds every image once, the folds are hard links: ``python benchmarks/elpv.py data/elpv/images data/elpv`` makes them
 again from it, the same ones. Cells of one module may be in several folds; the data do not say which those are.
 
@@ -55,14 +56,15 @@ def folds_of(images: Path) -> dict[Path, int]:
 
 
 def link(images: Path, out: Path) -> None:
-    """Make ``fold1`` to ``fold5``, of links to the images."""
+    """Make ``fold1`` to ``fold5`` and ``few1`` to ``few5``, of links to the images."""
     folds = folds_of(images)
     for fold in range(FOLDS):
         for file, own in folds.items():
-            place = out / f"fold{fold + 1}" / ("val" if own == fold else "train") / file.parent.name / file.name
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if not place.exists():
-                os.link(file, place)
+            for name, splits in (("fold", ("train", "val")), ("few", ("val", "train"))):
+                place = out / f"{name}{fold + 1}" / splits[own == fold] / file.parent.name / file.name
+                place.parent.mkdir(parents=True, exist_ok=True)
+                if not place.exists():
+                    os.link(file, place)
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def main() -> None:
         images = arguments.out / "images"
         unpack(arguments.source, images)
     link(images, arguments.out)
-    for folder in sorted(arguments.out.glob("fold*/*/*")):
+    for folder in sorted(arguments.out.glob("f*[0-9]/*/*")):
         print(folder, len(list(folder.iterdir())))
 
 

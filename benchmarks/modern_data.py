@@ -1,16 +1,19 @@
 """The glyphs and the clothes of ``benchmarks/modern.py``, small enough to carry to a machine without fonts or network.
 
     python benchmarks/modern_data.py glyphs --root data --out data/glyphs96      # fonts: docs/guides/glyphs.md
+    python benchmarks/modern_data.py other-glyphs --root data --out data/glyphs96-others
     python benchmarks/modern_data.py fashion --root data --out data/fashion10k   # downloads what is not there
 
 ``glyphs``: 96 of the 240 characters, evenly spaced, drawn as coterie's own data set is, 16 training and 30 test images
-each (1,536 and 2,880), as a folder of PNGs for ``--data folder``. ``fashion``: the first 1,000 training images of each
-class of Fashion-MNIST in the order of its file, and all test images, as idx files for ``--data fashion-mnist``.
+each (1,536 and 2,880), as a folder of PNGs for ``--data folder``. ``other-glyphs``: the same with 96 of the characters
+that ``glyphs`` leaves out, to choose by what ``glyphs`` is to test. ``fashion``: the first 1,000 training images of
+each class of Fashion-MNIST in the order of its file, and all test images, as idx files for ``--data fashion-mnist``.
 """
 
 import argparse
 import gzip
 import struct
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,10 +27,16 @@ CLASSES, TRAIN, TEST = 96, 16, 30
 FASHION = 1000  # of each class
 
 
-def glyphs(root: Path, out: Path) -> None:
+def evenly(characters: Sequence[str]) -> tuple[str, ...]:
+    """As many characters as there shall be classes, evenly spaced."""
+    return tuple(characters[index * len(characters) // CLASSES] for index in range(CLASSES))
+
+
+def glyphs(root: Path, out: Path, others: bool = False) -> None:
     """Write ``train/U+XXXX/*.png`` and ``test/U+XXXX/*.png``."""
-    every = RECIPE.classes
-    classes = tuple(every[index * len(every) // CLASSES] for index in range(CLASSES))
+    classes = evenly(RECIPE.classes)
+    if others:
+        classes = evenly([character for character in RECIPE.classes if character not in classes])
     recipe = replace(RECIPE, classes=classes, train=TRAIN, test=TEST, checksum=None)
     for split, images in draw(recipe, fonts(root, recipe.families)).items():
         of_each = len(images) // len(classes)
@@ -59,11 +68,14 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 def main() -> None:
     """Write one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=("glyphs", "fashion"))
+    parser.add_argument("data", choices=("glyphs", "other-glyphs", "fashion"))
     parser.add_argument("--root", type=Path, default=Path("data"), help="where the fonts, or Fashion-MNIST, are")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    (glyphs if arguments.data == "glyphs" else fashion)(arguments.root, arguments.out)
+    if arguments.data == "fashion":
+        fashion(arguments.root, arguments.out)
+    else:
+        glyphs(arguments.root, arguments.out, others=arguments.data == "other-glyphs")
 
 
 if __name__ == "__main__":
