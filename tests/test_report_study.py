@@ -18,6 +18,7 @@ from coterie.reports.studies.page import Measured, read_measured, report_studies
 from coterie.reports.studies.plots import CostPoint, _asides, _spread, draw_costs
 from coterie.reports.studies.tables import deployed_parts, fill_table
 from coterie.studies.claims import Published
+from coterie.studies.reading import load_study
 from coterie.studies.results import Result, load_results, save_results
 from coterie.studies.statistics import compare, holm
 from coterie.studies.verdicts import summarise
@@ -386,3 +387,16 @@ main(["report", "docs/results/srm.json", "--out", "never.html"])
     ended = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
     assert re.fullmatch(r"coterie: \w+ is not installed; install it with: pip install 'coterie\[\w+\]'\n", ended.stderr)
+
+
+def test_the_studys_file_is_found_from_the_folder_of_the_results_up(tmp_path, monkeypatch):
+    path = made(tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    results = load_results(path)
+    own = (path.parent / results.study).rename(tmp_path / "benchmarks" / "own.yaml")
+    moved = tmp_path / "docs" / "results" / "own.json"
+    save_results(moved, replace(results, study="benchmarks/own.yaml"))
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert read_measured(moved).study.title == load_study(str(own)).title

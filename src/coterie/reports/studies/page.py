@@ -172,15 +172,15 @@ class Measured:
 
 
 def read_measured(path: str | Path) -> Measured:
-    """A results file with its study; the study's file may lie beside it, wherever both are now.
+    """A results file with its study, whose file is looked for from the folder of the results up, wherever both are now.
 
     Raises:
         UserError: The file is none, or its study is not found or lacks the scale.
     """
     results = load_results(path)
     try:
-        beside = user_path(path).parent / results.study
-        study = load_study(str(beside) if beside.is_file() else results.study)
+        above = [folder / results.study for folder in user_path(path).resolve().parents]
+        study = load_study(next((str(file) for file in above if file.suffix and file.is_file()), results.study))
         study.scale(results.scale)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
