@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import coterie
 from coterie.cli import main
 from coterie.comparison.budget import Cost, keep_better, make_plan, parse_duration, relative_costs
-from coterie.comparison.costing import cost_of
+from coterie.comparison.costing import cost_of, probe_arm
 from coterie.comparison.outcome import find_outcome, validation_errors
 from coterie.comparison.question import Limits, Question
 from coterie.comparison.running import Comparison, compare
@@ -225,6 +225,18 @@ def test_before_there_are_two_pairs_the_best_so_far_is_delivered():
     assert outcome.delivered == min(few.trials, key=lambda trial: trial.figure("target", "validation_error"))
     assert outcome.sentences[0].startswith("Too little was trained to tell trainings apart; the best so far")
     assert find_outcome(scale, replace(results, trials=[])) is None
+
+
+@pytest.mark.parametrize(
+    ("train_samples", "given", "batch_size"),
+    [(400, {}, 16), (1000, {}, 32), (100, {}, 16), (400, {"batch_size": 128}, 128)],
+)
+def test_an_epoch_has_twenty_steps_where_no_batch_size_is_given(train_samples, given, batch_size):
+    images = {"name": "digits", "train_samples": train_samples, "validation": 0.1}
+    question = Question({"name": "resnet8"}, images, **given)
+    probed = probe_arm(question.configuration("alone"))
+    assert not isinstance(probed, str), probed
+    assert probed[2] == batch_size
 
 
 # The whole of it -----------------------------------------------------------------------------------------------------

@@ -47,7 +47,12 @@ def compare_parser(given: list[str]) -> ArgumentParser:
     parser.add_argument("--plan", action="store_true", help="try a few steps, say what would be trained, keep nothing")
     about = "trainings side by side; default one a GPU, else one a core"
     parser.add_argument("--workers", type=int | None, default=None, help=about)
-    parser.add_argument("--batch_size", type=int | None, default=None, help="images in a step; default 128")
+    parser.add_argument(
+        "--batch_size",
+        type=int | None,
+        default=None,
+        help="images in a step; default 128, or fewer, down to 16, so that an epoch has 20 steps",
+    )
     parser.add_argument("--precision", type=PrecisionChoice, default="auto", help="as of `coterie train`")
     add_backbone_and_data(parser, given)
     about = f"one of: {', '.join(RECIPES)}; default modern, finetune where the network starts from trained weights"

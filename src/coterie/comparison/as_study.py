@@ -13,17 +13,18 @@ from coterie.studies.study import Study
 SCALE = "small"
 
 
-def write_study(path: Path, question: Question, costs: dict[str, Cost], plan: Plan) -> Study:
+def write_study(path: Path, question: Question, costs: dict[str, Cost], batch_size: int | None, plan: Plan) -> Study:
     """Write the study's file and read it again, so that what is trained is what the file says."""
     network, data = str(question.network["name"]), str(question.images()["name"])
     own, fixed = relative_costs(costs)
+    batch = {} if batch_size is None else {"batch_size": batch_size}
     top = plan.rungs[-1]
     content = {
         "title": f"Which training is best for {network} on {data}?",
         "about": "Written by `coterie compare`. On every rung all arms cost the same.",
         SCALE: {
             "seeds": max(rung.seeds for rung in plan.rungs),
-            "common": question.common(),
+            "common": question.common() | batch,
             "data": {data: question.images()},
             "networks": {network: question.network},
             "arms": {arm: {"method": method} for arm, method in question.methods_by_arm().items()},

@@ -19,16 +19,21 @@ from coterie.recipes import TrainingFacts
 from coterie.run import Run
 from coterie.studies.trial import method_of, options_of, recipe_of
 from coterie.training import train
+from coterie.training.before.advice import advised_batch
 from coterie.training.images import load_for
 
 _STEPS = 4  # of each of two epochs: the first chooses kernels, the second is timed
+_STEPS_OF_AN_EPOCH, _SMALLEST_BATCH = 20, 16  # where no batch size is given
 _MEASURED = 64  # test images that are looked at
 _FORWARD = 1 / 3  # what measuring an image costs, over training on it
 _TYPICAL = 100  # epochs: a recipe that is fitted to the training's length has all its parts then
 
 
-def probe(pool: Executor, configurations: Mapping[str, Mapping[str, Any]]) -> dict[str, Cost]:
-    """The cost of each arm, measured side by side as they will be trained.
+def probe(pool: Executor, configurations: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Cost], int]:
+    """The cost of each arm, measured side by side as they will be trained, and the images in a step of each.
+
+    Where no batch size is given, an epoch has 20 steps, or batches of 16: the rate of large batches can undo a training
+    that has few steps, ONE's sooner than that of the network alone, since it adds up the losses of all branches.
 
     Args:
         pool: Trains.
@@ -38,46 +43,51 @@ def probe(pool: Executor, configurations: Mapping[str, Mapping[str, Any]]) -> di
         UserError: An arm cannot be trained, or delivers a network of another size.
     """
     futures = {arm: pool.submit(probe_arm, dict(configuration)) for arm, configuration in configurations.items()}
-    measured: dict[str, tuple[Cost, int]] = {}
+    measured: dict[str, tuple[Cost, int, int]] = {}
     for arm, future in futures.items():
         result = future.result()
         if isinstance(result, str):
             raise UserError(f"arm '{arm}': {result}")
         measured[arm] = result
-    sizes = {arm: size for arm, (_, size) in measured.items()}
+    sizes = {arm: size for arm, (_, size, _) in measured.items()}
     for arm, size in sizes.items():
         if size != next(iter(sizes.values())):
             raise UserError(
                 f"⟨methods {arm}⟩ delivers a network of {size:,} parameters, and the network alone has "
                 f"{next(iter(sizes.values())):,}; compare it in a study"
             )
-    return {arm: cost for arm, (cost, _) in measured.items()}
+    (batch_size,) = {batch_size for _, _, batch_size in measured.values()}
+    return {arm: cost for arm, (cost, _, _) in measured.items()}, batch_size
 
 
-def probe_arm(configuration: dict[str, Any]) -> tuple[Cost, int] | str:
-    """An arm's cost, and the parameters of what it delivers; or, in a line, why it cannot be trained."""
+def probe_arm(configuration: dict[str, Any]) -> tuple[Cost, int, int] | str:
+    """An arm's cost, the parameters of what it delivers, and its batch; or, in a line, why it cannot be trained."""
     try:
         return _probe(configuration)
     except Exception as error:
         return in_a_line(error)
 
 
-def _probe(configuration: dict[str, Any]) -> tuple[Cost, int]:
+def _probe(configuration: dict[str, Any]) -> tuple[Cost, int, int]:
     method = method_of(configuration)
     data = load_for(method.network, configuration["data"])
     if data.validation is None:
         raise UserError("there are no validation images to choose by; give ⟨data.validation 0.1⟩")
     options = options_of({**configuration, "seed": 0, "epochs": 2}).fit_to(data)
-    assert options.batch_size is not None
+    batch_size = options.batch_size
+    assert batch_size is not None
+    if "batch_size" not in configuration:
+        advised = advised_batch(batch_size, len(data.train), _STEPS_OF_AN_EPOCH)
+        batch_size = min(batch_size, max(_SMALLEST_BATCH, advised))
     built = Backbone.from_record(configuration["network"]).build(len(data.classes), data.channels, data.image_size)
-    facts = TrainingFacts.of(built, len(data.train), _TYPICAL, options.batch_size)
+    facts = TrainingFacts.of(built, len(data.train), _TYPICAL, batch_size)
     few = replace(
         data,
-        train=_first(data.train, _STEPS * options.batch_size),
+        train=_first(data.train, _STEPS * batch_size),
         validation=_first(data.validation, _MEASURED),
         test=_first(data.test, _MEASURED),
     )
-    options = replace(options, batch_size=min(options.batch_size, len(few.train)))
+    options = replace(options, batch_size=min(batch_size, len(few.train)))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         run = train(
@@ -89,7 +99,7 @@ def _probe(configuration: dict[str, Any]) -> tuple[Cost, int]:
             **asdict(options),
         )
         wall = time.perf_counter() - started
-        return cost_of(run.metrics, data, len(few.train), wall), _size(run)
+        return cost_of(run.metrics, data, len(few.train), wall), _size(run), batch_size
 
 
 def _first(images: Images, count: int) -> Images:

@@ -4,9 +4,9 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from coterie.bounds import NonNegative
+from coterie.bounds import Bounds, NonNegative
 from coterie.checking import make_checked
 from coterie.comparison.budget import Cost
 from coterie.comparison.question import Limits, Question
@@ -25,6 +25,7 @@ class State:
         limits: How far it goes.
         workers: Trainings side by side.
         costs: By arm, as measured before anything was trained.
+        batch_size: Images in a step of every training; None for the default, which older comparisons had.
         used: Seconds that were spent so far.
         dropped: By arm, the rung after which it was dropped.
         verdict: What was found so far; empty before.
@@ -34,6 +35,7 @@ class State:
     limits: Limits
     workers: int
     costs: dict[str, Cost]
+    batch_size: Annotated[int, Bounds(least=2)] | None = None
     used: NonNegative = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
     verdict: dict[str, Any] = field(default_factory=dict)

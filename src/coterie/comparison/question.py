@@ -58,7 +58,7 @@ class Question:
         teacher: A published network such as ``timm/resnet50`` to teach in methods that take one; None without.
         recipe: Its ``name`` and options, of every arm; empty for ``modern``, or ``finetune`` where the network starts
             from trained weights.
-        batch_size: Images in a step; None for the default.
+        batch_size: Images in a step; None for 128, or fewer, down to 16, so that an epoch has 20 steps.
         precision: See :class:`coterie.training.TrainingOptions`.
     """
 

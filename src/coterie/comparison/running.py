@@ -67,11 +67,11 @@ class Comparison:
         self.state = State(question, limits, workers, {}) if before is None else before
         self.used_before = self.state.used
         if before is None:
-            self.state.costs = self._probe()
+            self.state.costs, self.state.batch_size = self._probe()
         self.pace: list[float] = []  # seconds that trainings took, over those that were planned
         self.outcome: Outcome | None = None
 
-    def _probe(self) -> dict[str, Cost]:
+    def _probe(self) -> tuple[dict[str, Cost], int]:
         question = self.state.question
         pool = self.pools()
         try:
@@ -103,7 +103,7 @@ class Comparison:
             Stopped: A signal came; the page shows what there is, and the same command goes on.
         """
         question, state = self.state.question, self.state
-        study = write_study(self.folder.study, question, state.costs, self.plan)
+        study = write_study(self.folder.study, question, state.costs, state.batch_size, self.plan)
         self.folder.write_state(state)
         trials = {trial.key: trial for trial in study.scale(SCALE).trials()}
         progress = self._progress(study, list(trials.values()))
@@ -167,7 +167,8 @@ class Comparison:
         top = plan.rungs[-1]
         alone = next(iter(top.epochs.values()))
         each = ", ".join(f"{epochs} epochs of {label(arm)}" for arm, epochs in top.epochs.items())
-        said = [f"The highest budget buys {each}, which were planned to cost the same FLOPs to 1 %."]
+        batches = "" if state.batch_size is None else f" in batches of {state.batch_size}"
+        said = [f"The highest budget buys {each}{batches}, which were planned to cost the same FLOPs to 1 %."]
         if state.limits.seconds is not None:
             said.append(f"Spent so far: {duration(self.used)} of {duration(state.limits.seconds)}.")
         for arm, rung in state.dropped.items():
@@ -203,7 +204,8 @@ def plan_lines(comparison: Comparison) -> list[str]:
     top = comparison.plan.rungs[-1]
     told = smallest_difference(1.0, top.seeds, level=LEVEL / max(1, top.arms - 1))
     said = [
-        f"about {duration(comparison.plan_seconds)} here, {plural(comparison.state.workers, 'training')} side by side",
+        f"about {duration(comparison.plan_seconds)} here, {plural(comparison.state.workers, 'training')} side by side, "
+        f"in batches of {comparison.state.batch_size or 'the default size'}",
         f"{top.seeds} pairs of seeds tell a difference of {told:.1f} points in four of five repetitions, if pairs "
         "differ by a standard deviation of 1 point",
     ]
@@ -247,7 +249,7 @@ def compare(
         methods: Beside the network alone; empty for ONE, and for KD where there is a teacher.
         teacher: A published network that teaches.
         recipe: Its ``name`` and options; None for ``modern``, or ``finetune`` where the network starts trained.
-        batch_size: Images in a step; None for the default.
+        batch_size: Images in a step; None for 128, or fewer, down to 16, so that an epoch has 20 steps.
         precision: See :class:`coterie.training.TrainingOptions`.
         workers: Trainings side by side; None for one a GPU, else one a core.
 

@@ -56,11 +56,11 @@ def warn_of_batch(batch_size: int, images: int) -> str | None:
     return f"an epoch has {steps}: batches of {batch_size} are large for {images:,} images; use ⟨batch_size {advised}⟩"
 
 
-def advised_batch(batch_size: int, images: int) -> int:
-    """A batch size with which an epoch has steps enough: the one that there is, or a smaller power of two."""
-    if batch_size <= _SMALL_BATCH or batches_per_epoch(images, batch_size) >= _FEWEST_STEPS:
+def advised_batch(batch_size: int, images: int, steps: int = _FEWEST_STEPS) -> int:
+    """A batch size with which an epoch has so many steps: the one that there is, or a smaller power of two."""
+    if batch_size <= _SMALL_BATCH or batches_per_epoch(images, batch_size) >= steps:
         return batch_size
-    return next((size for size in (64, 32, 16) if images // size >= _FEWEST_STEPS and size < batch_size), 8)
+    return next((size for size in (64, 32, 16) if images // size >= steps and size < batch_size), 8)
 
 
 def warn_of_length(epochs: int, batch_size: int, images: int, network: Backbone) -> str | None:
