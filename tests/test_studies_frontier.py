@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import UserError
-from coterie.reports.studies.frontier import FrontierView, crossing_sentence
+from coterie.reports.studies.frontier import FrontierView, crossing_sentence, draw_frontier
 from coterie.reports.studies.page import Measured, report_studies
 from coterie.studies.curves import (
     Point,
@@ -235,6 +235,42 @@ def test_what_is_not_saturated_is_compared_at_the_highest_rung_and_said(study):
     (judged,) = judge_frontiers(study.scale("small").frontiers, filled(study, {**MEANS, "alone": (20.0, 18.0, 16.0)}))
     assert judged.rung == 2
     assert "'alone' is not saturated on this ladder" in " ".join(FrontierView(judged).sentences)
+
+
+def test_what_is_compared_at_the_highest_rung_may_be_saturated_below_it(study):
+    frontier = replace(study.scale("small").frontiers[0], judged_at="highest")
+    (judged,) = judge_frontiers([frontier], filled(study, MEANS))
+    assert (judged.rung, judged.saturated["alone"]) == (2, 1)
+    _, compared, saturated, *_ = (said for said in FrontierView(judged).sentences if "equal cost 'kd'" not in said)
+    assert compared.endswith("their highest budget.")
+    assert saturated.startswith("'alone' is saturated from ")
+
+
+@pytest.mark.parametrize(("others", "scale"), [((70.0, 5.2, 4.9), "log"), ((9.0, 6.0, 4.9), "linear")])
+def test_low_errors_are_told_apart_beside_high_ones_and_beside_long_intervals(others, scale, monkeypatch):
+    curves = {
+        name: {rung: Point(10, 1e12 * 1.6**rung, {0: mean - 0.1, 1: mean + 0.1}) for rung, mean in enumerate(means)}
+        for name, means in {"alone": (6.0, 5.0, 4.7), "one": others}.items()
+    }
+    curves["one"][0] = Point(10, 1e12, {0: others[0] - 3, 1: others[0] + 3})  # an interval of 27 points to each side
+    drawn = []
+    monkeypatch.setattr("coterie.reports.studies.frontier.to_svg", lambda figure, title: drawn.append(figure) or "")
+    draw_frontier(curves, "a title")
+    (axes,) = drawn[0].axes
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == scale
+    assert 0 <= low < 4.7 < others[0] < high < 2 * others[0]
+    places = axes.transAxes.inverted().transform(axes.transData.transform([(1e12, 4.7), (1e12, 6.0)]))[:, 1]
+    assert places[1] - places[0] > 0.05
+
+
+def test_the_page_names_frontiers_that_were_not_measured(study, tmp_path):
+    results = filled(study, MEANS)
+    other = replace(study.scale("small").frontiers[0], epochs=900.0)
+    scale = replace(study.scale("small"), frontiers=(*study.scale("small").frontiers, other))
+    measured = Measured(replace(study, scales={**study.scales, "small": scale}), results)
+    assert measured.unmeasured == [other.title]
+    assert f"Not measured: {other.title}." in report_studies([measured], tmp_path / "p.html").read_text()
 
 
 def test_costs_that_are_not_equal_are_named(study):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
+from typing import Any
 
 from coterie.extras import need
 from coterie.reports.drawing.colours import Palette, name_arm
@@ -12,6 +13,7 @@ from coterie.studies.curves import WORTH, Crossing, Curve, Judgement
 from coterie.studies.frontiers import Judged
 
 EngFormatter = need("matplotlib.ticker", "report").EngFormatter
+_FAR = 4  # the highest mean error over the lowest, from where on low ones could not be told apart on a linear axis
 format_flops = EngFormatter(unit="FLOP", places=1)
 
 
@@ -45,13 +47,27 @@ def draw_frontier(curves: Mapping[str, Curve], title: str, label: str = "test er
     ends = [point.flops for curve in curves.values() for point in curve.values()]
     low, high = min(ends) / 1.15, max(ends) * 1.15
     axes.set_xlim(low, high)
-    axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))  # intervals of few seeds reach below what errors can be
-    mark_log_axis(axes.xaxis, (low, high), form=EngFormatter(unit="FLOP"))
+    mark_log_axis(axes.xaxis, (low, high), most=5, form=EngFormatter(unit="FLOP"))
+    _scale_errors(axes, [point.mean for curve in curves.values() for point in curve.values()])
     axes.set_xlabel("FLOPs of all training")
     axes.set_ylabel(label)
     axes.legend(frameon=False, fontsize="small")
     colour_axes(axes)
     return to_svg(figure, title)
+
+
+def _scale_errors(axes: Any, means: Sequence[float]) -> None:
+    """Room for the means, logarithmic where they are far apart; the intervals of few seeds may go on beyond it."""
+    least, most = min(means), max(means)
+    if least > 0 and most / least > _FAR:
+        axes.set_yscale("log", nonpositive="clip")
+        ends = least / 1.4, most * 1.4
+        mark_log_axis(axes.yaxis, ends)
+    else:
+        room = max(most - least, 0.2 * most)
+        low, high = axes.get_ylim()
+        ends = max(0.0, low, least - room), min(high, most + room) or 1.0
+    axes.set_ylim(*ends)
 
 
 def frontier_rows(curves: Mapping[str, Curve]) -> list[tuple[str, ...]]:
@@ -163,13 +179,16 @@ class FrontierView:
         baseline = judged.curves.get(frontier.baseline, {})
         if judged.rung is not None and frontier.rungs > 1:
             at = format_flops(baseline[judged.rung].flops)
-            if frontier.baseline in judged.saturated:
+            where = judged.saturated.get(frontier.baseline)
+            if where is None:
+                why = f"their highest budget: '{frontier.baseline}' is not saturated on this ladder"
+            elif where == judged.rung:
                 why = f"where '{frontier.baseline}' is saturated: each rung above it gains less than {WORTH:g} points"
             else:
-                why = f"their highest budget: '{frontier.baseline}' is not saturated on this ladder"
+                why = "their highest budget"
             said.append(f"Arms are compared at {at}, {why}.")
         for arm, rung in judged.saturated.items():
-            if arm != frontier.baseline:
+            if arm != frontier.baseline or rung != judged.rung:
                 said.append(f"'{arm}' is saturated from {format_flops(judged.curves[arm][rung].flops)} on.")
         said += [
             crossing_sentence(f"'{arm}'", f"'{frontier.baseline}'", each) for arm, each in judged.crossings.items()

@@ -17,7 +17,7 @@ from coterie.reports.studies.frontier import FrontierView
 from coterie.reports.studies.pictures import draw_pictures
 from coterie.reports.studies.tables import Figure, FilledTable, deployed_parts, fill_table, list_analyses, list_measures
 from coterie.studies.claims import Side
-from coterie.studies.frontiers import judge_frontiers
+from coterie.studies.frontiers import Judged, judge_frontiers
 from coterie.studies.reading import load_study
 from coterie.studies.results import Result, Results, load_results, unit_of
 from coterie.studies.rungs import beside_rungs
@@ -142,8 +142,16 @@ class Measured:
     @cached_property
     def frontiers(self) -> list[FrontierView]:
         """Error against the cost of training, of those of which anything was measured."""
-        judged = judge_frontiers(self.study.scale(self.results.scale).frontiers, self.results)
-        return [FrontierView(each) for each in judged if each.curves]
+        return [FrontierView(each) for each in self._judged if each.curves]
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The titles of the other frontiers."""
+        return [each.frontier.title for each in self._judged if not each.curves]
+
+    @cached_property
+    def _judged(self) -> list[Judged]:
+        return judge_frontiers(self.study.scale(self.results.scale).frontiers, self.results)
 
     @property
     def lead(self) -> list[str]:
