@@ -400,3 +400,9 @@ def test_the_studys_file_is_found_from_the_folder_of_the_results_up(tmp_path, mo
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(elsewhere)
     assert read_measured(moved).study.title == load_study(str(own)).title
+
+
+def test_what_a_study_says_of_itself_shows_commands_as_commands(tmp_path, measured):
+    study = replace(measured.study, about="Made by `coterie study a<b`, twice.")
+    page = report_studies([Measured(study, measured.results)], tmp_path / "p.html").read_text()
+    assert "<p>Made by <code>coterie study a&lt;b</code>, twice.</p>" in page
