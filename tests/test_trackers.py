@@ -123,6 +123,7 @@ def test_a_resumed_training_goes_on_in_the_same_runs(digits, tmp_path):
     out = tmp_path / "cut"
     with pytest.raises(coterie.Interrupted):
         go(stopping(One(network="resnet8"), "train", 12), digits, out, epochs=3, track=ALL)
+    time.sleep(1.1)  # wandb names a session's folder by the second in which it begins
     run = go(One(network="resnet8"), digits, out, epochs=3, track=ALL, resume=True)
     assert comparable(run.metrics) == comparable(whole.metrics)
     assert same(run, whole)
