@@ -39,9 +39,24 @@ def test_the_guide_says_where_the_network_alone_is_saturated_and_where_one_is_ah
 
 
 @pytest.mark.parametrize(
-    ("arm", "said"), [("alone", "alone 6.6, 5.7, 5.1, 4.7 and 4.7 %"), ("one", "8.8, 6.1, 5.3, 4.9 and 4.6")]
+    ("arm", "said"),
+    [
+        ("alone", "alone {}, {}, {}, {} and {} %"),
+        ("one", "ONE at equal cost {}, {}, {}, {} and {},"),
+        ("weak", "the plain recipe {0} to {4},"),
+        ("kd", "training counted {0} to {4} ("),
+    ],
 )
 def test_the_readme_says_the_same_of_each_rung(arm, said):
-    *first, last = (f"{point.mean:.1f}" for _, point in sorted(GLYPHS.curves[arm].items()))
-    assert f"{', '.join(first)} and {last}" in said
-    assert said in " ".join((ROOT / "README.md").read_text().split())
+    errors = [f"{point.mean:.1f}" for _, point in sorted(GLYPHS.curves[arm].items())]
+    assert said.format(*errors) in " ".join((ROOT / "README.md").read_text().split())
+
+
+def test_the_guide_says_how_far_behind_the_plain_recipe_stays():
+    there, top = (
+        pair(GLYPHS.curves["weak"][rung], GLYPHS.curves["alone"][rung]) for rung in (GLYPHS.saturated["weak"], 4)
+    )
+    assert there is not None
+    assert top is not None
+    said = f"{there.difference:.1f} points higher, and {top.difference:.1f} on the highest rung"
+    assert said in " ".join(GUIDE.split())

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import coterie
 from coterie.cli import main
+from coterie.comparison.as_study import write_study
 from coterie.comparison.budget import Cost, keep_better, make_plan, parse_duration, relative_costs
 from coterie.comparison.costing import cost_of, probe_arm
 from coterie.comparison.outcome import find_outcome, validation_errors
@@ -237,6 +238,12 @@ def test_an_epoch_has_twenty_steps_where_no_batch_size_is_given(train_samples, g
     probed = probe_arm(question.configuration("alone"))
     assert not isinstance(probed, str), probed
     assert probed[2] == batch_size
+
+
+def test_every_training_has_the_batch_that_was_found(tmp_path):
+    plan = make_plan(TWO, seconds=None, epochs=16, seeds=2, workers=1)
+    study = write_study(tmp_path / "study.yaml", Question({"name": "resnet8"}, DIGITS), TWO, 16, plan)
+    assert {trial.configuration["batch_size"] for trial in study.scale("small").trials()} == {16}
 
 
 # The whole of it -----------------------------------------------------------------------------------------------------
