@@ -92,6 +92,33 @@ def test_a_study_trains_each_arm_on_each_rung(study):
     assert trials[student.needs[0]].configuration["recipe"] == {"name": "modern"}
 
 
+def test_arms_of_one_name_and_length_have_the_recipe_and_the_teacher_of_their_own_rung(tmp_path):
+    path = tmp_path / "ladder.yaml"
+    path.write_text(
+        STUDY.replace("{digits: {name: digits}}", "{digits: {name: digits}, clothes: {name: fashion_mnist}}")
+        + "    - {data: clothes, network: small, epochs: 66, rungs: 1, costs: {alone: 1, kd: 1.3},\n"
+        "       teachers: {kd: {cost: 4, share: 0.6}}}\n"
+    )
+    scale = load_study(str(path)).scale("small")
+    trials = {trial.key: trial for trial in scale.trials()}
+    for frontier, strength, taught in zip(scale.frontiers, (42, 66), (4, 10), strict=True):
+        rung = frontier.ladder()[0]
+        assert (rung.epochs["kd"], rung.taught["kd"]) == (20, taught)
+        student = trials[frontier.data, "small", name_arm("kd", 20), 0]
+        assert student.configuration["recipe"]["strength_epochs"] == strength
+        assert [need[2] for need in student.needs] == [name_arm("alone", taught)]
+
+
+def test_an_arm_may_be_trained_on_some_rungs_only(study, tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text(STUDY.replace("minutes: 2}", "minutes: 2, only: {kd: [2]}}"))
+    scale = load_study(str(path)).scale("small")
+    whole = study.scale("small").frontiers[0].ladder()
+    lengths = {trial.arm for trial in scale.trials() if trial.arm.startswith("kd")}
+    assert lengths == {name_arm("kd", whole[1].epochs["kd"])}
+    assert [set(rung.taught) for rung in scale.frontiers[0].ladder()] == [set(), {"kd"}, set()]
+
+
 @pytest.mark.parametrize("recipe", ["name: short", "name: modern, strength_epochs: 7"])
 def test_a_frontier_keeps_the_recipe_that_its_study_names(recipe, tmp_path):
     path = tmp_path / "ladder.yaml"
@@ -117,6 +144,11 @@ def test_a_frontier_keeps_the_recipe_that_its_study_names(recipe, tmp_path):
         ("epochs: 40", "epochs: 4", "near 4 epochs of 'alone' no whole epochs of all arms cost the same to 1%"),
         ("teachers: {kd", "teachers: {kds", "unknown arm in teachers of the frontier on 'digits' 'kds'"),
         ("share: 0.4", "share: 1.4", "share is 1.4"),
+        ("minutes: 2", "only: {kd: [4]}", "has 'kd' on rungs [4]; name some of 1 to 3"),
+        ("minutes: 2", "only: {kd: []}", "has 'kd' on rungs []; name some of 1 to 3"),
+        ("minutes: 2", "only: {kd: [0]}", "only"),
+        ("minutes: 2", "only: {kdd: [1]}", "unknown arm in only of the frontier on 'digits' 'kdd'"),
+        ("minutes: 2", "only: {alone: [1]}", "names 'alone', which the others are held against on every rung"),
     ],
 )
 def test_a_frontier_that_cannot_be_is_refused_in_a_line(tmp_path, before, after, says):

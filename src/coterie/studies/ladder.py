@@ -1,10 +1,10 @@
 """A ladder of budgets: how many epochs each arm has on each rung, so that all cost the same there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from coterie.bounds import Bounds, NonNegative, Positive
+from coterie.bounds import Bounds, NonNegative, Positive, PositiveInt
 from coterie.errors import UserError, unknown_name
 
 TOLERANCE = 0.01  # by which costs on a rung may differ
@@ -38,6 +38,8 @@ class Frontier:
         ratio: Of a rung's budget to that below.
         fixed: By arm, what it costs beside its own epochs, such as a linear probe, in epochs of the first arm.
         teachers: By arm, what the teacher that it names as ``@ARM`` or ``@ARM/NETWORK`` costs.
+        only: By arm, the rungs on which it is trained, the cheapest being 1; arms that are not named are on every rung,
+            as the baseline must be.
         against: The arm that the others are compared with; empty for the first.
         judged_at: Whether arms are compared where the baseline is saturated, or at the highest budget that it has.
         margin: Points of test error within which two arms count as equal.
@@ -53,6 +55,7 @@ class Frontier:
     ratio: Annotated[float, Bounds(above=1, most=16)] = 1.6
     fixed: dict[str, NonNegative] = field(default_factory=dict)
     teachers: dict[str, Teacher] = field(default_factory=dict)
+    only: dict[str, list[PositiveInt]] = field(default_factory=dict)
     against: str = ""
     judged_at: Literal["saturation", "highest"] = "saturation"
     margin: Positive = 0.5
@@ -64,10 +67,22 @@ class Frontier:
             raise UserError(
                 f"costs of the frontier on '{self.data}' begin with no arm of cost 1; write 'alone: 1' first"
             )
-        for kind, names in (("fixed", self.fixed), ("teachers", self.teachers), ("against", [self.baseline])):
+        named: dict[str, Iterable[str]] = {"fixed": self.fixed, "teachers": self.teachers, "only": self.only, "against": [self.baseline]}
+        for kind, names in named.items():
             for name in names:
                 if name not in self.costs:
                     raise unknown_name(f"arm in {kind} of the frontier on '{self.data}'", name, self.costs)
+        for arm, rungs in self.only.items():
+            if arm in (next(iter(self.costs)), self.baseline):
+                raise UserError(
+                    f"only of the frontier on '{self.data}' names '{arm}', which the others are held against on every "
+                    "rung; leave it out"
+                )
+            if not rungs or max(rungs) > self.rungs:
+                raise UserError(
+                    f"only of the frontier on '{self.data}' has '{arm}' on rungs {rungs}; name some of 1 to "
+                    f"{self.rungs}"
+                )
 
     @property
     def baseline(self) -> str:
@@ -89,11 +104,13 @@ class Frontier:
 
     def _rung(self, number: int) -> "Rung":
         wanted = self.epochs * self.ratio**number
-        taught = {arm: max(1, round(wanted * each.share / each.cost)) for arm, each in self.teachers.items()}
-        fixed = {arm: self.fixed.get(arm, 0.0) for arm in self.costs}
+        costs = {arm: cost for arm, cost in self.costs.items() if number + 1 in self.only.get(arm, [number + 1])}
+        teachers = {arm: each for arm, each in self.teachers.items() if arm in costs}
+        taught = {arm: max(1, round(wanted * each.share / each.cost)) for arm, each in teachers.items()}
+        fixed = {arm: self.fixed.get(arm, 0.0) for arm in costs}
         for arm, epochs in taught.items():
-            fixed[arm] += epochs * self.teachers[arm].cost
-        found = match_epochs(wanted, self.costs, fixed)
+            fixed[arm] += epochs * teachers[arm].cost
+        found = match_epochs(wanted, costs, fixed)
         if found is None:
             raise UserError(
                 f"the frontier on '{self.data}': near {wanted:.0f} epochs of '{next(iter(self.costs))}' no whole "
@@ -109,8 +126,8 @@ class Rung:
     Attributes:
         number: From 0, the cheapest.
         budget: In epochs of the first arm.
-        epochs: By arm.
-        taught: By arm, the epochs of its teacher.
+        epochs: By arm that is trained there.
+        taught: By arm that has one, the epochs of its teacher.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """The arms and tables of a scale's frontiers: an arm for each length of training, a table for each rung."""
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from coterie.errors import unknown_name
@@ -11,21 +11,40 @@ from coterie.studies.results import Results
 from coterie.studies.study import Arm, Scale, Table, named_recipe
 
 
-def with_rungs(scale: Scale) -> Scale:
+@dataclass(frozen=True)
+class Laddered(Scale):
+    """A scale with the arms of its frontiers' rungs.
+
+    Attributes:
+        fitted: By data set, network and name, an arm as a rung has it: two frontiers may give arms of the same name and
+            length other recipes, and teachers of other lengths.
+    """
+
+    fitted: dict[tuple[str, str, str], Arm] = field(default_factory=dict)
+
+    def arm_of(self, data: str, network: str, name: str) -> Arm:
+        """What an arm has on a data set and a network."""
+        return self.fitted.get((data, network, name)) or super().arm_of(data, network, name)
+
+
+def with_rungs(scale: Scale) -> Laddered:
     """The same scale with an arm ``NAME N epochs`` for each arm on each rung of its frontiers, and a table a rung.
 
     Raises:
         UserError: A frontier names what the scale does not have, or whole epochs do not cost the same.
     """
-    arms, tables = dict(scale.arms), list(scale.tables)
+    arms, fitted, tables = dict(scale.arms), dict[tuple[str, str, str], Arm](), list(scale.tables)
     for frontier in scale.frontiers:
         _check_names(frontier, scale)
         for rung in frontier.ladder():
-            for arm in frontier.costs:
+            for arm, epochs in rung.epochs.items():
+                name = name_arm(arm, epochs)
                 trained, teachers = _on_rung(scale, frontier, rung, arm)
-                arms = arms | {name: each for name, each in teachers.items() if name not in arms} | trained
+                arms |= {name: {**scale.arms[arm], "epochs": epochs}, **teachers}
+                fitted[frontier.data, frontier.network, name] = trained
             tables.append(_table(frontier, rung))
-    return replace(scale, arms=arms, tables=tuple(tables))
+    own = {each.name: getattr(scale, each.name) for each in fields(Scale)}
+    return Laddered(**{**own, "arms": arms, "tables": tuple(tables)}, fitted=fitted)
 
 
 def _check_names(frontier: Frontier, scale: Scale) -> None:
@@ -49,8 +68,8 @@ def _table(frontier: Frontier, rung: Rung) -> Table:
     )
 
 
-def _on_rung(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> tuple[dict[str, Arm], dict[str, Arm]]:
-    """An arm on a rung by its name, and its teacher there if it trains one."""
+def _on_rung(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> tuple[Arm, dict[str, Arm]]:
+    """An arm on a rung, and its teacher there by its name if it trains one."""
     own, taught, made = dict(scale.arms[arm].get("method", {})), rung.taught.get(arm), dict[str, Arm]()
     for option, value in own.items():
         if taught is not None and isinstance(value, str) and value.startswith("@"):
@@ -64,7 +83,7 @@ def _on_rung(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> tuple[di
         trained["method"] = own
     if recipe := _equally_strong(scale, frontier, rung, arm):
         trained["recipe"] = recipe
-    return {name_arm(arm, rung.epochs[arm]): trained}, made
+    return trained, made
 
 
 def _equally_strong(scale: Scale, frontier: Frontier, rung: Rung, arm: str) -> dict[str, Any] | None:

@@ -155,6 +155,10 @@ class Scale:
                     if name not in getattr(self, kind):
                         raise unknown_name(f"one of {kind} in table '{table.name}'", name, getattr(self, kind))
 
+    def arm_of(self, data: str, network: str, name: str) -> Arm:
+        """What an arm has on a data set and a network."""
+        return self.arms[name]
+
     def trials(self) -> list[Trial]:
         """Every trial once, teachers before those who learn from them.
 
@@ -193,7 +197,7 @@ class _Trials:
     def configuration(self, key: Key, table: Table) -> tuple[dict[str, Any], tuple[Key, ...]]:
         data, network, arm, seed = key
         scale, needs = self.scale, list[Key]()
-        own: dict[str, Any] = dict(scale.arms[arm])
+        own: dict[str, Any] = dict(scale.arm_of(data, network, arm))
         if "experiment" in own:
             return {"experiment": own["experiment"], "seed": seed}, ()
         of_data, images = own.pop("budgets", {}).get(data, {}), own.pop("data", {})
