@@ -1,4 +1,7 @@
-"""What test_processor.py runs in a process held to AVX2: a step of OEM, and its gradients in contiguous memory."""
+"""What test_processor.py runs in a process held to AVX2: a step, and its gradients in contiguous memory.
+
+Of OEM, which slices channels as it trains and so stays in contiguous memory, and of ONE, which need not.
+"""
 
 import copy
 from dataclasses import replace
@@ -13,7 +16,7 @@ import coterie
 from coterie import processor
 from coterie.console.progress import Reporter
 from coterie.data import training_batches
-from coterie.methods import Oem, Task
+from coterie.methods import Oem, One, Stage, Task
 from coterie.training import Recipe, TrainingOptions
 from coterie.training.precision import resolve_precision
 from coterie.training.stages import Setting, StageRun
@@ -29,18 +32,23 @@ class Keeping(SGD):
 
 
 def main() -> None:
+    """The layouts that the two had."""
     torch.set_num_threads(1)
-    data = coterie.data.load("digits", train_samples=128, test_samples=50)
-    torch.manual_seed(0)
-    stage = next(Oem(network="resnet8").stages(Task(10, 1, (8, 8))))
-    turn = replace(stage.turns[0], optimiser=lambda parameters: Keeping(parameters, lr=0.01))
-    convolutions = [module for module in turn.module.modules() if isinstance(module, nn.Conv2d)]
+    oem, one = (next(method(network="resnet8").stages(Task(10, 1, (8, 8)))) for method in (Oem, One))
     shapes = {
         (each.in_channels, each.out_channels)
-        for each in convolutions
-        if (each.kernel_size, each.stride) == ((1, 1), (2, 2))
+        for each in oem.turns[0].module.modules()
+        if isinstance(each, nn.Conv2d) and (each.kernel_size, each.stride) == ((1, 1), (2, 2))
     }
     assert shapes & CRASHED, shapes
+    print(*map(check_step, (oem, one)), end=" ")
+
+
+def check_step(stage: Stage) -> torch.memory_format:
+    """The layout of the stage's weights, whose gradients are those of contiguous memory."""
+    data = coterie.data.load("digits", train_samples=128, test_samples=50)
+    torch.manual_seed(0)
+    turn = replace(stage.turns[0], optimiser=lambda parameters: Keeping(parameters, lr=0.01))
     plain = copy.deepcopy(turn.module).train()
     stage = replace(stage, turns=[turn], schedule=lambda optimiser, steps: ConstantLR(optimiser))
     setting = Setting(
@@ -56,6 +64,8 @@ def main() -> None:
         torch.testing.assert_close(
             parameter.grad, expected.grad, rtol=1e-3, atol=1e-5, msg=lambda text, at=name: f"{at}: {text}"
         )
+    widest = max((each for each in turn.module.parameters() if each.dim() == 4), key=torch.Tensor.numel)
+    return torch.channels_last if widest.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 if __name__ == "__main__":

@@ -14,8 +14,10 @@ import held_to_avx2
 from coterie import processor
 from coterie.data import evaluation_batches
 from coterie.data.transforms import normalise
-from coterie.methods import Task, Vanilla
+from coterie.methods import Dml, Oem, OkdDip, One, Task, Vanilla
 from coterie.methods.frozen_teacher import Adapted, Input
+from coterie.training import layout as layout_module
+from coterie.training.layout import layout_of
 from coterie.training.modules import place
 from coterie.training.precision import has_native_bfloat16, resolve_precision
 
@@ -36,7 +38,8 @@ def test_a_step_held_to_avx2_has_the_gradients_of_contiguous_memory():
         check=False,
     )
     # What it chose: a processor that is held to less is taken as less.
-    assert (done.returncode, done.stdout) == (0, "torch.contiguous_format fp32\n"), done.stderr
+    of_oem, of_one = torch.contiguous_format, torch.channels_last
+    assert (done.returncode, done.stdout) == (0, f"{of_oem} {of_one} {of_oem} fp32\n"), done.stderr
 
 
 def test_a_step_has_the_gradients_of_contiguous_memory_here():
@@ -82,6 +85,7 @@ def test_bfloat16_is_native_where_hardware_and_kernels_have_it(avx512, hardware,
 @pytest.mark.parametrize("channels", [1, 3])
 def test_all_that_reaches_a_convolution_follows_the_choice(proven, channels, monkeypatch):
     monkeypatch.setattr(processor, "uses_avx512", lambda: proven)
+    monkeypatch.setattr(layout_module, "uses_avx2", lambda: False)
     layout = LAYOUTS[proven]
     pixels = torch.randint(0, 256, (4, 8, 8, channels), dtype=torch.uint8)
     images = normalise(pixels, (0.5,) * channels, (0.2,) * channels)
@@ -104,6 +108,66 @@ def test_all_that_reaches_a_convolution_follows_the_choice(proven, channels, mon
 def convolved(images, channels):
     """Whether a convolution takes these images for channels-last."""
     return nn.Conv2d(channels, 4, 3)(images).stride(1) == 1
+
+
+class Hidden(nn.Conv2d):
+    """A convolution of somebody's own, which may do anything."""
+
+
+def stage_of(method):
+    return next(method.stages(Task(10, 3, (32, 32)))).turns[0].module
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        coterie.networks.build("resnet32", num_classes=10, in_channels=3),
+        coterie.networks.build("timm/resnet18", num_classes=10, in_channels=3),
+        coterie.networks.build("timm/tf_efficientnet_lite0", num_classes=10, in_channels=3),
+        coterie.networks.build("torchvision/resnet18", num_classes=10, in_channels=3),
+        *(stage_of(method(network="resnet8")) for method in (Vanilla, One, Dml, OkdDip)),
+        nn.Conv2d(3, 8, 3),
+        nn.Conv2d(16, 16, 3, groups=16),
+        nn.Conv2d(32, 64, 3, groups=4),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_networks_of_proven_convolutions_are_channels_last_with_avx2(module, monkeypatch):
+    monkeypatch.setattr(layout_module, "uses_avx2", lambda: True)
+    monkeypatch.setattr(processor, "uses_avx512", lambda: False)
+    assert layout_of([module], torch.device("cpu")) is torch.channels_last
+    assert layout_of([module, nn.Conv2d(6, 6, 1, 2)], torch.device("cpu")) is torch.contiguous_format
+    assert layout_of([module], torch.device("mps")) is torch.contiguous_format
+    monkeypatch.setattr(layout_module, "uses_avx2", lambda: False)
+    assert layout_of([module], torch.device("cpu")) is torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Conv2d(6, 6, 1, 2),
+        nn.Conv2d(8, 12, 3),
+        nn.Conv2d(12, 8, 3),
+        nn.Conv2d(16, 16, 3, groups=4),
+        nn.Conv2d(12, 12, 3, groups=12),
+        nn.Conv2d(3, 8, 1, 2),
+        nn.Conv2d(3, 64, 16, 16),
+        nn.Conv2d(1, 6, 3),
+        nn.Conv1d(8, 8, 3),
+        nn.ConvTranspose2d(8, 8, 3),
+        nn.Sequential(nn.Conv2d(3, 8, 3), Hidden(8, 8, 3)),
+        coterie.networks.build("allcnn-0.66", num_classes=10, in_channels=3),
+        coterie.networks.build("timm/vit_tiny_patch16_224", num_classes=10, in_channels=3),
+        stage_of(Oem(network="resnet8")),
+    ],
+    ids=lambda module: f"{type(module).__name__}{getattr(module, 'in_channels', '')}",
+)
+def test_other_networks_stay_in_contiguous_memory_with_avx2(module, monkeypatch):
+    monkeypatch.setattr(layout_module, "uses_avx2", lambda: True)
+    monkeypatch.setattr(processor, "uses_avx512", lambda: False)
+    assert layout_of([module], torch.device("cpu")) is torch.contiguous_format
+    assert layout_of([], torch.device("cpu")) is torch.contiguous_format
+    assert layout_of([module], torch.device("cuda")) is torch.channels_last
 
 
 @pytest.mark.parametrize("proven", [True, False])

@@ -19,6 +19,11 @@ def uses_avx512() -> bool:
     return torch.backends.cpu.get_cpu_capability().startswith("AVX512") and bool(asked())
 
 
+def uses_avx2() -> bool:
+    """Whether PyTorch's own kernels are those for AVX2, or for AVX-512 while oneDNN's are not."""
+    return torch.backends.cpu.get_cpu_capability().startswith(("AVX2", "AVX512")) and not uses_avx512()
+
+
 def has_native_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 matrices in hardware, and its kernels may."""
     held = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
@@ -29,13 +34,13 @@ def has_native_bfloat16() -> bool:
 
 
 def memory_format(device: torch.device | str = "cpu") -> torch.memory_format:
-    """The layout of images and of convolutions' weights on a device: channels-last where that is proven.
+    """The layout of images and of any convolution's weights on a device: channels-last where that is proven.
 
     It is faster with AVX-512 and on CUDA, and everything was trained so. Elsewhere it is declined: with oneDNN's
     kernels for AVX2, the backward of a convolution of few channels writes beyond its memory
     (``benchmarks/onednn_crash.py``).
-    Neither precision nor network changes the choice: a bfloat16 run is measured in float32, and any network may hold
-    such a convolution.
+    Precision does not change the choice, since a bfloat16 run is measured in float32. Networks that hold no such
+    convolution may be channels-last with AVX2 too (``coterie.training.layout``); their images stay as they are.
 
     Args:
         device: Where the images are used.

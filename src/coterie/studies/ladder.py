@@ -67,7 +67,12 @@ class Frontier:
             raise UserError(
                 f"costs of the frontier on '{self.data}' begin with no arm of cost 1; write 'alone: 1' first"
             )
-        named: dict[str, Iterable[str]] = {"fixed": self.fixed, "teachers": self.teachers, "only": self.only, "against": [self.baseline]}
+        named: dict[str, Iterable[str]] = {
+            "fixed": self.fixed,
+            "teachers": self.teachers,
+            "only": self.only,
+            "against": [self.baseline],
+        }
         for kind, names in named.items():
             for name in names:
                 if name not in self.costs:

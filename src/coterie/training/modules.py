@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.methods import Stage
-from coterie.processor import memory_format
+from coterie.training.layout import layout_of
 
 
 def stage_modules(stage: Stage) -> dict[str, nn.Module]:
@@ -27,8 +27,10 @@ def states_of(modules: Mapping[str, nn.Module]) -> dict[str, dict[str, Any]]:
 
 def place(stage: Stage, device: torch.device) -> None:
     """Move a stage's networks to the device, in its layout: later stages get them so, trained here or loaded."""
-    for module in stage_modules(stage).values():
-        module.to(device, memory_format=memory_format(device))  # type: ignore[call-overload]
+    modules = stage_modules(stage).values()
+    layout = layout_of(modules, device)
+    for module in modules:
+        module.to(device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def load_modules(modules: dict[str, nn.Module], states: dict[str, Any]) -> None:
