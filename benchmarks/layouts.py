@@ -40,7 +40,6 @@ NETWORKS = (
     ("resnet8", 16, 1, 128),
     ("resnet20", 28, 1, 128),
     ("resnet32", 32, 3, 128),
-    ("wrn-16-2", 32, 3, 64),
     ("timm/resnet10t", 64, 3, 64),
     ("timm/resnet18", 64, 3, 32),
     ("timm/tf_efficientnet_lite0", 64, 3, 32),

@@ -1,5 +1,6 @@
 """What is chosen by processor: the layout of memory, and bfloat16."""
 
+import json
 import os
 import subprocess
 import sys
@@ -180,3 +181,16 @@ def test_a_training_and_its_measurement_are_the_same_in_either_layout(proven, di
     assert next(evaluation_batches(digits, digits.test)).images.stride(1) == (1 if proven else 64)
     assert run.metrics[0]["loss"] == pytest.approx(2.2, abs=0.5)
     assert coterie.evaluate(run)["error"] == run.card["test"]["target"]["error"]
+
+
+def test_the_guide_says_what_was_measured_of_layouts():
+    found = json.loads((TESTS.parent / "benchmarks" / "layouts.json").read_text())
+    guide = " ".join((TESTS.parent / "docs" / "guides" / "training.md").read_text().split())
+    of = [[row["ratio"] for row in found["speed"] if ("/" in row["network"]) is library] for library in (False, True)]
+    for ratios, networks in ((of[0], 3), (of[1], 6)):
+        assert len(ratios) == 2 * networks
+        assert f"{min(ratios):.2f} to {max(ratios):.2f} times" in guide
+    proven, (anything, _) = found["proof"]["proven"], found["proof"]["declined"]
+    assert [(each["died"], each["differ"]) for each in proven] == [(0, 0)] * 4
+    assert f"of {anything['shapes']:,} drawn shapes {anything['died']} killed the process" in guide
+    assert f"none of {sum(each['shapes'] for each in proven):,} did" in guide
