@@ -7,7 +7,7 @@ Speed: a step (forward, backward, fused SGD) of a network, and of ONE with it, i
 threads, images as ``coterie`` lays them out.
 
 Proof: some channels-last convolutions write beyond their memory there (``benchmarks/onednn_crash.py``). Here shapes
-are drawn of each kind that ``coterie.training.layout`` takes for proven, and of some that it declines. Each runs
+are drawn of each kind that ``coterie.processor.layout_of`` takes for proven, and of some that it declines. Each runs
 forward and backward in both layouts under glibc's checks of the heap, in a process whose death is counted; outputs and
 gradients must agree to 1e-4 of their largest. Stems get images as coterie lays them out, and in channels-last too.
 """

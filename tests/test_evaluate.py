@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.data import evaluation_batches
-from coterie.evaluation import wilson
+from coterie.evaluation import evaluation_batch, predict_batches, wilson
 from coterie.evaluation.figures import class_figures, intervals_of, with_accuracy
 from coterie.evaluation.predictions import measures
 
@@ -171,3 +172,19 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(finished, tm
     assert "its name says no format" in refused(capsys, finished.path, "--out", tmp_path / "e.dat")
     assert "is a folder" in refused(capsys, finished.path, "--out", tmp_path)
     assert "classes is 0; use 1 or more" in refused(capsys, finished.path, "--classes", "0")
+
+
+@pytest.mark.parametrize(
+    ("side", "device", "count"), [(8, "cpu", 32), (96, "cpu", 32), (97, "cpu", 16), (97, "cuda", 256)]
+)
+def test_few_images_are_measured_at_once_on_a_cpu(side, device, count, digits):
+    data = replace(digits, image_size=(8, side))
+    assert evaluation_batch(data, device) == count
+
+
+def test_the_answers_do_not_depend_on_how_many_are_asked_at_once(digits):
+    network = coterie.networks.build("resnet8", num_classes=10, in_channels=1)
+    few, many = (
+        predict_batches(network, evaluation_batches(digits, digits.test, batch_size=count)).logits for count in (7, 256)
+    )
+    torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-5)

@@ -17,8 +17,7 @@ from coterie.data import evaluation_batches
 from coterie.data.transforms import normalise
 from coterie.methods import Dml, Oem, OkdDip, One, Task, Vanilla
 from coterie.methods.frozen_teacher import Adapted, Input
-from coterie.training import layout as layout_module
-from coterie.training.layout import layout_of
+from coterie.processor import layout_of
 from coterie.training.modules import place
 from coterie.training.precision import has_native_bfloat16, resolve_precision
 
@@ -86,7 +85,7 @@ def test_bfloat16_is_native_where_hardware_and_kernels_have_it(avx512, hardware,
 @pytest.mark.parametrize("channels", [1, 3])
 def test_all_that_reaches_a_convolution_follows_the_choice(proven, channels, monkeypatch):
     monkeypatch.setattr(processor, "uses_avx512", lambda: proven)
-    monkeypatch.setattr(layout_module, "uses_avx2", lambda: False)
+    monkeypatch.setattr(processor, "uses_avx2", lambda: False)
     layout = LAYOUTS[proven]
     pixels = torch.randint(0, 256, (4, 8, 8, channels), dtype=torch.uint8)
     images = normalise(pixels, (0.5,) * channels, (0.2,) * channels)
@@ -134,12 +133,12 @@ def stage_of(method):
     ids=lambda module: type(module).__name__,
 )
 def test_networks_of_proven_convolutions_are_channels_last_with_avx2(module, monkeypatch):
-    monkeypatch.setattr(layout_module, "uses_avx2", lambda: True)
+    monkeypatch.setattr(processor, "uses_avx2", lambda: True)
     monkeypatch.setattr(processor, "uses_avx512", lambda: False)
     assert layout_of([module], torch.device("cpu")) is torch.channels_last
     assert layout_of([module, nn.Conv2d(6, 6, 1, 2)], torch.device("cpu")) is torch.contiguous_format
     assert layout_of([module], torch.device("mps")) is torch.contiguous_format
-    monkeypatch.setattr(layout_module, "uses_avx2", lambda: False)
+    monkeypatch.setattr(processor, "uses_avx2", lambda: False)
     assert layout_of([module], torch.device("cpu")) is torch.contiguous_format
 
 
@@ -164,7 +163,7 @@ def test_networks_of_proven_convolutions_are_channels_last_with_avx2(module, mon
     ids=lambda module: f"{type(module).__name__}{getattr(module, 'in_channels', '')}",
 )
 def test_other_networks_stay_in_contiguous_memory_with_avx2(module, monkeypatch):
-    monkeypatch.setattr(layout_module, "uses_avx2", lambda: True)
+    monkeypatch.setattr(processor, "uses_avx2", lambda: True)
     monkeypatch.setattr(processor, "uses_avx512", lambda: False)
     assert layout_of([module], torch.device("cpu")) is torch.contiguous_format
     assert layout_of([], torch.device("cpu")) is torch.contiguous_format

@@ -1,12 +1,29 @@
 """What the processor is known to do right and fast: layouts of images in memory, and bfloat16."""
 
 import os
+from collections.abc import Collection
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # oneDNN's processors that multiply no bfloat16, as ONEDNN_MAX_CPU_ISA names them, which holds it to one of them.
 _BEFORE_BFLOAT16 = ("sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni")
+
+# Whose modules call no convolution but those that can be seen among them, of widths that stay as they are. Rooms of
+# methods that slice or prune channels as they train, or convolve with tensors of their own, are not among them.
+_KNOWN = (
+    "torch.nn.",
+    "torchvision.",
+    "timm.",
+    "coterie.networks.",
+    "coterie.peers.",
+    "coterie.methods.vanilla",
+    "coterie.methods.kd",
+    "coterie.methods.frozen_teacher",
+    "coterie.methods.online.",
+)
+_MULTIPLE = 8  # channels: a vector of float32 in AVX2
+_STEM_KERNELS, _IMAGE_CHANNELS = range(3, 8), (1, 3)
 
 
 def uses_avx512() -> bool:
@@ -40,7 +57,7 @@ def memory_format(device: torch.device | str = "cpu") -> torch.memory_format:
     kernels for AVX2, the backward of a convolution of few channels writes beyond its memory
     (``benchmarks/onednn_crash.py``).
     Precision does not change the choice, since a bfloat16 run is measured in float32. Networks that hold no such
-    convolution may be channels-last with AVX2 too (``coterie.training.layout``); their images stay as they are.
+    convolution may be channels-last with AVX2 too (:func:`layout_of`); their images stay as they are.
 
     Args:
         device: Where the images are used.
@@ -56,3 +73,39 @@ def laid_out(images: Tensor) -> Tensor:
     # Images of one channel are in both layouts at once, and convolutions go by their strides.
     copied = layout is torch.contiguous_format and images.stride(1) < images.stride(2)
     return images.clone(memory_format=layout) if copied else images.contiguous(memory_format=layout)
+
+
+def layout_of(modules: Collection[nn.Module], device: torch.device) -> torch.memory_format:
+    """The layout of networks that are trained together.
+
+    With AVX2 alone, channels-last is faster for small networks (``benchmarks/layouts.py``), but some convolutions of
+    few channels write beyond their memory (:func:`memory_format`). So it is taken there only where
+    each convolution is of a kind in which thousands of drawn shapes did not (``benchmarks/layouts.py --proof``): all
+    of them, since one takes its layout from what the one before it put out.
+
+    Args:
+        modules: All networks of a stage.
+        device: Where they are trained.
+    """
+    if device.type == "cpu" and uses_avx2() and modules and all(map(_is_proven, modules)):
+        return torch.channels_last
+    return memory_format(device)
+
+
+def _is_proven(module: nn.Module) -> bool:
+    return all(_is_known(each) and _has_proven_channels(each) for each in module.modules())
+
+
+def _is_known(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(_KNOWN)
+
+
+def _has_proven_channels(module: nn.Module) -> bool:
+    """Channels of eights in each group, or depthwise of eights, or a stem of small kernel that images go into."""
+    if not isinstance(module, nn.Conv2d):
+        return not isinstance(module, nn.modules.conv._ConvNd)
+    depthwise = module.groups == module.in_channels == module.out_channels
+    if module.in_channels in _IMAGE_CHANNELS:
+        return module.out_channels % _MULTIPLE == 0 and all(side in _STEM_KERNELS for side in module.kernel_size)
+    groups = 1 if depthwise else module.groups
+    return all(channels % (_MULTIPLE * groups) == 0 for channels in (module.in_channels, module.out_channels))

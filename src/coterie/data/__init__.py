@@ -9,7 +9,12 @@ if TYPE_CHECKING:
     from coterie.data.drawn import write_split
     from coterie.data.given import from_arrays, from_dataset
     from coterie.data.kept import keep_split, load_run
-    from coterie.data.loader import batches_per_epoch, evaluation_batches, read_ahead, training_batches
+    from coterie.data.loader import (
+        batches_per_epoch,
+        evaluation_batches,
+        read_ahead,
+        training_batches,
+    )
     from coterie.data.loading import load
     from coterie.data.pixels import decode
     from coterie.data.registry import DATASETS

@@ -10,6 +10,7 @@ from coterie.evaluation.predictions import (
     confusion,
     disagreement,
     errors_and_nll,
+    evaluation_batch,
     measures,
     predict_batches,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "count_figures",
     "disagreement",
     "errors_and_nll",
+    "evaluation_batch",
     "latencies",
     "measures",
     "predict_batches",

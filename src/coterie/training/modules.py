@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError, in_a_line
 from coterie.methods import Stage
-from coterie.training.layout import layout_of
+from coterie.processor import layout_of
 
 
 def stage_modules(stage: Stage) -> dict[str, nn.Module]:
