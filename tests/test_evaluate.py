@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from coterie.data import evaluation_batches
 from coterie.evaluation import evaluation_batch, predict_batches, wilson
 from coterie.evaluation.figures import class_figures, intervals_of, with_accuracy
 from coterie.evaluation.predictions import measures
+
+ROOT = Path(__file__).parents[1]
 
 
 def refused(capsys, *arguments):
@@ -188,3 +191,14 @@ def test_the_answers_do_not_depend_on_how_many_are_asked_at_once(digits):
         predict_batches(network, evaluation_batches(digits, digits.test, batch_size=count)).logits for count in (7, 256)
     )
     torch.testing.assert_close(few, many, rtol=1e-4, atol=1e-5)
+
+
+def test_the_guide_says_what_small_batches_bring():
+    rows = json.loads((ROOT / "benchmarks" / "evaluation_batches.json").read_text())["rows"]
+    gains = []
+    for row in rows:
+        count = 32 if row["side"] <= 96 else 16
+        gains.append(row["images a second"][str(count)] / row["images a second"]["256"])
+    assert len(rows) == 5
+    guide = " ".join((ROOT / "docs" / "guides" / "measuring.md").read_text().split())
+    assert f"Of five networks that was {min(gains):.1f} to {max(gains):.1f} times as fast as 256 at once" in guide

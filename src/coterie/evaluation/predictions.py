@@ -58,7 +58,7 @@ def as_peer_output(output: PeerOutput | Tensor) -> PeerOutput:
 def evaluation_batch(data: ImageData, device: torch.device | str = "cpu") -> int:
     """How many images are measured at once: few on a CPU, whose allocator gives large blocks back to the system.
 
-    Each forward of 256 has their pages cleared anew. 32 images, or 16 of more than 96 pixels, were measured 1.2 to 3.4
+    Each forward of 256 has their pages cleared anew. 32 images, or 16 of more than 96 pixels, were measured 1.1 to 3.9
     times as fast there (``benchmarks/evaluation_batches.py``).
 
     Args:
