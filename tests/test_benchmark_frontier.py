@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "guides" / "choosing.md").read_text()
 MEASURED = read_measured(ROOT / "docs" / "results" / "frontier.json")
 FRONTIERS = MEASURED.study.scale("small").frontiers
-GLYPHS = next(judged for judged in judge_frontiers(FRONTIERS, MEASURED.results) if judged.frontier.data == "glyphs")
+JUDGED = {judged.frontier.data: judged for judged in judge_frontiers(FRONTIERS, MEASURED.results)}
+GLYPHS, CLOTHES = JUDGED["glyphs"], JUDGED["clothes"]
+README = " ".join((ROOT / "README.md").read_text().split())
 
 
 @pytest.mark.parametrize("rung", range(5))
@@ -38,18 +40,31 @@ def test_the_guide_says_where_the_network_alone_is_saturated_and_where_one_is_ah
     assert said in " ".join(GUIDE.split())
 
 
+@pytest.mark.parametrize("rung", range(3))
+def test_the_guide_says_what_was_measured_of_clothes_on_a_rung(rung):
+    alone, one = (CLOTHES.curves[arm][rung] for arm in ("alone", "one"))
+    ensemble = read_curves(CLOTHES.frontier, MEASURED.results, part="ensemble")["one"][rung]
+    assert {len(curve.errors) for curve in (alone, one, ensemble)} == {5}
+    between = pair(one, alone)
+    assert between is not None
+    cells = [f"{curve.mean:.1f} ± {curve.half:.1f}" for curve in (alone, one, ensemble)]
+    cells += [f"{between.difference:.1f} ({between.low:.1f} to {between.high:.1f})"]
+    assert f"| {' | '.join([str(alone.epochs), f'{alone.flops / 1e12:.1f}', *cells])} |" in GUIDE
+    assert CLOTHES.uneven == []
+
+
 @pytest.mark.parametrize(
-    ("arm", "said"),
-    [
-        ("alone", "alone {}, {}, {}, {} and {} %"),
-        ("one", "ONE at equal cost {}, {}, {}, {} and {},"),
-        ("weak", "the plain recipe {0} to {4},"),
-        ("kd", "training counted {0} to {4} ("),
-    ],
+    ("judged", "rungs", "arms"),
+    [(GLYPHS, range(5), ("weak", "alone", "one", "kd")), (CLOTHES, range(3), ("alone", "one"))],
 )
-def test_the_readme_says_the_same_of_each_rung(arm, said):
-    errors = [f"{point.mean:.1f}" for _, point in sorted(GLYPHS.curves[arm].items())]
-    assert said.format(*errors) in " ".join((ROOT / "README.md").read_text().split())
+def test_the_readme_has_each_rung(judged, rungs, arms):
+    for rung in rungs:
+        curves = {arm: judged.curves[arm][rung] for arm in arms}
+        cells = [
+            f"{curves[arm].mean:.1f} ± {curves[arm].half:.1f}" if arm in arms else ""
+            for arm in ("weak", "alone", "one", "kd")
+        ]
+        assert f"| {curves['alone'].flops / 1e12:.1f} | {' | '.join(cells)} |".replace("|  |", "| |") in README
 
 
 def test_the_guide_says_how_far_behind_the_plain_recipe_stays():
@@ -60,3 +75,26 @@ def test_the_guide_says_how_far_behind_the_plain_recipe_stays():
     assert top is not None
     said = f"{there.difference:.1f} points higher, and {top.difference:.1f} on the highest rung"
     assert said in " ".join(GUIDE.split())
+
+
+def test_what_is_said_of_clothes_is_what_was_judged():
+    judgement, alone = CLOTHES.judgements["one"], CLOTHES.curves["alone"]
+    assert ("alone" in CLOTHES.saturated, CLOTHES.rung, judgement.word) == (False, 2, "worse")
+    falls = [f"{alone[rung].mean - alone[rung + 1].mean:.1f}" for rung in (0, 1)]
+    found = judgement.comparison
+    guide = " ".join(GUIDE.split())
+    assert f"still falls by {falls[0]} and {falls[1]} points a rung" in guide
+    said = f"{found.difference:.1f} points higher ({found.low:.1f} to {found.high:.1f}; p = {judgement.adjusted:.2f}"
+    assert said in guide
+    assert f"it stays {found.difference:.1f} points worse" in README
+
+
+def test_what_the_readme_says_of_glyphs_is_what_was_judged():
+    first, there = (
+        pair(GLYPHS.curves[arm][rung], GLYPHS.curves["alone"][rung]) for arm, rung in (("one", 0), ("weak", 3))
+    )
+    assert first is not None
+    assert there is not None
+    assert f"ONE begins {first.difference:.1f} points worse on the glyphs" in README
+    assert f"the plain recipe is saturated there too, {there.difference:.1f} points higher" in README
+    assert f"from {GLYPHS.curves['alone'][GLYPHS.saturated['alone']].flops / 1e12:.1f} TFLOP on" in README
