@@ -29,7 +29,7 @@ import torch
 from torch import nn
 
 import coterie
-from coterie.processor import laid_out, uses_avx2
+from coterie.processor import STEMS, laid_out, uses_avx2
 from coterie.studies.pools import describe_machine
 
 RESULTS = Path(__file__).with_suffix(".json")
@@ -45,7 +45,6 @@ NETWORKS = (
     ("timm/tf_efficientnet_lite0", 64, 3, 32),
     ("timm/mobilenetv3_small_100", 64, 3, 32),
     ("timm/densenet121", 64, 3, 16),
-    ("timm/convnext_atto", 64, 3, 32),
 )
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 COMBINED = (("contiguous", "contiguous"), ("channels-last", "channels-last"), ("channels-last", "contiguous"))
@@ -70,9 +69,7 @@ def draw(kind: str, chance: random.Random) -> dict[str, Any]:
         ins = chance.choice([1, 3])
         if kind == "stem":
             side, other = (max(8, each) for each in (side, other))
-            kernel, stride, padding = chance.choice(
-                [(3, 1, 1), (3, 1, 1), (3, 2, 1), (3, 2, 0), (4, 4, 0), (5, 1, 2), (5, 2, 2), (7, 2, 3)]
-            )
+            kernel, stride, padding = chance.choice([STEMS[0], *STEMS])
     if min(side, other) + 2 * padding < kernel:
         padding = kernel // 2
     return {

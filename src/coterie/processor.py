@@ -23,7 +23,10 @@ _KNOWN = (
     "coterie.methods.online.",
 )
 _MULTIPLE = 8  # channels: a vector of float32 in AVX2
-_STEM_KERNELS, _IMAGE_CHANNELS = range(3, 8), (1, 3)
+_IMAGE_CHANNELS = (1, 3)
+KERNELS, STRIDES = (1, 3, 5, 7), (1, 2, 3)  # that were proven, unpadded or padded by half the kernel
+# Kernel, stride and padding of first convolutions that were proven, on images of 8 pixels or more.
+STEMS = ((3, 1, 1), (3, 2, 1), (3, 2, 0), (4, 4, 0), (5, 1, 2), (5, 2, 2), (7, 2, 3))
 
 
 def uses_avx512() -> bool:
@@ -79,9 +82,9 @@ def layout_of(modules: Collection[nn.Module], device: torch.device) -> torch.mem
     """The layout of networks that are trained together.
 
     With AVX2 alone, channels-last is faster for small networks (``benchmarks/layouts.py``), but some convolutions of
-    few channels write beyond their memory (:func:`memory_format`). So it is taken there only where
-    each convolution is of a kind in which thousands of drawn shapes did not (``benchmarks/layouts.py --proof``): all
-    of them, since one takes its layout from what the one before it put out.
+    few channels write beyond their memory (:func:`memory_format`). So it is taken there only where each convolution is
+    of a kind in which thousands of drawn shapes did not (``benchmarks/layouts.py --proof``): all of them, since one
+    takes its layout from what the one before it put out.
 
     Args:
         modules: All networks of a stage.
@@ -93,19 +96,24 @@ def layout_of(modules: Collection[nn.Module], device: torch.device) -> torch.mem
 
 
 def _is_proven(module: nn.Module) -> bool:
-    return all(_is_known(each) and _has_proven_channels(each) for each in module.modules())
+    return all(_is_known(each) and _has_proven_shape(each) for each in module.modules())
 
 
 def _is_known(module: nn.Module) -> bool:
     return type(module).__module__.startswith(_KNOWN)
 
 
-def _has_proven_channels(module: nn.Module) -> bool:
-    """Channels of eights in each group, or depthwise of eights, or a stem of small kernel that images go into."""
+def _has_proven_shape(module: nn.Module) -> bool:
+    """No convolution, or of :data:`STEMS`, or of channels in eights in each group or depthwise."""
     if not isinstance(module, nn.Conv2d):
         return not isinstance(module, nn.modules.conv._ConvNd)
-    depthwise = module.groups == module.in_channels == module.out_channels
+    kernel, stride, padding = (set(sides) for sides in (module.kernel_size, module.stride, module.padding))
+    if not len(kernel) == len(stride) == len(padding) == 1 or module.dilation != (1, 1):
+        return False
+    shape = (*kernel, *stride, *padding)
     if module.in_channels in _IMAGE_CHANNELS:
-        return module.out_channels % _MULTIPLE == 0 and all(side in _STEM_KERNELS for side in module.kernel_size)
+        return shape in STEMS and module.out_channels % _MULTIPLE == 0
+    depthwise = module.groups == module.in_channels == module.out_channels
     groups = 1 if depthwise else module.groups
-    return all(channels % (_MULTIPLE * groups) == 0 for channels in (module.in_channels, module.out_channels))
+    proven = shape[0] in KERNELS and shape[1] in STRIDES and shape[2] in (0, shape[0] // 2)
+    return proven and all(each % (_MULTIPLE * groups) == 0 for each in (module.in_channels, module.out_channels))
