@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ import coterie
 from coterie import UserError
 from coterie.cli import main
 from coterie.data import evaluation_batches
-from coterie.evaluation import evaluation_batch, predict_batches, wilson
+from coterie.evaluation import predict_batches, wilson
 from coterie.evaluation.figures import class_figures, intervals_of, with_accuracy
 from coterie.evaluation.predictions import measures
 
@@ -180,9 +179,10 @@ def test_what_cannot_be_written_is_said_before_anything_is_measured(finished, tm
 @pytest.mark.parametrize(
     ("side", "device", "count"), [(8, "cpu", 32), (96, "cpu", 32), (97, "cpu", 16), (97, "cuda", 256)]
 )
-def test_few_images_are_measured_at_once_on_a_cpu(side, device, count, digits):
-    data = replace(digits, image_size=(8, side))
-    assert evaluation_batch(data, device) == count
+def test_few_images_are_measured_at_once_on_a_cpu(side, device, count):
+    pixels, labels = np.zeros((300, 8, side, 1), np.uint8), np.arange(300) % 2
+    data = coterie.data.from_arrays(pixels, labels, pixels, labels)
+    assert len(next(evaluation_batches(data, data.test, device=device)).labels) == count
 
 
 def test_the_answers_do_not_depend_on_how_many_are_asked_at_once(digits):

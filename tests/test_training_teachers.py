@@ -20,7 +20,7 @@ from toys import same
 
 @pytest.fixture(scope="module")
 def images(digits):
-    return next(coterie.data.evaluation_batches(digits, digits.test)).images
+    return next(coterie.data.evaluation_batches(digits, digits.test, batch_size=100)).images
 
 
 def asked(source, data, images):

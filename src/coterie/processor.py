@@ -1,4 +1,4 @@
-"""What the processor is known to do right and fast: layouts of images in memory, and bfloat16."""
+"""What the processor is known to do right and fast: layouts of images in memory, sizes of batches, and bfloat16."""
 
 import os
 from collections.abc import Collection
@@ -76,6 +76,21 @@ def laid_out(images: Tensor) -> Tensor:
     # Images of one channel are in both layouts at once, and convolutions go by their strides.
     copied = layout is torch.contiguous_format and images.stride(1) < images.stride(2)
     return images.clone(memory_format=layout) if copied else images.contiguous(memory_format=layout)
+
+
+def measured_at_once(image_size: tuple[int, int], device: str = "cpu") -> int:
+    """How many images are in a batch that is only measured: on a CPU 32, or 16 of more than 96 pixels, else 256.
+
+    glibc gives the memory of large batches back to the system, which clears it anew at each forward; so small ones were
+    1.1 to 3.9 times as fast (``benchmarks/evaluation_batches.py``).
+
+    Args:
+        image_size: Height and width in pixels.
+        device: Type of the network's device.
+    """
+    if device != "cpu":
+        return 256
+    return 32 if max(image_size) <= 96 else 16
 
 
 def layout_of(modules: Collection[nn.Module], device: torch.device) -> torch.memory_format:

@@ -19,6 +19,7 @@ from coterie.data.policies import Variation, erase, vary
 from coterie.data.transforms import augment, framed, normalise
 from coterie.errors import UserError, in_a_line
 from coterie.outputs import Batch
+from coterie.processor import measured_at_once
 from coterie.seeds import mix
 
 Array = np.ndarray[Any, Any]
@@ -196,9 +197,10 @@ def _places(count: int, rank: int, world: int, mixed: bool) -> _Places:
 
 
 def evaluation_batches(
-    data: ImageData, images: Images, *, batch_size: int = 256, rank: int = 0, world: int = 1
+    data: ImageData, images: Images, *, batch_size: int = 0, device: str = "cpu", rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """A split in order, not augmented, every image exactly once over all processes."""
+    """A split in order, not augmented, every image exactly once over all processes; 0 is what suits the device."""
+    batch_size = batch_size or measured_at_once(data.image_size, device)
     mine = np.array_split(np.arange(len(images)), world)[rank]
     parts = np.array_split(mine, range(batch_size, len(mine), batch_size)) if len(mine) else []
     make_views = partial(_framed, data.image_size, data.crop_ratio, data.interpolation)

@@ -10,7 +10,7 @@ from coterie.data.loading import make
 from coterie.data.say import plural, say_once
 from coterie.deploy.opening import Opened, is_exported, open_source
 from coterie.errors import UserError
-from coterie.evaluation import Predictions, evaluation_batch
+from coterie.evaluation import Predictions
 from coterie.evaluation.figures import Evaluation
 from coterie.evaluation.runs import check_split, evaluation_of, images_of, measure_run
 from coterie.evaluation.tta import Copies, TestTime, check_test_time, mean_probabilities, warn_of_mirrors
@@ -55,7 +55,7 @@ def measure(
     parts = []
     warn_of_mirrors(tta, loaded)
     copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
-    for batch in counted(evaluation_batches(loaded, images, batch_size=evaluation_batch(loaded)), len(images)):
+    for batch in counted(evaluation_batches(loaded, images), len(images)):
         if copies is None:
             logits = opened.answer(batch.images)
         else:

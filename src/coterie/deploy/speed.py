@@ -23,7 +23,7 @@ from coterie.data import evaluation_batches
 from coterie.deploy.forms import Runnable, as_onnx, memory_of, of_file, of_run
 from coterie.deploy.opening import is_exported
 from coterie.errors import UserError
-from coterie.evaluation.predictions import errors_and_nll, evaluation_batch
+from coterie.evaluation.predictions import errors_and_nll
 from coterie.files import user_path
 from coterie.records import Card
 from coterie.run import Run
@@ -146,7 +146,7 @@ def _error(form: Runnable, run: Run | None, options: Mapping[str, Any]) -> tuple
         return known, False
     data = run.data(**options)
     logits, labels = [], []
-    for batch in counted(evaluation_batches(data, data.test, batch_size=evaluation_batch(data)), len(data.test)):
+    for batch in counted(evaluation_batches(data, data.test), len(data.test)):
         logits.append(form.network(batch.images.contiguous(), torch.get_num_threads()))
         labels.append(batch.labels)
     return errors_and_nll(torch.cat(logits), torch.cat(labels))["error"], True

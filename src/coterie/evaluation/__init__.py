@@ -10,7 +10,6 @@ from coterie.evaluation.predictions import (
     confusion,
     disagreement,
     errors_and_nll,
-    evaluation_batch,
     measures,
     predict_batches,
 )
@@ -28,7 +27,6 @@ __all__ = [
     "count_figures",
     "disagreement",
     "errors_and_nll",
-    "evaluation_batch",
     "latencies",
     "measures",
     "predict_batches",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from coterie.data import ImageData
 from coterie.evaluation.tta import Copies
 from coterie.outputs import Batch, PeerOutput
 
@@ -53,21 +52,6 @@ class Predictions:
 def as_peer_output(output: PeerOutput | Tensor) -> PeerOutput:
     """A network's answer: a group's as it is, plain logits (B, C) as a group of one."""
     return output if isinstance(output, PeerOutput) else PeerOutput(output.unsqueeze(1))
-
-
-def evaluation_batch(data: ImageData, device: torch.device | str = "cpu") -> int:
-    """How many images are measured at once: few on a CPU, whose allocator gives large blocks back to the system.
-
-    Each forward of 256 has their pages cleared anew. 32 images, or 16 of more than 96 pixels, were measured 1.1 to 3.9
-    times as fast there (``benchmarks/evaluation_batches.py``).
-
-    Args:
-        data: Whose images.
-        device: Where the network is.
-    """
-    if torch.device(device).type != "cpu":
-        return 256
-    return 32 if max(data.image_size) <= 96 else 16
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from coterie.console.counting import counted
 from coterie.data import ImageData, Images, evaluation_batches
 from coterie.errors import UserError
 from coterie.evaluation.figures import Evaluation, class_figures, intervals_of, with_accuracy
-from coterie.evaluation.predictions import Predictions, disagreement, evaluation_batch, measures, predict_batches
+from coterie.evaluation.predictions import Predictions, disagreement, measures, predict_batches
 from coterie.evaluation.tta import Copies, TestTime, check_test_time, warn_of_mirrors
 from coterie.outputs import answer
 from coterie.run import Run
@@ -67,7 +67,7 @@ def _predict_split(
     images = images_of(loaded, split, run.card["classes"], f"the run in {run.path}")
     warn_of_mirrors(tta, loaded)
     copies = None if tta is None else Copies(tta, loaded.mean, loaded.std)
-    batches = counted(evaluation_batches(loaded, images, batch_size=evaluation_batch(loaded)), len(images))
+    batches = counted(evaluation_batches(loaded, images), len(images))
     return loaded, images, predict_batches(network, batches, copies=copies)
 
 

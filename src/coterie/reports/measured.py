@@ -11,7 +11,7 @@ from torch import Tensor
 
 from coterie.data import ImageData, evaluation_batches
 from coterie.errors import UserError, in_a_line
-from coterie.evaluation import Predictions, confusion, evaluation_batch, predict_batches
+from coterie.evaluation import Predictions, confusion, predict_batches
 from coterie.records import Card
 from coterie.reports.groups import Group
 from coterie.run import Run
@@ -154,9 +154,7 @@ def _data(run: Run, options: Mapping[str, Any], known: dict[str, ImageData | Use
 
 
 def _predictions(run: Run, data: ImageData) -> Predictions:
-    return predict_batches(
-        run.network(run.ensemble), evaluation_batches(data, data.test, batch_size=evaluation_batch(data))
-    )
+    return predict_batches(run.network(run.ensemble), evaluation_batches(data, data.test))
 
 
 def collect_curves(experiment: Experiment, prefix: str) -> dict[str, tuple[list[float], list[float]]]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coterie.data import Batch, ImageData, Images, evaluation_batches
 from coterie.data.splits import stratified
-from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, evaluation_batch, predict_batches
+from coterie.evaluation.predictions import Predictions, disagreement, errors_and_nll, predict_batches
 from coterie.functional import kl_divergence
 from coterie.outputs import answer
 from coterie.processor import memory_format
@@ -41,7 +41,7 @@ def measure_flatness(run: Run, data: ImageData) -> Figures:
     network = run.model.to(memory_format=memory_format())
     few = min(_IMAGES, len(data.test))
     images = data.test.subset(stratified(data.test.labels, few, seed=0)[0])
-    batches = list(evaluation_batches(data, images, batch_size=evaluation_batch(data)))
+    batches = list(evaluation_batches(data, images))
     before, found = _measure_errors(network, batches), dict[str, float]()
     for distance in DISTANCES:
         moved = []
@@ -171,7 +171,7 @@ def collect_curves(run: Run) -> Curves:
 
 
 def _predict(run: Run, student: str, data: ImageData, images: Images) -> Predictions:
-    return predict_batches(run.network(student), evaluation_batches(data, images, batch_size=evaluation_batch(data)))
+    return predict_batches(run.network(student), evaluation_batches(data, images))
 
 
 def _true_labels(said: Predictions, images: Images) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from coterie.data import ImageData, evaluation_batches
 from coterie.errors import UserError
-from coterie.evaluation.predictions import Predictions, evaluation_batch, predict_batches
+from coterie.evaluation.predictions import Predictions, predict_batches
 from coterie.files import locked
 from coterie.outputs import Batch, StepResult
 from coterie.training.folder.run_folder import LOCK, RunFolder
@@ -193,8 +193,7 @@ def predict_split(network: nn.Module, data: ImageData, split: str, accelerator: 
     rank, world = accelerator.process_index, accelerator.num_processes
     if len(images) < world:
         rank, world = 0, 1
-    size = evaluation_batch(data, accelerator.device)
-    batches = evaluation_batches(data, images, batch_size=size, rank=rank, world=world)
+    batches = evaluation_batches(data, images, device=accelerator.device.type, rank=rank, world=world)
     mine = predict_batches(network, batches, accelerator.device)
     if world == 1:
         return mine
