@@ -164,5 +164,5 @@ def test_two_processes_ask_a_teacher_once_and_write_its_answers_once(trained):
         teacher = Backbone.of("resnet8").build(10, 1, (8, 8)).eval()
         teacher.load_state_dict(checkpoint.load(out / "checkpoints" / "stage0.safetensors")["network"])
         data = done.data()
-        expected = teacher(next(coterie.data.evaluation_batches(data, data.train)).images)
+        expected = teacher(next(coterie.data.evaluation_batches(data, data.train, batch_size=256)).images)
     torch.testing.assert_close(load_file(answers)["logits"][:, 0], expected, atol=1e-5, rtol=1e-5)

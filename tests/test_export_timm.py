@@ -46,7 +46,7 @@ def test_timm_prepares_images_as_the_training_did_and_knows_the_labels(framed, f
     assert len(modes) == 1
     network = opened(path)
     data = framed.data()
-    images = next(evaluation_batches(data, data.test)).images
+    images = next(evaluation_batches(data, data.test, batch_size=256)).images
     with torch.inference_mode():
         torch.testing.assert_close(network(images), framed.model(images), atol=1e-4, rtol=0)
     found = timm.data.resolve_model_data_config(network)

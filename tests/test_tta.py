@@ -59,7 +59,7 @@ def test_copies_are_the_image_its_mirror_and_moves_that_depend_on_seed_and_index
 def test_a_run_and_its_export_give_the_mean_of_the_probabilities(place, how):
     run = coterie.Run(place / "run")
     data = run.data()
-    (batch,) = evaluation_batches(data, data.test)
+    (batch,) = evaluation_batches(data, data.test, batch_size=256)
     copies = Copies(how, data.mean, data.std).of(batch.images, batch.indices)
     with torch.inference_mode():
         expected = torch.stack([run.model(copy).softmax(1) for copy in copies]).mean(0)
@@ -82,7 +82,7 @@ def test_a_run_and_its_export_give_the_mean_of_the_probabilities(place, how):
 def test_every_peer_of_a_group_is_averaged_and_so_is_the_ensemble(place):
     run = coterie.Run(place / "group")
     data = run.data()
-    (batch,) = evaluation_batches(data, data.test)
+    (batch,) = evaluation_batches(data, data.test, batch_size=256)
     network = run.network("ensemble")
     with torch.inference_mode():
         outputs = [network(batch.images), network(batch.images.flip(3))]
